@@ -1,0 +1,161 @@
+"""The settings of a run: schema, defaults and documentation in one place.
+
+A YAML file holds only the differences from these defaults; its file name is the name of the run.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(Section):
+    dataset: str = Field("dsb2018", description="name of the prepared data: runs/data/<dataset>")
+    folds: str = Field("folds/dsb2018.csv", description="fold table: image_id, group, cluster, fold, weight")
+
+
+class ModelConfig(Section):
+    decoder: str = Field("Unet", description="any decoder of segmentation-models-pytorch")
+    encoder: str = Field("tu-mobilenetv2_100", description="any encoder of smp; 'tu-<name>' is timm's <name>")
+    weights: str | None = Field(
+        "imagenet", description="initial encoder weights: a name of smp's or timm's hub, a local file, or null"
+    )
+    decoder_channels: tuple[int, ...] = Field((256, 128, 64, 32, 16), description="one width per decoder level")
+    channels: tuple[str, ...] = Field(("mask", "border", "center"), description="target channels, by name")
+    mean: tuple[float, float, float] | None = Field(None, description="input mean in 0..1; null: the encoder's own")
+    std: tuple[float, float, float] | None = Field(None, description="input std in 0..1; null: the encoder's own")
+
+
+class TrainConfig(Section):
+    steps: int = Field(1000, gt=0, description="optimiser steps per fold")
+    batch_size: int = Field(16, gt=0)
+    crop_px: int = Field(256, gt=0)
+    augment: str | dict[str, float] = Field("full", description="preset of augment.py, or group -> probability")
+    sampling: Literal["balanced", "uniform"] = Field("balanced", description="balanced: by the folds' weight column")
+    loss: dict[str, float] = Field({"bce": 0.5, "dice": 0.5}, description="name in losses.py -> weight")
+    channel_weights: dict[str, float] = Field({"border": 1.0}, description="weight of a channel's loss; others 1")
+    learning_rate: float = Field(2e-3, gt=0, description="peak; linear warm-up, then cosine to 1 % of it")
+    encoder_rate: float = Field(0.5, description="the encoder's share of the learning rate")
+    warmup: float = Field(0.05, description="share of the steps spent warming up")
+    weight_decay: float = 1e-3
+    clip_norm: float = Field(1.0, description="gradient norm limit")
+    ema: float = Field(0.995, description="decay of the averaged weights, which are the ones saved")
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
+    evaluate_every: int = Field(500, description="steps between scores on the held-out fold")
+    evaluate_images: int = Field(24, description="held-out images scored then, by the competition metric")
+    checkpoint_every: int = Field(100, description="steps between checkpoints to resume from")
+    workers: int = Field(1, description="data loading processes")
+    seed: int = 2018
+
+
+class PredictConfig(Section):
+    checkpoint: Literal["last", "best"] = Field(
+        "last", description="best is chosen on the held-out fold itself, so its out-of-fold score flatters"
+    )
+    tta: Literal["none", "flips", "dihedral"] = Field("flips", description="1, 4 or 8 views")
+    scales: tuple[float, ...] = Field((1.0,), description="also predict at these sizes and average")
+    tile_px: int = Field(1280, description="larger images are predicted in tiles of this side")
+    overlap_px: int = Field(128, description="blended overlap of tiles")
+
+
+class WatershedConfig(Section):
+    mask_thresholds: tuple[float, ...] = Field(
+        (0.25, 0.35, 0.45, 0.55, 0.65, 0.75), description="each tree node is cut at each of these"
+    )
+    floor: float = Field(0.2, description="mask value below which nothing is flooded")
+    center_weight: float = Field(0.5, description="energy = weight·center + (1−weight)·mask·(1−border)")
+    depth: float = Field(0.04, description="smallest rise of energy that makes a maximum a seed")
+    max_leaves: int = Field(64, description="a union of more seeds than this is no candidate")
+    min_area_px: int = Field(12, description="smaller candidates are dropped")
+
+
+class ScorerConfig(Section):
+    leave_out: tuple[str, ...] = Field((), description="feature groups not used (for ablations)")
+    rounds: int = Field(150, description="boosting rounds")
+    leaves: int = 31
+    learning_rate: float = 0.08
+    min_leaf_rows: int = 100
+    seeds: int = Field(2, description="boosters averaged")
+    seed: int = 2018
+
+
+class SelectionConfig(Section):
+    method: Literal["components", "watershed", "scored"] = Field(
+        "scored", description="components and watershed are the plain decodings with thresholds tuned out of fold"
+    )
+    keep_grid: tuple[float, ...] = Field(
+        (-0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.15, 0.2, 0.3), description="keep thresholds tried out of fold"
+    )
+
+
+class Config(Section):
+    """Hold everything that decides what a run contains."""
+
+    hypothesis: str = Field("", description="one line: what this run is to show")
+    members: dict[str, float] = Field({}, description="runs whose maps are averaged -> weight; none: the run trains")
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    predict: PredictConfig = PredictConfig()
+    watershed: WatershedConfig = WatershedConfig()
+    scorer: ScorerConfig = ScorerConfig()
+    selection: SelectionConfig = SelectionConfig()
+
+
+def merge(base: dict, change: dict) -> dict:
+    """Return `base` with the values of `change` laid over it, mappings merged key by key."""
+    merged = dict(base)
+    for key, value in change.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        # An ensemble's members and a loss replace the base's: half of one and half of the other is nobody's wish.
+        merged[key] = merge(merged[key], value) if both and key not in ("members", "loss") else value
+    return merged
+
+
+def read_yaml(path: Path) -> dict:
+    """Read one YAML file and what its `base:` names (relative to it); raise ValueError naming the file."""
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=3)
+        raise ValueError(f"no config {path}" + (f"; did you mean {', '.join(near)}?" if near else ""))
+    try:
+        content = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a mapping of settings, not a {type(content).__name__}")
+    base = content.pop("base", None)
+    return merge(read_yaml(path.parent / base), content) if base else content
+
+
+def load_config(path: str | Path) -> Config:
+    """Load a run's config; raise ValueError that names the file, each wrong key and the nearest valid one."""
+    path = Path(path)
+    return parse_config(read_yaml(path), str(path))
+
+
+def parse_config(content: dict, source: str) -> Config:
+    """Validate `content`; raise ValueError that names `source`, each wrong key and the nearest valid one."""
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        raise ValueError("\n".join([f"{source}:"] + [f"  {explain(e)}" for e in error.errors()])) from None
+
+
+def explain(error: dict) -> str:
+    """Say one validation error of pydantic in a line, with the nearest valid key where a key is unknown."""
+    *parents, key = error["loc"]
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] != "extra_forbidden":
+        return f"{where}: {error['msg']} (got {error['input']!r})"
+    section = Config
+    for parent in parents:
+        section = section.model_fields[parent].annotation
+    options = list(section.model_fields)
+    near = difflib.get_close_matches(str(key), options, n=1)
+    return f"{where}: unknown key" + (f", did you mean {near[0]}?" if near else f"; valid: {', '.join(options)}")

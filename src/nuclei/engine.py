@@ -1,0 +1,140 @@
+"""The training loop, on Lightning Fabric: any device, precision and number of processes."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from nuclei.losses import combined_loss
+
+LOG_EVERY = 20  # steps between rows of the history
+
+
+class StepBatches:
+    """Yield this process's share of each global batch, from step `start` on: batch s holds crops s·B … (s+1)·B − 1."""
+
+    def __init__(self, start: int, steps: int, batch_size: int, rank: int = 0, world: int = 1):
+        self.start, self.steps, self.batch_size, self.rank, self.world = start, steps, batch_size, rank, world
+
+    def __len__(self) -> int:
+        return self.steps - self.start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.start, self.steps):
+            yield list(range(step * self.batch_size, (step + 1) * self.batch_size))[self.rank::self.world]
+
+
+def rate_share(step: int, steps: int, warmup: float, floor: float = 0.01) -> float:
+    """Return the share of the peak learning rate at `step`: linear warm-up, then cosine down to `floor`."""
+    rising = max(1, round(warmup * steps))
+    if step < rising:
+        return (step + 1) / rising
+    return floor + (1 - floor) * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising))) / 2
+
+
+def update_average(average: torch.nn.Module, network: torch.nn.Module, decay: float, step: int) -> None:
+    """Move `average`, buffers included, towards `network`; early steps move it faster, so it forgets its start."""
+    decay = min(decay, (1 + step) / (10 + step))
+    with torch.no_grad():
+        for old, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+            old.lerp_(new, 1 - decay) if old.is_floating_point() else old.copy_(new)
+
+
+def parameter_groups(network, learning_rate: float, encoder_rate: float, weight_decay: float) -> list[dict]:
+    """Split parameters by rate (encoder or not) and decay (matrices only, as norms and biases carry no capacity)."""
+    encoder = {id(p) for p in network.body.encoder.parameters()}
+    groups = []
+    for in_encoder, share in ((True, encoder_rate), (False, 1.0)):
+        for decays in (True, False):
+            chosen = [p for p in network.parameters() if (id(p) in encoder) == in_encoder and (p.ndim > 1) == decays]
+            rate = learning_rate * share
+            groups.append({"params": chosen, "lr": rate, "peak": rate, "weight_decay": weight_decay if decays else 0.0})
+    return [group for group in groups if group["params"]]
+
+
+def fit(
+    fabric, network: torch.nn.Module, crops: Dataset, settings, channels: tuple[str, ...], resume: dict | None,
+    save: Callable[[dict], None], evaluate: Callable[[torch.nn.Module], float], title: str, writer=None,
+) -> dict:
+    """Train `network` on `crops` and return the final state, as given to `save` at every checkpoint.
+
+    settings: an object with the fields of config.TrainConfig; resume: a state that `save` was given, or None.
+    The state holds step, network, average, optimizer, rng, best (score and weights) and history (rows of step,
+    loss, learning_rate, score). Training that is resumed goes through the same states as one that never stopped.
+    """
+    if settings.batch_size % fabric.world_size:
+        raise ValueError(f"train.batch_size {settings.batch_size} is not a multiple of {fabric.world_size} devices")
+    average = copy.deepcopy(network).eval().requires_grad_(False)
+    average = fabric.to_device(average)
+    groups = parameter_groups(network, settings.learning_rate, settings.encoder_rate, settings.weight_decay)
+    raw = network
+    network, optimizer = fabric.setup(network, torch.optim.AdamW(groups))
+    state = {"step": 0, "best": {"score": -1.0, "weights": None}, "history": []}
+    if resume:
+        raw.load_state_dict(resume["network"])
+        average.load_state_dict(resume["average"])
+        optimizer.load_state_dict(resume["optimizer"])
+        torch.set_rng_state(resume["rng"])
+        state |= {key: resume[key] for key in state}
+    else:
+        torch.manual_seed(settings.seed)
+
+    def snapshot() -> dict:
+        return state | {"network": raw.state_dict(), "average": average.state_dict(),
+                        "optimizer": optimizer.state_dict(), "rng": torch.get_rng_state()}
+
+    batches = StepBatches(state["step"], settings.steps, settings.batch_size, fabric.global_rank, fabric.world_size)
+    loader = DataLoader(
+        crops, batch_sampler=batches, num_workers=settings.workers, pin_memory=fabric.device.type == "cuda",
+        worker_init_fn=single_thread, persistent_workers=False, prefetch_factor=4 if settings.workers else None,
+    )
+    loader = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
+    weights = torch.tensor([settings.channel_weights.get(c, 1.0) for c in channels], device=fabric.device)
+    running = []
+    progress = tqdm(loader, desc=title, initial=state["step"], total=settings.steps, unit="step",
+                    disable=not fabric.is_global_zero, mininterval=2, dynamic_ncols=True)
+    network.train()
+    for image, target in progress:
+        share = rate_share(state["step"], settings.steps, settings.warmup)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * share
+        loss = combined_loss(network(image), target, settings.loss, weights)
+        optimizer.zero_grad()
+        fabric.backward(loss)
+        fabric.clip_gradients(network, optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False)
+        optimizer.step()
+        update_average(average, raw, settings.ema, state["step"])
+        state["step"] += 1
+        running.append(loss.item())
+        step, last = state["step"], state["step"] == settings.steps
+        scored = step % settings.evaluate_every == 0 or last
+        if scored or step % LOG_EVERY == 0:
+            row = {"step": step, "loss": sum(running) / len(running),
+                   "learning_rate": settings.learning_rate * share, "score": None}
+            running = []
+            if scored:
+                row["score"] = fabric.broadcast(evaluate(average) if fabric.is_global_zero else None)
+                if row["score"] > state["best"]["score"]:
+                    state["best"] = {"score": row["score"], "weights": copy.deepcopy(average.state_dict())}
+            state["history"].append(row)
+            progress.set_postfix(loss=f"{row['loss']:.3f}", score=f"{state['best']['score']:.3f}", refresh=False)
+            if writer:
+                for key in ("loss", "learning_rate", "score"):
+                    if row[key] is not None:
+                        writer.add_scalar(key, row[key], step)
+        # The running loss is not in the state: a checkpoint is taken only where a row has just been closed.
+        if last or (step % LOG_EVERY == 0 and step % settings.checkpoint_every < LOG_EVERY):
+            if fabric.is_global_zero:
+                save(snapshot())
+            fabric.barrier()
+    return snapshot()
+
+
+def single_thread(worker: int) -> None:
+    """Keep OpenCV from starting a thread pool in every data worker."""
+    import cv2
+
+    cv2.setNumThreads(0)

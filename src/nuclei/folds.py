@@ -1,0 +1,228 @@
+"""Folds that do not leak: tiles of one field stay together, image types are spread evenly."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+import cv2
+import numpy as np
+import pandas as pd
+from scipy.sparse.csgraph import connected_components
+
+COLUMNS = ("image_id", "group", "cluster", "n_nuclei", "fold", "weight")
+IMAGE_TYPES = (
+    "dark_fluorescence_small",
+    "dark_fluorescence_large",
+    "black_on_white",
+    "purple_on_white",
+    "purple_on_purple",
+    "pink_and_purple",
+)
+# Added to difference and variation alike, so that borders without content (black frames) prove nothing.
+NOISE = 0.001
+
+
+def mosaic_groups(images: Mapping[str, np.ndarray] | Iterable[tuple[str, np.ndarray]]) -> dict[str, str]:
+    """Group the images that are tiles of one larger field, recognised by borders that continue one another.
+
+    `images`: image_id -> uint8 [H, W, 3], or an iterator of such pairs (only border strips are kept).
+    Two tiles are joined when their borders continue each other far better than any other pair does, or when
+    they belong to a 2 x 2 square whose four inner borders all continue. Only tiles of one size are compared.
+    Returns image_id -> group, named by its smallest image_id, cut to 8 characters (more where ambiguous).
+    Raises ValueError on a repeated image_id.
+    """
+    by_shape = defaultdict(dict)
+    ids = []
+    for image_id, image in images.items() if isinstance(images, Mapping) else images:
+        ids.append(image_id)
+        borders = {"left": image[:, 0], "right": image[:, -1], "top": image[0], "bottom": image[-1]}
+        # On a logarithmic scale a change of the dark background counts as much as a bright nucleus.
+        by_shape[image.shape[:2]][image_id] = {k: np.log1p(v.mean(1)) for k, v in borders.items()}
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"image_id given twice: {next(i for i in ids if ids.count(i) > 1)}")
+    length = 8
+    while len({i[:length] for i in ids}) < len(ids):
+        length += 1
+    groups = {}
+    for strips in by_shape.values():
+        members = sorted(strips)
+        sides = {k: np.stack([strips[i][k] for i in members]) for k in ("left", "right", "top", "bottom")}
+        component = connected_components(_joined_tiles(sides), directed=False)[1]
+        _, first = np.unique(component, return_index=True)
+        groups.update({i: members[first[k]][:length] for i, k in zip(members, component)})
+    return groups
+
+
+def _joined_tiles(sides):
+    across = _compare_borders(sides["right"], sides["left"])
+    down = _compare_borders(sides["bottom"], sides["top"])
+    joined = np.zeros((len(sides["left"]),) * 2, bool)
+    for mismatch, variation in (across, down):
+        links = _certain_links(mismatch / variation)
+        # A tile whose neighbour is certain can have no other neighbour on that side.
+        mismatch[(links.any(1)[:, None] | links.any(0)) & ~links] = np.inf
+        joined |= links
+    for a, b, c, d in _find_squares(across, down):
+        joined[a, [b, c, d]] = True
+    return joined
+
+
+def _compare_borders(first, second):
+    """Return the squared difference [n, n] of border i of `first` and j of `second`, and their variation."""
+    mismatch = np.square(first).sum(1)[:, None] + np.square(second).sum(1) - 2 * first @ second.T
+    variation = (first.var(1)[:, None] + second.var(1)) * first.shape[1]
+    noise = NOISE * first.shape[1]
+    mismatch = np.maximum(mismatch, 0) + noise
+    np.fill_diagonal(mismatch, np.inf)
+    return mismatch, variation + noise
+
+
+def _certain_links(ratio, max_ratio=0.2, max_share_of_second=0.25):
+    if len(ratio) < 2:
+        return np.zeros(ratio.shape, bool)
+    by_row, by_column = np.partition(ratio, 1, axis=1), np.partition(ratio, 1, axis=0)
+    best = np.minimum(by_row[:, :1], by_column[:1])
+    second = np.minimum(by_row[:, 1:2], by_column[1:2])
+    return (ratio == best) & (ratio < max_ratio) & (ratio < max_share_of_second * second)
+
+
+def _find_squares(across, down, max_ratio=0.2, n_neighbours=10):
+    """Return disjoint tiles (a b / c d), the best first, whose four inner borders continue one another."""
+    n = len(across[0])
+    near = [np.argsort(m / v, axis=1)[:, : min(n_neighbours, n - 1)] for m, v in (across, down)]
+    found = []
+    for a in range(n if n >= 4 else 0):
+        b, c = (x.ravel() for x in np.meshgrid(near[0][a], near[1][a]))
+        b, c = b[b != c], c[b != c]
+        # d, any tile, is right of c and below b; the four borders are judged as one long border.
+        mismatch, variation = (
+            (across[k][a, b] + down[k][a, c])[:, None] + across[k][c] + down[k][b] for k in (0, 1)
+        )
+        ratio = mismatch / variation
+        rows = np.arange(len(b))
+        ratio[:, a] = ratio[rows, b] = ratio[rows, c] = np.inf
+        d = ratio.argmin(1)
+        for i in np.flatnonzero(ratio[rows, d] < max_ratio):
+            found.append((ratio[i, d[i]], a, b[i], c[i], d[i]))
+    squares, used = [], set()
+    for _, *square in sorted(found):
+        if used.isdisjoint(square):
+            squares.append(square)
+            used.update(square)
+    return squares
+
+
+def image_statistics(image: np.ndarray) -> dict[str, float]:
+    """Measure what the type of a uint8 RGB image [H, W, 3] is read from.
+
+    Luminance and chroma (largest minus smallest channel) are in 0..255; `background_chroma` is that of the
+    brightest fifth; the colour differences compare medians over pixels of chroma above 30, 0 if none;
+    `nucleus_radius_px` is the typical radius of circles inscribed in the foreground, 0 if there is none.
+    """
+    step = max(1, max(image.shape[:2]) // 128)
+    pixels = image[::step, ::step].reshape(-1, 3).astype(np.int16)
+    luminance = pixels.sum(1) / 3
+    chroma = pixels.max(1) - pixels.min(1)
+    coloured = pixels[chroma > 30]
+    red, green, blue = np.median(coloured, axis=0) if len(coloured) else (0, 0, 0)
+    median_luminance = float(np.median(luminance))
+    first, second, third = cv2.split(image if median_luminance < 128 else 255 - image)
+    return {
+        "median_luminance": median_luminance,
+        "mean_chroma": float(chroma.mean()),
+        "background_chroma": float(np.median(chroma[luminance >= np.percentile(luminance, 80)])),
+        "red_minus_green": float(red - green),
+        "red_minus_blue": float(red - blue),
+        "nucleus_radius_px": _typical_radius_px(cv2.max(cv2.max(first, second), third)),
+    }
+
+
+def _typical_radius_px(signal):
+    smooth = cv2.GaussianBlur(signal, (0, 0), 1)
+    foreground = cv2.threshold(smooth, 0, 255, cv2.THRESH_OTSU)[1]
+    # Above the local mean as well: otherwise dense tissue is one object.
+    foreground[smooth <= cv2.blur(smooth, (65, 65))] = 0
+    foreground = cv2.morphologyEx(foreground, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    framed = cv2.copyMakeBorder(foreground, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
+    distance = cv2.distanceTransform(framed, cv2.DIST_L2, 5)
+    # Inscribed circles, not areas: nuclei that touch keep their size. The median is weighted by area.
+    is_peak = (distance >= cv2.dilate(distance, np.ones((7, 7), np.uint8))) & (distance > 2)
+    radius_px = np.sort(distance[is_peak])
+    area = np.cumsum(np.square(radius_px))
+    return float(radius_px[np.searchsorted(area, area[-1] / 2)]) if len(radius_px) else 0.0
+
+
+def image_type(image: np.ndarray) -> str:
+    """Name the image type of a uint8 RGB image [H, W, 3], one of IMAGE_TYPES.
+
+    Each limit lies in a gap between the types of stage1_train and stage1_test (values there in the comments).
+    """
+    s = image_statistics(image)
+    if s["median_luminance"] < 90:  # fluorescence at most 52, the others at least 130
+        # true median area below 900 px or above it: 400 of 408 stage1_train images agree
+        return "dark_fluorescence_large" if s["nucleus_radius_px"] > 13.5 else "dark_fluorescence_small"
+    if s["mean_chroma"] < 4:  # gray at most 0.1, stained at least 11
+        return "black_on_white"
+    if s["red_minus_green"] > 35 and s["red_minus_blue"] > -10:  # pink 56, 5; purple -4..56, below -20
+        return "pink_and_purple"
+    return "purple_on_white" if s["background_chroma"] < 28 else "purple_on_purple"  # at most 22; at least 38
+
+
+def assign_folds(table: pd.DataFrame, n_folds: int, seed: int) -> pd.DataFrame:
+    """Add the columns fold (0 .. n_folds - 1) and weight: no group in two folds, every cluster spread evenly.
+
+    `table` has image_id, group, cluster, n_nuclei; the result is sorted by image_id. Groups are dealt largest
+    first, equal ones in an order drawn from `seed`, each to the fold with the fewest images of the group's
+    clusters, then the fewest nuclei. The weight of an image is the square root of the size of the largest
+    cluster over that of its own, at most 4: the rare types are drawn more often without being worn out.
+    """
+    table = table.sort_values("image_id", ignore_index=True)
+    counts = pd.crosstab(table["group"], table["cluster"])
+    nuclei_of = table.groupby("group")["n_nuclei"].sum()
+    images = np.zeros((n_folds, counts.shape[1]), int)
+    nuclei = np.zeros(n_folds, int)
+    fold_of = {}
+    shuffled = counts.iloc[np.random.default_rng(seed).permutation(len(counts))]
+    for group in shuffled.sum(axis=1).sort_values(ascending=False, kind="stable").index:
+        own = counts.loc[group].to_numpy()
+        fold = min(range(n_folds), key=lambda k: (images[k][own > 0].sum(), nuclei[k]))
+        images[fold] += own
+        nuclei[fold] += nuclei_of[group]
+        fold_of[group] = fold
+    size = table["cluster"].value_counts()
+    weight = np.sqrt(size.max() / size).clip(upper=4).round(4)
+    return table.assign(fold=table["group"].map(fold_of), weight=table["cluster"].map(weight))
+
+
+def fold_table(
+    groups: Mapping[str, str],
+    clusters: Mapping[str, str],
+    n_nuclei: Mapping[str, int],
+    n_folds: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Join what is known of each image_id into the fold table: COLUMNS, sorted by image_id.
+
+    Raises ValueError when the three mappings do not name the same images.
+    """
+    for other in (clusters, n_nuclei):
+        if difference := set(groups) ^ set(other):
+            raise ValueError(f"group, cluster and number of nuclei must all be given for {min(difference)}")
+    table = pd.DataFrame({"image_id": sorted(groups)})
+    for column, values in (("group", groups), ("cluster", clusters), ("n_nuclei", n_nuclei)):
+        table[column] = table["image_id"].map(dict(values))
+    table = assign_folds(table, n_folds, seed)[list(COLUMNS)]
+    check_folds(table)
+    return table
+
+
+def check_folds(table: pd.DataFrame) -> None:
+    """Raise ValueError when a fold table lacks a column, repeats an image, or has a group in two folds."""
+    if missing := [c for c in COLUMNS if c not in table]:
+        raise ValueError(f"fold table lacks {', '.join(missing)}; it needs {', '.join(COLUMNS)}")
+    if (repeated := table["image_id"].duplicated()).any():
+        raise ValueError(f"fold table names image {table['image_id'][repeated].iloc[0]} twice")
+    n_folds = table.groupby("group")["fold"].nunique()
+    if (n_folds > 1).any():
+        group = n_folds.idxmax()
+        folds = sorted(table["fold"][table["group"] == group].unique().tolist())
+        raise ValueError(f"group {group} crosses folds {folds}: tiles of one field must share a fold")

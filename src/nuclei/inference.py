@@ -1,0 +1,151 @@
+"""Apply networks to whole images: padding, blended tiles, test-time augmentation over flips, turns and scales."""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import torch
+
+from nuclei.model import STRIDE
+
+# One view = (transpose first?, flip rows?, flip columns?); each list begins with the identity.
+VIEWS = {
+    "none": [(False, False, False)],
+    "flips": [(False, rows, columns) for rows in (False, True) for columns in (False, True)],
+    "dihedral": [(turned, rows, columns) for turned in (False, True) for rows in (False, True) for columns in (False, True)],
+}
+
+
+def apply_view(array: np.ndarray, view: tuple[bool, bool, bool]) -> np.ndarray:
+    """Transform the first two axes of `array` by one of the eight symmetries of the square."""
+    turned, rows, columns = view
+    array = array.swapaxes(0, 1) if turned else array
+    return array[:: -1 if rows else 1, :: -1 if columns else 1]
+
+
+def undo_view(array: np.ndarray, view: tuple[bool, bool, bool]) -> np.ndarray:
+    """Invert apply_view."""
+    turned, rows, columns = view
+    array = array[:: -1 if rows else 1, :: -1 if columns else 1]
+    return array.swapaxes(0, 1) if turned else array
+
+
+def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
+    """Return the starts of the fewest equal tiles that cover `length` and overlap by at least `overlap`."""
+    if length <= tile:
+        return [0]
+    n = -(-(length - overlap) // (tile - overlap))
+    return [round(i * (length - tile) / (n - 1)) for i in range(n)]
+
+
+def tile_weight(height: int, width: int, overlap: int) -> np.ndarray:
+    """Return blending weights that rise from the edge over `overlap` pixels, float32 [height, width, 1], > 0."""
+    def ramp(n):
+        distance = np.minimum(np.arange(n), np.arange(n)[::-1]) + 1
+        return np.minimum(distance / (overlap + 1), 1).astype(np.float32)
+    return (ramp(height)[:, None] * ramp(width)[None, :])[..., None]
+
+
+def forward_views(forward: Callable, image: np.ndarray, views: list) -> np.ndarray:
+    """Return the maps of each view turned back: uint8 [H, W, 3] -> float32 [V, H, W, C].
+
+    forward: uint8 [B, 3, H, W] -> probabilities [B, C, H, W], H and W multiples of STRIDE.
+    """
+    height, width = image.shape[:2]
+    padded = cv2.copyMakeBorder(image, 0, -height % STRIDE, 0, -width % STRIDE, cv2.BORDER_REFLECT)
+    result = np.empty((len(views), 0), np.float32)
+    parts = {}
+    for turned in sorted({view[0] for view in views}):
+        indices = [i for i, view in enumerate(views) if view[0] == turned]
+        batch = np.stack([apply_view(padded, views[i]) for i in indices]).transpose(0, 3, 1, 2)
+        maps = forward(torch.from_numpy(np.ascontiguousarray(batch))).float().cpu().numpy().transpose(0, 2, 3, 1)
+        parts |= {i: undo_view(maps[j], views[i])[:height, :width] for j, i in enumerate(indices)}
+    result = np.stack([parts[i] for i in range(len(views))])
+    return result
+
+
+def predict_moments(forward: Callable, image: np.ndarray, views: list, n_channels: int, tile: int, overlap: int):
+    """Return the mean over views and the variance of the first channel over them: float32 [H, W, C] and [H, W].
+
+    Images beyond `tile` are predicted in tiles of that side whose `overlap` pixels are blended, so the network's
+    memory does not grow with the image.
+    """
+    height, width = image.shape[:2]
+    total = np.zeros((height, width, n_channels + 1), np.float32)
+    weights = np.zeros((height, width, 1), np.float32)
+    for top in tile_starts(height, tile, overlap):
+        for left in tile_starts(width, tile, overlap):
+            window = np.s_[top:min(top + tile, height), left:min(left + tile, width)]
+            maps = forward_views(forward, image[window], views)
+            moments = np.concatenate([maps.mean(0), maps[..., :1].var(0)], axis=-1)
+            weight = tile_weight(*moments.shape[:2], overlap)
+            total[window] += weight * moments
+            weights[window] += weight
+    total /= weights
+    return total[..., :n_channels], total[..., n_channels]
+
+
+def predict_maps(forward: Callable, image: np.ndarray, channels: tuple[str, ...], tta: str = "flips",
+                 scales: tuple[float, ...] = (1.0,), tile: int = 1280, overlap: int = 128) -> dict[str, np.ndarray]:
+    """Predict an image: uint8 [H, W, 3] -> channel name -> float32 [H, W] in 0..1, and their `disagreement`.
+
+    disagreement: standard deviation of the first channel over all views and scales, 0..0.5.
+    Raises ValueError listing the options on an unknown `tta`.
+    """
+    if tta not in VIEWS:
+        raise ValueError(f"unknown tta {tta}; valid: {', '.join(VIEWS)}")
+    height, width = image.shape[:2]
+    means, variances = [], []
+    for scale in scales:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        # cv2 resizes about pixel centres, so going there and back shifts nothing.
+        scaled = image if scale == 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        mean, variance = predict_moments(forward, scaled, VIEWS[tta], len(channels), tile, overlap)
+        if scale != 1:
+            mean, variance = (cv2.resize(m, (width, height), interpolation=cv2.INTER_LINEAR).reshape(height, width, *m.shape[2:])
+                              for m in (mean, variance))
+        means.append(mean)
+        variances.append(variance)
+    mean = np.mean(means, axis=0)
+    variance = np.mean(variances, axis=0) + np.var([m[..., 0] for m in means], axis=0)
+    maps = {channel: np.ascontiguousarray(mean[..., i]) for i, channel in enumerate(channels)}
+    return maps | {"disagreement": np.sqrt(variance)}
+
+
+def network_forward(fabric, network) -> Callable:
+    """Return a function from uint8 [B, 3, H, W] to probabilities, run by `fabric`'s device and precision."""
+    def forward(batch: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode(), fabric.autocast():
+            return network(fabric.to_device(batch)).float().sigmoid()
+    return forward
+
+
+def quantise(maps: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Round maps in 0..1 to uint8 steps of 1/255, the form in which they are stored."""
+    return {name: np.rint(np.clip(value, 0, 1) * 255).astype(np.uint8) for name, value in maps.items()}
+
+
+def dequantise(maps: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Turn stored uint8 maps back to float32 in 0..1."""
+    return {name: value.astype(np.float32) / 255 for name, value in maps.items()}
+
+
+def blend(members: list[dict[str, np.ndarray]], weights: list[float]) -> dict[str, np.ndarray]:
+    """Average maps over members, channel by channel over those that have it.
+
+    disagreement: root of the members' mean variance plus the variance of `mask` between members, so that it means
+    the same for one member and for many.
+    """
+    names = dict.fromkeys(name for maps in members for name in maps)
+    blended = {}
+    for name in names:
+        having = [(maps[name], weight) for maps, weight in zip(members, weights, strict=True) if name in maps]
+        values, shares = [value for value, _ in having], [weight for _, weight in having]
+        if name == "disagreement":
+            variance = np.average([v**2 for v in values], axis=0, weights=shares)
+            masks = np.stack([maps["mask"] for maps in members])
+            center = np.average(masks, axis=0, weights=weights)
+            blended[name] = np.sqrt(variance + np.average((masks - center) ** 2, axis=0, weights=weights)).astype(np.float32)
+        else:
+            blended[name] = np.average(values, axis=0, weights=shares).astype(np.float32)
+    return blended

@@ -1,0 +1,184 @@
+"""The disk layout: where every file of a run lies, atomic writes, and what counts as up to date.
+
+    runs/data/<dataset>/  manifest.csv  images/<id>.png  labels/<id>.png
+    runs/<run>/           config.yaml  fold<k>/  maps/{oof,test}/  plain/  candidates/{oof,test}/  scorer/
+                          instances/{oof,test}/  metrics.json  per_image.csv  submission.csv  meta/<stage>.json
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import yaml
+
+SPLITS = ("oof", "test")
+PACKAGES = (
+    "torch", "timm", "segmentation-models-pytorch", "lightgbm", "albumentations", "numpy", "opencv-python-headless"
+)
+
+
+class StageError(ValueError):
+    """Say why a stage cannot run, naming the file and the fix."""
+
+
+class Dataset:
+    """Name the files of prepared data: runs/data/<name>/."""
+
+    def __init__(self, name: str, root: Path = Path("runs")):
+        self.name, self.folder = name, Path(root) / "data" / name
+        self.manifest = self.folder / "manifest.csv"
+        self.meta = self.folder / "meta.json"
+
+    def image(self, image_id: str) -> Path:
+        return self.folder / "images" / f"{image_id}.png"
+
+    def labels(self, image_id: str) -> Path:
+        return self.folder / "labels" / f"{image_id}.png"
+
+
+class Run:
+    """Name the files of one run: runs/<name>/."""
+
+    def __init__(self, name: str, root: Path = Path("runs")):
+        self.name, self.folder = name, Path(root) / name
+        self.config = self.folder / "config.yaml"
+        self.plain = self.folder / "plain"
+        self.scorer = self.folder / "scorer"
+        self.metrics = self.folder / "metrics.json"
+        self.per_image = self.folder / "per_image.csv"
+        self.submission = self.folder / "submission.csv"
+
+    def fold(self, fold: int) -> Path:
+        return self.folder / f"fold{fold}"
+
+    def maps(self, split: str) -> Path:
+        return self.folder / "maps" / split
+
+    def candidates(self, split: str) -> Path:
+        return self.folder / "candidates" / split
+
+    def instances(self, split: str) -> Path:
+        return self.folder / "instances" / split
+
+    def meta(self, stage: str) -> Path:
+        return self.folder / "meta" / f"{stage}.json"
+
+
+@contextmanager
+def atomic(path: Path):
+    """Yield a temporary path beside `path` that takes its name only if the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays last: writers such as cv2 and numpy choose the format by it.
+    temporary = path.with_name(f".{os.getpid()}.partial.{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    with atomic(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: Path, content: dict) -> None:
+    write_bytes(path, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def file_hash(path: Path) -> str:
+    """Return the sha256 of a file, hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def content_hash(content) -> str:
+    """Return a short hash of anything JSON can hold."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def provenance() -> dict:
+    """Return the commit, its dirty flag, versions and machine that a result was made with."""
+    def git(*words):
+        done = subprocess.run(["git", *words], capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    return {
+        "commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain")),
+        "python": platform.python_version(), "cpus": os.cpu_count(), "versions": versions,
+    }
+
+
+def fingerprint(meta: Path) -> str:
+    """Return the fingerprint a finished stage left; raise StageError naming the stage that has not finished."""
+    if not meta.is_file():
+        raise StageError(f"{meta} is missing: the stage before this one has not finished; run it first")
+    return read_json(meta)["fingerprint"]
+
+
+@contextmanager
+def stage(meta: Path, settings: dict, inputs: dict[str, str], outputs: list[Path] = (), force: bool = False):
+    """Guard one stage: yield True if it must run, False if `meta` says that it is up to date.
+
+    settings: what the stage reads of the config; inputs: name -> fingerprint or hash of what it reads from disk;
+    outputs: what it writes. What a killed stage left in `outputs` is kept to go on from if it was begun with the
+    same settings and inputs, and removed otherwise. `meta` is written last, so a killed stage never looks finished.
+    Raises StageError that says what differs if `meta` was left by other settings or inputs, unless `force`.
+    """
+    wanted = json.loads(json.dumps({"settings": settings, "inputs": inputs}, default=str))
+    begun = meta.with_suffix(".begun")
+    name = f"{meta.parent.parent.name} {meta.stem}"
+    if meta.is_file() and not force:
+        differs = differences({key: read_json(meta)[key] for key in wanted}, wanted)
+        if differs:
+            raise StageError(
+                f"{name} was made with other settings or inputs:\n  " + "\n  ".join(differs)
+                + "\nadd --force to replace it, or give the config another file name"
+            )
+        print(f"{name}: up to date", flush=True)
+        yield False
+        return
+    if meta.is_file() or not begun.is_file() or read_json(begun) != wanted:
+        meta.unlink(missing_ok=True)
+        for path in outputs:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        write_json(begun, wanted)
+    print(f"{name}: running", flush=True)
+    start = time.monotonic()
+    yield True
+    seconds = round(time.monotonic() - start, 1)
+    fingerprint = content_hash([meta.stem, wanted])
+    write_json(meta, wanted | {"stage": meta.stem, "fingerprint": fingerprint, "seconds": seconds} | provenance())
+    begun.unlink()
+
+
+def differences(found, wanted, where: str = "") -> list[str]:
+    """List where two nested mappings differ, one line each: 'key: old -> new'."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        return [
+            line for key in sorted(found.keys() | wanted.keys())
+            for line in differences(found.get(key), wanted.get(key), f"{where}.{key}".lstrip("."))
+        ]
+    return [] if found == wanted else [f"{where}: {found!r} -> {wanted!r}"]
+
+
+def save_config(run: Run, content: dict) -> None:
+    """Write the resolved, complete config of a run."""
+    write_bytes(run.config, yaml.safe_dump(content, sort_keys=False).encode())

@@ -1,0 +1,24 @@
+"""Data that several tests share: a small demo data set and, where it is there, the real one."""
+
+from pathlib import Path
+
+import pytest
+
+from nuclei.synthetic import write_demo
+
+REAL_DATA = Path(__file__).parents[2] / "shared/data/bbbc038"
+
+
+@pytest.fixture(scope="session")
+def demo_folder(tmp_path_factory):
+    """Give a folder of 12 train images (4 are quarters of one field) and 4 test images with their truth."""
+    folder = tmp_path_factory.mktemp("demo")
+    write_demo(folder, n_train=12, n_test=4, size=128, seed=2018)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_folder():
+    if not (REAL_DATA / "stage1_train.zip").is_file():
+        pytest.skip("the real archives are not at ../shared/data/bbbc038")
+    return REAL_DATA

@@ -1,0 +1,114 @@
+"""Synthetic images look like their kind, need touching nuclei separated, and make an official data set."""
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import ndimage
+
+from nuclei.archives import find_archives, open_archive, prepare_image
+from nuclei.folds import image_type, mosaic_groups
+from nuclei.metric import score_image
+from nuclei.rle import decode_labels
+from nuclei.synthetic import KINDS, MIN_AREA_PX, draw_images, make_image, write_demo
+
+
+def draw(kind, seed, shape=(192, 224)):
+    return make_image(kind, shape, np.random.default_rng(seed))
+
+
+def touching(labels):
+    """List the labels with another label beside them."""
+    pairs = [(labels[1:], labels[:-1]), (labels[:, 1:], labels[:, :-1])]
+    meet = [np.stack([a, b])[:, (a != b) & (a > 0) & (b > 0)] for a, b in pairs]
+    return np.unique(np.concatenate(meet, axis=1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_image_and_its_truth_fit_together(kind):
+    image, labels = draw(kind, 0)
+    assert image.shape == (192, 224, 3) and image.dtype == np.uint8
+    assert labels.shape == (192, 224) and labels.dtype == np.int32
+    area_px = np.bincount(labels.ravel())
+    assert len(area_px) > 5 and area_px[1:].min() >= MIN_AREA_PX
+    contrast = image[labels > 0].mean() - image[labels == 0].mean()
+    assert contrast > 8 if kind.startswith("dark") else contrast < -40
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_are_recognised_as_what_they_are(kind):
+    types = [image_type(draw(kind, seed)[0]) for seed in range(6)]
+    assert types.count(kind) >= 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_nuclei_touch_and_none_is_in_pieces(kind):
+    n_touching = n_nuclei = n_parts = 0
+    for seed in range(6):
+        labels = draw(kind, seed)[1]
+        n_touching += len(touching(labels))
+        n_nuclei += labels.max()
+        n_parts += sum(
+            cv2.connectedComponents((labels == n).astype(np.uint8))[0] - 1 for n in range(1, labels.max() + 1)
+        )
+    assert 0.2 < n_touching / n_nuclei < 0.7
+    assert n_parts < 1.03 * n_nuclei
+
+
+def test_components_are_not_enough_even_with_a_perfect_mask():
+    scores = {"threshold": [], "perfect mask": []}
+    for kind in KINDS:
+        for seed in range(4):
+            image, labels = draw(kind, seed)
+            signal = image.max(2) if kind.startswith("dark") else 255 - image[..., 0]
+            found = cv2.threshold(cv2.GaussianBlur(signal, (0, 0), 1), 0, 1, cv2.THRESH_OTSU)[1]
+            for name, mask in (("threshold", found), ("perfect mask", labels > 0)):
+                scores[name].append(score_image(labels, ndimage.label(mask)[0])[0])
+    assert 0.2 < np.mean(scores["threshold"]) < 0.5
+    assert 0.4 < np.mean(scores["perfect mask"]) < 0.75
+
+
+def test_the_seed_decides_and_unknown_kinds_are_errors():
+    one, same, other = (draw("purple_on_white", seed)[0] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).any()
+    with pytest.raises(ValueError, match="choose from dark_fluorescence_small, "):
+        draw("brightfield", 0)
+
+
+def test_the_demo_is_an_official_data_set_with_its_truth(demo_folder):
+    found = find_archives(demo_folder)
+    train, test = open_archive(found["stage1_train"], "train"), open_archive(found["stage1_test"], "test")
+    assert len(train.image_ids) == 12 and len(test.image_ids) == 4
+    rows = pd.DataFrame([prepare_image(train, image_id)[2] for image_id in train.image_ids])
+    assert set(rows["width"]) == {128, 160} and rows["n_nuclei"].min() > 0
+    assert rows["overlap_px"].sum() > 0
+    assert not rows[["empty_masks", "wrong_shape_masks", "duplicate_masks"]].to_numpy().any()
+    depths = {train.read(train.image_name(image_id))[25] for image_id in train.image_ids}
+    assert depths == {0, 2, 6}, "gray, RGB and RGBA"
+
+    solution = pd.read_csv(found["stage1_solution"])
+    assert list(solution.columns) == ["ImageId", "EncodedPixels", "Height", "Width", "Usage"]
+    assert set(solution["ImageId"]) == set(test.image_ids)
+    truth = {image_id: labels for _, image_id, _, labels in draw_images(4, 0, 128, (2018, 1))}
+    for image_id, nuclei in solution.groupby("ImageId"):
+        shape = prepare_image(test, image_id)[0].shape[:2]
+        assert set(zip(nuclei["Height"], nuclei["Width"], strict=True)) == {shape}
+        np.testing.assert_array_equal(decode_labels(list(nuclei["EncodedPixels"]), shape), truth[image_id])
+
+
+def test_the_demo_has_the_same_bytes_each_time(tmp_path, demo_folder):
+    write_demo(tmp_path, 12, 4, 128, 2018)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "stage1_solution.csv", "stage1_test.zip", "stage1_train.zip"
+    ]
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (demo_folder / path.name).read_bytes()
+
+
+def test_quarters_of_a_field_are_found_again():
+    images = list(draw_images(36, 3, 160, (0, 0)))
+    groups = mosaic_groups({image_id: image for _, image_id, image, _ in images})
+    for field in (images[0:4], images[4:8], images[8:12]):
+        assert len({groups[image_id] for _, image_id, _, _ in field}) == 1
+    assert len(set(groups.values())) > 20, "the other 24 images are no quarters"
