@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from nuclei.folds import image_type
 from nuclei.images import MASK_COUNTS, decode_image, decode_mask, merge_masks
 
-MANIFEST_COLUMNS = ("image_id", "split", "height", "width", "n_nuclei", *MASK_COUNTS, "sha256")
+MANIFEST_COLUMNS = ("image_id", "split", "height", "width", "cluster", "n_nuclei", *MASK_COUNTS, "sha256")
 REQUIRED = {"stage1_train": ".zip", "stage1_test": ".zip"}
 OPTIONAL = {"stage2_test_final": ".zip", "stage1_solution": ".csv", "stage2_solution_final": ".csv"}
 _AGAIN = "delete it and download it again"
@@ -75,7 +76,7 @@ def prepare_image(archive: Archive, image_id: str) -> tuple[np.ndarray, np.ndarr
     """Decode one image of an archive and merge its masks.
 
     Returns (image uint8 [H, W, 3] RGB, labels int32 [H, W] or None without masks, row of the manifest). A row
-    has MANIFEST_COLUMNS, counts are None without masks; sha256 is of the image file. Raises ValueError naming
+    has MANIFEST_COLUMNS (cluster: the image type), counts are None without masks; sha256 is of the image file. Raises ValueError naming
     the broken file.
     """
     image_name, mask_names = archive.image_name(image_id), archive.mask_names(image_id)
@@ -84,7 +85,7 @@ def prepare_image(archive: Archive, image_id: str) -> tuple[np.ndarray, np.ndarr
     height, width = image.shape[:2]
     row = dict.fromkeys(MANIFEST_COLUMNS) | {
         "image_id": image_id, "split": archive.split, "height": height, "width": width,
-        "sha256": hashlib.sha256(data).hexdigest(),
+        "cluster": image_type(image), "sha256": hashlib.sha256(data).hexdigest(),
     }
     if not mask_names:
         return image, None, row

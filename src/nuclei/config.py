@@ -18,6 +18,8 @@ class Section(BaseModel):
 class DataConfig(Section):
     dataset: str = Field("dsb2018", description="name of the prepared data: runs/data/<dataset>")
     folds: str = Field("folds/dsb2018.csv", description="fold table: image_id, group, cluster, fold, weight")
+    n_folds: int = Field(4, gt=1, description="folds dealt where the fold table does not exist yet")
+    folds_seed: int = 2018
 
 
 class ModelConfig(Section):
@@ -70,6 +72,7 @@ class WatershedConfig(Section):
     )
     floor: float = Field(0.2, description="mask value below which nothing is flooded")
     center_weight: float = Field(0.5, description="energy = weight·center + (1−weight)·mask·(1−border)")
+    smooth_px: float = Field(1.0, description="sigma of the blur that keeps noise from making maxima")
     depth: float = Field(0.04, description="smallest rise of energy that makes a maximum a seed")
     max_leaves: int = Field(64, description="a union of more seeds than this is no candidate")
     min_area_px: int = Field(12, description="smaller candidates are dropped")

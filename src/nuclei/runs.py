@@ -1,6 +1,6 @@
 """The disk layout: where every file of a run lies, atomic writes, and what counts as up to date.
 
-    runs/data/<dataset>/  manifest.csv  images/<id>.png  labels/<id>.png
+    runs/data/<dataset>/  manifest.csv  images/<id>.png  labels/<id>.png  <solution>.csv  meta/prepare.json
     runs/<run>/           config.yaml  fold<k>/  maps/{oof,test}/  plain/  candidates/{oof,test}/  scorer/
                           instances/{oof,test}/  metrics.json  per_image.csv  submission.csv  meta/<stage>.json
 """
@@ -13,9 +13,11 @@ import shutil
 import subprocess
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import pandas as pd
 import yaml
 
 SPLITS = ("oof", "test")
@@ -28,19 +30,33 @@ class StageError(ValueError):
     """Say why a stage cannot run, naming the file and the fix."""
 
 
+@dataclass(frozen=True)
+class Options:
+    """Hold what a user says on the command line: how to compute, never what."""
+
+    data: Path = Path("data")  # folder of the official archives
+    fold: int | None = None  # train only this fold
+    devices: int = 1
+    jobs: int = -1  # processes of the stages that go image by image; -1: one per core
+    force: bool = False  # replace what was made with other settings
+
+
 class Dataset:
     """Name the files of prepared data: runs/data/<name>/."""
 
     def __init__(self, name: str, root: Path = Path("runs")):
         self.name, self.folder = name, Path(root) / "data" / name
         self.manifest = self.folder / "manifest.csv"
-        self.meta = self.folder / "meta.json"
+        self.meta = self.folder / "meta" / "prepare.json"
 
     def image(self, image_id: str) -> Path:
         return self.folder / "images" / f"{image_id}.png"
 
     def labels(self, image_id: str) -> Path:
         return self.folder / "labels" / f"{image_id}.png"
+
+    def solution(self, name: str) -> Path:
+        return self.folder / f"{name}.csv"
 
 
 class Run:
@@ -101,6 +117,22 @@ def file_hash(path: Path) -> str:
     """Return the sha256 of a file, hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def source_hash(path: Path) -> str:
+    """Return the sha256 of a file, or of the names and sizes of the files in a folder."""
+    if path.is_file():
+        return file_hash(path)
+    return content_hash(sorted((str(p.relative_to(path)), p.stat().st_size) for p in path.rglob("*") if p.is_file()))
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a CSV table whose ids stay text, whatever digits they are made of."""
+    return pd.read_csv(path, dtype={"image_id": str, "group": str})
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    write_bytes(path, table.to_csv(index=False, lineterminator="\n").encode())
 
 
 def content_hash(content) -> str:

@@ -1,0 +1,17 @@
+"""The stages of the pipeline, in their order: each reads files of a run and writes files of a run."""
+
+# name -> what it does; each is a module of this package with a function `main(run, config, options)`.
+STAGES = {
+    "prepare": "decode the official archives into images, label images and a manifest",
+    "folds": "find mosaics and deal the training images into folds",
+    "train": "train one network per fold",
+    "predict": "predict maps: out of fold, and of the test images averaged over folds",
+    "ensemble": "average the maps of the members",
+    "plain": "decode maps by components and by watershed, thresholds tuned on the other folds",
+    "candidates": "cut maps into nested candidates and measure their features",
+    "score": "train LightGBM on the candidates, by the networks' folds, and score all candidates",
+    "select": "pick the best non-overlapping candidates, keep threshold tuned on the other folds",
+    "submit": "write and validate submission.csv",
+    "evaluate": "score by the competition metric, out of fold and against solution files",
+    "report": "write report.md and report.html",
+}

