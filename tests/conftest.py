@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nuclei.synthetic import write_demo
+from nuclei.demo import write_demo
 
 REAL_DATA = Path(__file__).parents[2] / "shared/data/bbbc038"
 

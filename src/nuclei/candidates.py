@@ -1,6 +1,6 @@
 """Nested candidate nuclei of one image: the table that the watershed fills and scoring and selection read."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -20,7 +20,7 @@ class Candidates:
     node: np.ndarray  # int32 [N]: tree node of each candidate
     threshold: np.ndarray  # float32 [N]: mask threshold the candidate was cut at, 0..1
     parent: np.ndarray  # int32 [M]: parent of each node, -1 for a root
-    level: np.ndarray  # float32 [M]: energy at which the node merges into its parent (the floor for a root), 0..1
+    level: np.ndarray  # float32 [M]: energy at which the node merges into its parent (0 for a root), 0..1
     peak: np.ndarray  # float32 [M]: highest energy inside the node, 0..1
 
     def __len__(self) -> int:
@@ -33,3 +33,15 @@ class Candidates:
     def owner(self) -> np.ndarray:
         """Return the candidate that each entry of ``pixels`` belongs to, int32 [P]."""
         return np.repeat(np.arange(len(self), dtype=np.int32), self.area_px())
+
+    def pack(self) -> dict[str, np.ndarray]:
+        """Return all fields as arrays that compress well: pixels as steps, most of which are 1."""
+        arrays = {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
+        return arrays | {"pixels": np.diff(self.pixels, prepend=np.int32(0))}
+
+    @classmethod
+    def unpack(cls, arrays: dict[str, np.ndarray]) -> "Candidates":
+        """Return what `pack` packed; other arrays are passed over."""
+        values = {field.name: arrays[field.name] for field in fields(cls)}
+        values["shape"] = tuple(values["shape"].tolist())
+        return cls(**values | {"pixels": np.cumsum(arrays["pixels"], dtype=np.int32)})

@@ -66,6 +66,13 @@ class PredictConfig(Section):
     overlap_px: int = Field(128, description="blended overlap of tiles")
 
 
+class PlainConfig(Section):
+    """The decodings that candidate scoring has to beat; thresholds are chosen on the other folds."""
+
+    mask_thresholds: tuple[float, ...] = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)
+    seed_levels: tuple[float, ...] = (0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8)
+
+
 class WatershedConfig(Section):
     mask_thresholds: tuple[float, ...] = Field(
         (0.25, 0.35, 0.45, 0.55, 0.65, 0.75), description="each tree node is cut at each of these"
@@ -84,6 +91,7 @@ class ScorerConfig(Section):
     leaves: int = 31
     learning_rate: float = 0.08
     min_leaf_rows: int = 100
+    share: float = Field(0.5, description="share of the rows and of the features that each tree sees")
     seeds: int = Field(2, description="boosters averaged")
     seed: int = 2018
 
@@ -106,6 +114,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     predict: PredictConfig = PredictConfig()
+    plain: PlainConfig = PlainConfig()
     watershed: WatershedConfig = WatershedConfig()
     scorer: ScorerConfig = ScorerConfig()
     selection: SelectionConfig = SelectionConfig()
@@ -121,8 +130,10 @@ def merge(base: dict, change: dict) -> dict:
     return merged
 
 
-def read_yaml(path: Path) -> dict:
+def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict:
     """Read one YAML file and what its `base:` names (relative to it); raise ValueError naming the file."""
+    if path.resolve() in above:
+        raise ValueError(f"{path} is its own base, by way of {' -> '.join(p.name for p in above)}")
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=3)
         raise ValueError(f"no config {path}" + (f"; did you mean {', '.join(near)}?" if near else ""))
@@ -133,7 +144,7 @@ def read_yaml(path: Path) -> dict:
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a mapping of settings, not a {type(content).__name__}")
     base = content.pop("base", None)
-    return merge(read_yaml(path.parent / base), content) if base else content
+    return merge(read_yaml(path.parent / base, (*above, path.resolve())), content) if base else content
 
 
 def load_config(path: str | Path) -> Config:

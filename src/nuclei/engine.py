@@ -62,8 +62,9 @@ def fit(
     """Train `network` on `crops` and return the final state, as given to `save` at every checkpoint.
 
     settings: an object with the fields of config.TrainConfig; resume: a state that `save` was given, or None.
-    The state holds step, network, average, optimizer, rng, best (score and weights) and history (rows of step,
-    loss, learning_rate, score). Training that is resumed goes through the same states as one that never stopped.
+    The state holds step, network, average, optimizer, precision (the loss scale), best (score and weights) and
+    history (rows of step, loss, learning_rate, score). Training that is resumed goes through the same states as one
+    that never stopped. Raises ValueError if the processes cannot share a batch evenly.
     """
     if settings.batch_size % fabric.world_size:
         raise ValueError(f"train.batch_size {settings.batch_size} is not a multiple of {fabric.world_size} devices")
@@ -77,14 +78,12 @@ def fit(
         raw.load_state_dict(resume["network"])
         average.load_state_dict(resume["average"])
         optimizer.load_state_dict(resume["optimizer"])
-        torch.set_rng_state(resume["rng"])
-        state |= {key: resume[key] for key in state}
-    else:
-        torch.manual_seed(settings.seed)
+        fabric.strategy.precision.load_state_dict(resume["precision"])
+        state |= {key: copy.deepcopy(resume[key]) for key in state}
 
     def snapshot() -> dict:
         return state | {"network": raw.state_dict(), "average": average.state_dict(),
-                        "optimizer": optimizer.state_dict(), "rng": torch.get_rng_state()}
+                        "optimizer": optimizer.state_dict(), "precision": fabric.strategy.precision.state_dict()}
 
     batches = StepBatches(state["step"], settings.steps, settings.batch_size, fabric.global_rank, fabric.world_size)
     loader = DataLoader(
@@ -99,6 +98,9 @@ def fit(
     network.train()
     for image, target in progress:
         share = rate_share(state["step"], settings.steps, settings.warmup)
+        # What a step draws (dropout) depends on seed, step and process alone, so that a resumed training draws the same.
+        draw = settings.seed * settings.steps + state["step"]
+        torch.manual_seed(draw * fabric.world_size + fabric.global_rank)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * share
         loss = combined_loss(network(image), target, settings.loss, weights)
@@ -112,7 +114,7 @@ def fit(
         step, last = state["step"], state["step"] == settings.steps
         scored = step % settings.evaluate_every == 0 or last
         if scored or step % LOG_EVERY == 0:
-            row = {"step": step, "loss": sum(running) / len(running),
+            row = {"step": step, "loss": float(fabric.all_reduce(sum(running) / len(running))),
                    "learning_rate": settings.learning_rate * share, "score": None}
             running = []
             if scored:

@@ -31,58 +31,63 @@ def undo_view(array: np.ndarray, view: tuple[bool, bool, bool]) -> np.ndarray:
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Return the starts of the fewest equal tiles that cover `length` and overlap by at least `overlap`."""
+    """Return the starts of the fewest equal tiles that cover `length` and overlap by at least `overlap`.
+
+    Raises ValueError unless 0 <= overlap < tile.
+    """
+    if not 0 <= overlap < tile:
+        raise ValueError(f"tiles of {tile} px cannot overlap by {overlap} px: set overlap_px below tile_px")
     if length <= tile:
         return [0]
     n = -(-(length - overlap) // (tile - overlap))
     return [round(i * (length - tile) / (n - 1)) for i in range(n)]
 
 
-def tile_weight(height: int, width: int, overlap: int) -> np.ndarray:
-    """Return blending weights that rise from the edge over `overlap` pixels, float32 [height, width, 1], > 0."""
-    def ramp(n):
-        distance = np.minimum(np.arange(n), np.arange(n)[::-1]) + 1
-        return np.minimum(distance / (overlap + 1), 1).astype(np.float32)
-    return (ramp(height)[:, None] * ramp(width)[None, :])[..., None]
+def tile_axis(length: int, tile: int, overlap: int) -> list[tuple[slice, np.ndarray]]:
+    """Return the tiles of one axis, each with its weights float32 [n] > 0, which add up to 1 over the tiles.
+
+    Weights rise from a tile's ends over `overlap` pixels, where its maps lack context.
+    """
+    n = min(length, tile)
+    ramp = np.minimum(np.minimum(np.arange(n), np.arange(n)[::-1]) + 1, overlap + 1)
+    spans = [slice(start, start + n) for start in tile_starts(length, tile, overlap)]
+    total = np.zeros(length)
+    for span in spans:
+        total[span] += ramp
+    return [(span, (ramp / total[span]).astype(np.float32)) for span in spans]
 
 
 def forward_views(forward: Callable, image: np.ndarray, views: list) -> np.ndarray:
-    """Return the maps of each view turned back: uint8 [H, W, 3] -> float32 [V, H, W, C].
+    """Return the maps of each view turned back: uint8 [H, W, 3] -> float32 [V, C, H, W].
 
     forward: uint8 [B, 3, H, W] -> probabilities [B, C, H, W], H and W multiples of STRIDE.
     """
     height, width = image.shape[:2]
     padded = cv2.copyMakeBorder(image, 0, -height % STRIDE, 0, -width % STRIDE, cv2.BORDER_REFLECT)
-    result = np.empty((len(views), 0), np.float32)
     parts = {}
     for turned in sorted({view[0] for view in views}):
         indices = [i for i, view in enumerate(views) if view[0] == turned]
         batch = np.stack([apply_view(padded, views[i]) for i in indices]).transpose(0, 3, 1, 2)
         maps = forward(torch.from_numpy(np.ascontiguousarray(batch))).float().cpu().numpy().transpose(0, 2, 3, 1)
-        parts |= {i: undo_view(maps[j], views[i])[:height, :width] for j, i in enumerate(indices)}
-    result = np.stack([parts[i] for i in range(len(views))])
-    return result
+        parts |= {i: undo_view(maps[j], views[i])[:height, :width].transpose(2, 0, 1) for j, i in enumerate(indices)}
+    return np.stack([parts[i] for i in range(len(views))])
 
 
 def predict_moments(forward: Callable, image: np.ndarray, views: list, n_channels: int, tile: int, overlap: int):
-    """Return the mean over views and the variance of the first channel over them: float32 [H, W, C] and [H, W].
+    """Return the mean maps over views and, last, the variance of the first channel over them: float32 [C + 1, H, W].
 
     Images beyond `tile` are predicted in tiles of that side whose `overlap` pixels are blended, so the network's
     memory does not grow with the image.
     """
     height, width = image.shape[:2]
-    total = np.zeros((height, width, n_channels + 1), np.float32)
-    weights = np.zeros((height, width, 1), np.float32)
-    for top in tile_starts(height, tile, overlap):
-        for left in tile_starts(width, tile, overlap):
-            window = np.s_[top:min(top + tile, height), left:min(left + tile, width)]
-            maps = forward_views(forward, image[window], views)
-            moments = np.concatenate([maps.mean(0), maps[..., :1].var(0)], axis=-1)
-            weight = tile_weight(*moments.shape[:2], overlap)
-            total[window] += weight * moments
-            weights[window] += weight
-    total /= weights
-    return total[..., :n_channels], total[..., n_channels]
+    moments = np.zeros((n_channels + 1, height, width), np.float32)
+    for rows, row_weight in tile_axis(height, tile, overlap):
+        for columns, column_weight in tile_axis(width, tile, overlap):
+            maps = forward_views(forward, image[rows, columns], views)
+            weight = row_weight[:, None] * column_weight
+            moments[:-1, rows, columns] += weight * maps.mean(0)
+            moments[-1, rows, columns] += weight * maps[:, 0].var(0)
+    return moments
 
 
 def predict_maps(forward: Callable, image: np.ndarray, channels: tuple[str, ...], tta: str = "flips",
@@ -90,26 +95,27 @@ def predict_maps(forward: Callable, image: np.ndarray, channels: tuple[str, ...]
     """Predict an image: uint8 [H, W, 3] -> channel name -> float32 [H, W] in 0..1, and their `disagreement`.
 
     disagreement: standard deviation of the first channel over all views and scales, 0..0.5.
-    Raises ValueError listing the options on an unknown `tta`.
+    Raises ValueError listing the options on an unknown `tta`, and on an overlap that is no part of a tile.
     """
     if tta not in VIEWS:
         raise ValueError(f"unknown tta {tta}; valid: {', '.join(VIEWS)}")
     height, width = image.shape[:2]
-    means, variances = [], []
-    for scale in scales:
+    for n, scale in enumerate(scales, start=1):
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         # cv2 resizes about pixel centres, so going there and back shifts nothing.
         scaled = image if scale == 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-        mean, variance = predict_moments(forward, scaled, VIEWS[tta], len(channels), tile, overlap)
+        moments = predict_moments(forward, scaled, VIEWS[tta], len(channels), tile, overlap)
         if scale != 1:
-            mean, variance = (cv2.resize(m, (width, height), interpolation=cv2.INTER_LINEAR).reshape(height, width, *m.shape[2:])
-                              for m in (mean, variance))
-        means.append(mean)
-        variances.append(variance)
-    mean = np.mean(means, axis=0)
-    variance = np.mean(variances, axis=0) + np.var([m[..., 0] for m in means], axis=0)
-    maps = {channel: np.ascontiguousarray(mean[..., i]) for i, channel in enumerate(channels)}
-    return maps | {"disagreement": np.sqrt(variance)}
+            moments = np.stack([cv2.resize(m, (width, height), interpolation=cv2.INTER_LINEAR) for m in moments])
+        if n == 1:
+            total = moments
+            continue
+        # Running means; the variance also takes what the scales' means differ (Welford 1962).
+        moments -= total
+        total += moments / n
+        total[-1] += moments[0] ** 2 * ((n - 1) / n**2)
+    np.sqrt(total[-1], out=total[-1])
+    return dict(zip((*channels, "disagreement"), total, strict=True))
 
 
 def network_forward(fabric, network) -> Callable:

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-DECODERS = ("Unet", "UnetPlusPlus", "FPN", "MAnet", "Linknet", "PSPNet", "PAN", "DeepLabV3", "DeepLabV3Plus", "UPerNet",
-            "Segformer", "DPT")
+# Not PAN, which fails below 128 px, nor DPT, which takes only timm's vision transformers.
+DECODERS = ("Unet", "UnetPlusPlus", "FPN", "MAnet", "Linknet", "PSPNet", "DeepLabV3", "DeepLabV3Plus", "UPerNet",
+            "Segformer")
 SIZED_DECODERS = ("Unet", "UnetPlusPlus", "MAnet")  # those that take one width per level
 STRIDE = 32  # images are padded to a multiple of this
 
@@ -34,9 +35,10 @@ class Network(nn.Module):
 
 def build_network(decoder: str, encoder: str, weights: str | None, decoder_channels, n_channels: int,
                   mean=None, std=None) -> Network:
-    """Build a network with initial encoder weights from the hub, a local file (.pth, .safetensors) or none.
+    """Build a network with initial encoder weights from the hub, a local file (.pth, .pt, .safetensors) or none.
 
-    Raises ValueError listing the valid or nearest decoders and encoders, or naming the weights file and the fix.
+    Raises ValueError listing the valid or nearest decoders, encoders and weights, or naming the weights file and the
+    fix.
     """
     if decoder not in DECODERS:
         raise ValueError(f"unknown decoder {decoder}; valid: {', '.join(DECODERS)}")
@@ -44,6 +46,10 @@ def build_network(decoder: str, encoder: str, weights: str | None, decoder_chann
     local = weights is not None and Path(weights).suffix in (".pth", ".pt", ".safetensors")
     if local and not Path(weights).is_file():
         raise ValueError(f"initial weights {weights} not found: put the file there, or set model.weights to imagenet")
+    published = ["imagenet"] if encoder.startswith("tu-") else smp.encoders.encoders[encoder]["pretrained_settings"]
+    if weights is not None and not local and weights not in published:
+        raise ValueError(f"unknown weights {weights} of {encoder}; valid: {', '.join(published)}, "
+                         "a .pth, .pt or .safetensors file, or null")
     options = {}
     if decoder in SIZED_DECODERS:
         options = {"decoder_channels": tuple(decoder_channels), "encoder_depth": len(decoder_channels)}
@@ -58,35 +64,48 @@ def build_network(decoder: str, encoder: str, weights: str | None, decoder_chann
 
 def check_encoder(encoder: str) -> None:
     """Raise ValueError naming the nearest encoders if neither smp nor timm knows `encoder`."""
-    options = smp.encoders.get_encoder_names()
-    if encoder.startswith("tu-"):
-        if timm.is_model(encoder.removeprefix("tu-").split(".")[0]):
-            return
-        options = [f"tu-{name}" for name in timm.list_models()]
-    elif encoder in options:
+    if encoder.startswith("tu-") and timm.is_model(encoder.removeprefix("tu-").split(".")[0]):
         return
-    near = difflib.get_close_matches(encoder, options, n=3)
+    options = smp.encoders.get_encoder_names()
+    if encoder in options:
+        return
+    near = difflib.get_close_matches(encoder, options + [f"tu-{name}" for name in timm.list_models()], n=3)
     raise ValueError(f"unknown encoder {encoder}; nearest: {', '.join(near) or 'none'} (timm's are 'tu-<name>')")
 
 
 def input_statistics(encoder: str, weights: str | None) -> tuple:
-    """Return the mean and standard deviation, in 0..1, that the encoder's published weights expect."""
+    """Return the mean and standard deviation, in 0..1, that the encoder's published weights expect.
+
+    A local file, or none, counts as the first of smp's sets of weights. ImageNet's where nothing is published.
+    """
     if encoder.startswith("tu-"):
         published = timm.get_pretrained_cfg(encoder.removeprefix("tu-"))
         if published is not None:
             return tuple(published.mean), tuple(published.std)
+    published = smp.encoders.pretrained_settings.get(encoder, {})
+    if published:
+        settings = published.get(weights) or next(iter(published.values()))
+        return tuple(settings["mean"]), tuple(settings["std"])
     return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def load_encoder(encoder: nn.Module, path: Path) -> None:
-    """Load a state dict into an encoder; raise ValueError if the file lacks any of its tensors.
+    """Load a state dict into an encoder; raise ValueError if the file lacks any of its tensors, or has another shape.
 
     Keys of `path` that the encoder lacks (the classifier of a whole network) are passed over.
     """
     state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     target = getattr(encoder, "model", encoder)  # smp wraps timm's networks
-    state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-    missing, _ = target.load_state_dict(state, strict=False)
-    lacking = [key for key in missing if not key.endswith("num_batches_tracked")]
+    own = target.state_dict()
+    # Where timm takes a network apart for its features, it writes stages_0.blocks for stages.0.blocks.
+    state = {key.replace(".", "_"): value for key, value in state.items()}
+    found = {key: state[flat].to(own[key].dtype) for key in own if (flat := key.replace(".", "_")) in state}
+    lacking = [key for key in own if key not in found and not key.endswith("num_batches_tracked")]
     if lacking:
         raise ValueError(f"{path} lacks {len(lacking)} tensors of the encoder, e.g. {lacking[0]}: another network's file?")
+    for key, value in found.items():
+        if value.shape != own[key].shape:
+            raise ValueError(f"{path} has {key} of shape {tuple(value.shape)} and the encoder {tuple(own[key].shape)}: "
+                             "another network's file?")
+    # A complete state dict, because the load_state_dict of smp's encoders is always strict or returns nothing.
+    target.load_state_dict(own | found)

@@ -2,7 +2,8 @@
 
     runs/data/<dataset>/  manifest.csv  images/<id>.png  labels/<id>.png  <solution>.csv  meta/prepare.json
     runs/<run>/           config.yaml  fold<k>/  maps/{oof,test}/  plain/  candidates/{oof,test}/  scorer/
-                          instances/{oof,test}/  metrics.json  per_image.csv  submission.csv  meta/<stage>.json
+                          instances/{oof,test}/  select.json  metrics.json  per_image.csv  submission.csv  report/
+                          meta/<stage>.json
 """
 
 import hashlib
@@ -17,10 +18,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import yaml
 
-SPLITS = ("oof", "test")
 PACKAGES = (
     "torch", "timm", "segmentation-models-pytorch", "lightgbm", "albumentations", "numpy", "opencv-python-headless"
 )
@@ -58,6 +59,12 @@ class Dataset:
     def solution(self, name: str) -> Path:
         return self.folder / f"{name}.csv"
 
+    def splits(self, folds: Path) -> dict[str, list[str]]:
+        """Return the images whose maps a run has: 'oof', those of the fold table, and each split without masks."""
+        manifest = read_table(self.manifest)
+        rest = manifest[manifest["split"] != "train"].groupby("split")["image_id"].apply(list).to_dict()
+        return {"oof": read_table(folds)["image_id"].tolist(), **rest}
+
 
 class Run:
     """Name the files of one run: runs/<name>/."""
@@ -67,9 +74,9 @@ class Run:
         self.config = self.folder / "config.yaml"
         self.plain = self.folder / "plain"
         self.scorer = self.folder / "scorer"
+        self.tuned = self.folder / "select.json"
+        self.report = self.folder / "report"
         self.metrics = self.folder / "metrics.json"
-        self.per_image = self.folder / "per_image.csv"
-        self.submission = self.folder / "submission.csv"
 
     def fold(self, fold: int) -> Path:
         return self.folder / f"fold{fold}"
@@ -80,8 +87,17 @@ class Run:
     def candidates(self, split: str) -> Path:
         return self.folder / "candidates" / split
 
+    def scores(self, split: str) -> Path:
+        return self.scorer / split
+
     def instances(self, split: str) -> Path:
         return self.folder / "instances" / split
+
+    def per_image(self, split: str) -> Path:
+        return self.folder / ("per_image.csv" if split == "oof" else f"per_image_{split}.csv")
+
+    def submission(self, split: str) -> Path:
+        return self.folder / ("submission.csv" if split == "test" else f"submission_{split}.csv")
 
     def meta(self, stage: str) -> Path:
         return self.folder / "meta" / f"{stage}.json"
@@ -135,6 +151,16 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     write_bytes(path, table.to_csv(index=False, lineterminator="\n").encode())
 
 
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as file:
+        return dict(file)
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with atomic(path) as temporary:
+        np.savez_compressed(temporary, **arrays)
+
+
 def content_hash(content) -> str:
     """Return a short hash of anything JSON can hold."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
@@ -165,6 +191,31 @@ def fingerprint(meta: Path) -> str:
     return read_json(meta)["fingerprint"]
 
 
+def maps_meta(run: Run) -> Path:
+    """Return the meta of the stage that made a run's maps; raise StageError if none has finished."""
+    for name in ("ensemble", "predict"):
+        if run.meta(name).is_file():
+            return run.meta(name)
+    raise StageError(f"{run.folder} has no maps: run its stages up to predict (or ensemble) first")
+
+
+def maps_fingerprint(run: Run) -> str:
+    return fingerprint(maps_meta(run))
+
+
+def is_up_to_date(meta: Path, settings: dict, inputs: dict[str, str]) -> bool:
+    """Return whether `meta` was left by a finished stage with these settings and inputs."""
+    if not meta.is_file():
+        return False
+    found = read_json(meta)
+    return {key: found[key] for key in ("settings", "inputs")} == as_json({"settings": settings, "inputs": inputs})
+
+
+def as_json(content: dict) -> dict:
+    """Return `content` as it comes back from JSON, so that it can be compared with what was read."""
+    return json.loads(json.dumps(content, default=str))
+
+
 @contextmanager
 def stage(meta: Path, settings: dict, inputs: dict[str, str], outputs: list[Path] = (), force: bool = False):
     """Guard one stage: yield True if it must run, False if `meta` says that it is up to date.
@@ -174,7 +225,7 @@ def stage(meta: Path, settings: dict, inputs: dict[str, str], outputs: list[Path
     same settings and inputs, and removed otherwise. `meta` is written last, so a killed stage never looks finished.
     Raises StageError that says what differs if `meta` was left by other settings or inputs, unless `force`.
     """
-    wanted = json.loads(json.dumps({"settings": settings, "inputs": inputs}, default=str))
+    wanted = as_json({"settings": settings, "inputs": inputs})
     begun = meta.with_suffix(".begun")
     name = f"{meta.parent.parent.name} {meta.stem}"
     if meta.is_file() and not force:
@@ -211,6 +262,6 @@ def differences(found, wanted, where: str = "") -> list[str]:
     return [] if found == wanted else [f"{where}: {found!r} -> {wanted!r}"]
 
 
-def save_config(run: Run, content: dict) -> None:
-    """Write the resolved, complete config of a run."""
-    write_bytes(run.config, yaml.safe_dump(content, sort_keys=False).encode())
+def save_config(run: Run, config) -> None:
+    """Write the resolved, complete config of a run, a pydantic model."""
+    write_bytes(run.config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())

@@ -7,8 +7,18 @@ from scipy import ndimage
 LARGE_NUCLEUS_PX = 4000  # an image with a nucleus beyond this gets a wider border on background
 
 
+def as_uint16(labels: np.ndarray) -> np.ndarray:
+    """Return labels int [H, W] as uint16; raise ValueError on one outside 0..65535."""
+    if labels.size and (labels.min() < 0 or labels.max() > 65535):
+        raise ValueError(f"labels {labels.min()}..{labels.max()} are not in 0..65535: number the nuclei from 1")
+    return labels.astype(np.uint16, copy=False)
+
+
 def label_extremes(labels: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the smallest and largest non-zero label in each (2·radius + 1)² window, 0 where there is none."""
+    """Return the smallest and largest non-zero label in each (2·radius + 1)² window, 0 where there is none.
+
+    labels uint16 [H, W] -> uint16 [H, W] twice.
+    """
     window = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
     largest = cv2.dilate(labels, window, borderType=cv2.BORDER_REPLICATE)
     inverted = np.where(labels > 0, np.uint16(65535) - labels, np.uint16(0))
@@ -28,7 +38,7 @@ def border_target(labels: np.ndarray) -> np.ndarray:
     largest nucleus exceeds 4000 px) and, on a nucleus, 1 px below 300 px of area, 2 below 2000, else 3
     (rule of the first place, github.com/selimsef/dsb2018_topcoders, without its watershed gate).
     """
-    labels = labels.astype(np.uint16)
+    labels = as_uint16(labels)
     area_px = np.bincount(labels.ravel(), minlength=2)
     outside = 6 if area_px[1:].max(initial=0) > LARGE_NUCLEUS_PX else 3
     radius_of_label = np.where(area_px < 300, 1, np.where(area_px < 2000, 2, 3))
@@ -47,12 +57,15 @@ def center_target(labels: np.ndarray) -> np.ndarray:
     The energy of the deep watershed (Bai & Urtasun 2017), normalised per nucleus so that every nucleus, whatever
     its size, peaks at 1. The image frame is no outline.
     """
-    smallest, largest = label_extremes(labels.astype(np.uint16), 1)
+    labels = as_uint16(labels)
+    smallest, largest = label_extremes(labels, 1)
     inside = ((labels > 0) & (smallest == largest)).astype(np.uint8)
     distance = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) if inside.any() else 0 * inside
+    # OpenCV's last digit differs from call to call, but squares of distances are whole numbers.
+    distance = np.sqrt(np.rint(np.square(distance, dtype=np.float64)))
     # Pixels where nuclei touch are at distance 0 here though they belong to one: half a pixel puts them inside.
     distance = np.where(labels > 0, distance + 0.5, 0)
-    peak = ndimage.maximum(distance, labels, np.arange(labels.max() + 1))
+    peak = ndimage.maximum(distance, labels, np.arange(int(labels.max()) + 1))
     return (distance / np.maximum(peak, 0.5)[labels]).astype(np.float32)
 
 
@@ -60,7 +73,10 @@ TARGETS = {"mask": mask_target, "border": border_target, "center": center_target
 
 
 def make_targets(labels: np.ndarray, channels: tuple[str, ...]) -> np.ndarray:
-    """Stack the targets of `channels`: labels int [H, W] -> float32 [C, H, W]; raise ValueError on an unknown one."""
+    """Stack the targets of `channels`: labels int [H, W], 0..65535 -> float32 [C, H, W].
+
+    Raises ValueError on an unknown channel or a label out of range.
+    """
     unknown = set(channels) - TARGETS.keys()
     if unknown:
         raise ValueError(f"unknown channel {', '.join(sorted(unknown))}; valid: {', '.join(TARGETS)}")

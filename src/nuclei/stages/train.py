@@ -33,6 +33,9 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
     inputs = {"data": runs.fingerprint(dataset.meta), "folds": runs.file_hash(Path(config.data.folds))}
     if config.model.weights and Path(config.model.weights).is_file():
         inputs["weights"] = runs.file_hash(Path(config.model.weights))
+    if all(runs.is_up_to_date(run.meta(f"train_fold{fold}"), settings, inputs) for fold in folds) and not options.force:
+        print(f"{run.name} train: up to date", flush=True)
+        return
     fabric = Fabric(accelerator="auto", devices=options.devices, precision=config.train.precision,
                     strategy="auto" if options.devices == 1 else "ddp")
     fabric.launch()

@@ -1,0 +1,47 @@
+"""Maps and images -> candidates/{oof,test}: nested candidates, their features and, out of fold, their true IoU."""
+
+from pathlib import Path
+
+import numpy as np
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from nuclei import runs
+from nuclei.config import Config
+from nuclei.features import compute_features
+from nuclei.images import decode_image, decode_labels_png
+from nuclei.inference import dequantise
+from nuclei.metric import best_iou
+from nuclei.watershed import make_candidates
+
+
+def main(run: runs.Run, config: Config, options: runs.Options) -> None:
+    dataset = runs.Dataset(config.data.dataset, run.folder.parent)
+    settings = {"watershed": config.watershed.model_dump()}
+    with runs.stage(run.meta("candidates"), settings, {"maps": runs.maps_fingerprint(run)},
+                    [run.folder / "candidates"], options.force) as needed:
+        if not needed:
+            return
+        for split, image_ids in dataset.splits(Path(config.data.folds)).items():
+            results = Parallel(options.jobs, return_as="generator_unordered")(
+                delayed(cut_one)(run, dataset, config, split, image_id) for image_id in image_ids
+            )
+            for _ in tqdm(results, f"{run.name} candidates {split}", len(image_ids), unit="image", mininterval=2):
+                pass
+
+
+def cut_one(run: runs.Run, dataset: runs.Dataset, config: Config, split: str, image_id: str) -> None:
+    """Cut the maps of one image into candidates and write them with their features."""
+    path = run.candidates(split) / f"{image_id}.npz"
+    if path.is_file():  # by a run that was killed
+        return
+    maps = dequantise(runs.read_arrays(run.maps(split) / path.name))
+    maps.pop("fold_disagreement", None)  # only maps of unseen images have it, so nothing can be learned from it
+    image = decode_image(dataset.image(image_id).read_bytes(), str(dataset.image(image_id)))
+    candidates = make_candidates(maps, **config.watershed.model_dump())
+    features = compute_features(candidates, maps, image)
+    arrays = candidates.pack() | {"features": features.to_numpy(np.float32)}
+    if split == "oof":
+        truth = decode_labels_png(dataset.labels(image_id).read_bytes(), str(dataset.labels(image_id)))
+        arrays["iou"] = best_iou(truth, candidates.indptr, candidates.pixels)[0]
+    runs.write_arrays(path, arrays)

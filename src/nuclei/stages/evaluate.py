@@ -1,0 +1,89 @@
+"""Instances and truth -> metrics.json and per_image.csv, out of fold; and against solution files, where there are any."""
+
+from pathlib import Path
+
+import pandas as pd
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from nuclei import runs
+from nuclei.config import Config
+from nuclei.evaluation import compare_steps, summarise
+from nuclei.images import decode_labels_png
+from nuclei.metric import count_errors, score_image
+from nuclei.submission import SCORE_COLUMNS, read_solution, read_submission, score_submission
+
+SOLUTIONS = {"test": "stage1_solution", "stage2": "stage2_solution_final"}
+PLAIN = ("components", "watershed")
+
+
+def main(run: runs.Run, config: Config, options: runs.Options) -> None:
+    dataset = runs.Dataset(config.data.dataset, run.folder.parent)
+    solutions = {split: dataset.solution(name) for split, name in SOLUTIONS.items()
+                 if dataset.solution(name).is_file() and run.submission(split).is_file()}
+    members = [runs.Run(name, run.folder.parent) for name in config.members]
+    members = [member for member in members if member.meta("evaluate").is_file()]
+    inputs = {"select": runs.fingerprint(run.meta("select")), "plain": runs.fingerprint(run.meta("plain"))}
+    inputs |= {member.name: runs.fingerprint(member.meta("evaluate")) for member in members}
+    inputs |= {path.stem: runs.file_hash(path) for path in solutions.values()}
+    with runs.stage(run.meta("evaluate"), {}, inputs, [run.metrics, run.per_image("oof")], options.force) as needed:
+        if needed:
+            table = score_out_of_fold(run, config, dataset, options)
+            runs.write_table(run.per_image("oof"), table)
+            metrics = {"run": run.name, "oof": summarise(table), "steps": compare(run, config, table, members)}
+            manifest = runs.read_table(dataset.manifest)[["image_id", "cluster"]]
+            for split, path in solutions.items():
+                scores = score_submission(read_submission(run.submission(split)), read_solution(path))
+                scores = scores.merge(manifest, on="image_id").assign(group=lambda t: t["image_id"])
+                runs.write_table(run.per_image(split), scores)
+                metrics[path.stem] = summarise(scores)
+            runs.write_json(run.metrics, metrics)
+    print(describe(run), flush=True)
+
+
+def score_out_of_fold(run: runs.Run, config: Config, dataset: runs.Dataset, options: runs.Options) -> pd.DataFrame:
+    """Return one row per image of the fold table: its score, precisions, plain scores and counts of errors."""
+    table = runs.read_table(Path(config.data.folds))
+    rows = Parallel(options.jobs, return_as="generator")(
+        delayed(score_one)(run, dataset, image_id) for image_id in table["image_id"]
+    )
+    scores = pd.DataFrame(list(tqdm(rows, f"{run.name} evaluate", len(table), unit="image", mininterval=2)))
+    table = table[["image_id", "group", "cluster", "fold"]].merge(scores, on="image_id")
+    for method in PLAIN:
+        plain = runs.read_table(run.plain / f"{method}.csv").rename(columns={"score": method})
+        table = table.merge(plain, on="image_id")
+    return table
+
+
+def score_one(run: runs.Run, dataset: runs.Dataset, image_id: str) -> dict:
+    """Score the instances of one image and count its errors: a row of per_image.csv."""
+    paths = dataset.labels(image_id), run.instances("oof") / f"{image_id}.png"
+    truth, prediction = (decode_labels_png(path.read_bytes(), str(path)) for path in paths)
+    score, precision = score_image(truth, prediction)
+    counts = {"n_true": int(truth.max()), "n_pred": int(prediction.max())}
+    return dict(zip(SCORE_COLUMNS, [image_id, score, *precision], strict=True)) | counts | count_errors(truth, prediction)
+
+
+def compare(run: runs.Run, config: Config, table: pd.DataFrame, members: list[runs.Run]) -> list[dict]:
+    """Return the steps from the plain decodings to this run, the best member's before an ensemble's own."""
+    methods = [*PLAIN[:PLAIN.index(config.selection.method) if config.selection.method in PLAIN else None], "score"]
+    steps = []
+    if members:
+        best = max((runs.read_table(m.per_image("oof")).assign(run=m.name) for m in members),
+                   key=lambda t: t["score"].mean())
+        steps = [(best["run"].iloc[0], method, best[method]) for method in methods]
+    steps += [(run.name, method, table[method]) for method in methods]
+    return compare_steps(steps, table["group"].to_numpy())
+
+
+def describe(run: runs.Run) -> str:
+    """Say the scores of metrics.json in a line each."""
+    metrics = runs.read_json(run.metrics)
+    lines = [f"{run.name}: out-of-fold score {format_score(metrics['oof']['score'])} of {metrics['oof']['n_images']} images"]
+    lines += [f"{run.name}: {name} score {format_score(metrics[name]['score'])} of {metrics[name]['n_images']} images"
+              for name in SOLUTIONS.values() if name in metrics]
+    return "\n".join(lines)
+
+
+def format_score(score: list[float]) -> str:
+    return f"{score[0]:.4f} (95 % interval {score[1]:.4f} to {score[2]:.4f})"

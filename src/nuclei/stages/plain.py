@@ -1,0 +1,64 @@
+"""Maps -> plain/: scores of the plain decodings over their thresholds, and the thresholds chosen on the other folds."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from nuclei import runs
+from nuclei.config import Config
+from nuclei.images import decode_labels_png
+from nuclei.inference import dequantise
+from nuclei.metric import score_image
+from nuclei.tuning import choose_per_fold
+from nuclei.watershed import cut_basins, decode_components, flood_seeds, make_energy
+
+
+def main(run: runs.Run, config: Config, options: runs.Options) -> None:
+    dataset = runs.Dataset(config.data.dataset, run.folder.parent)
+    table = runs.read_table(Path(config.data.folds))
+    settings = {"plain": config.plain.model_dump(), "center_weight": config.watershed.center_weight,
+                "min_area_px": config.watershed.min_area_px}
+    with runs.stage(run.meta("plain"), settings, {"maps": runs.maps_fingerprint(run)}, [run.plain],
+                    options.force) as needed:
+        if not needed:
+            return
+        results = Parallel(options.jobs, return_as="generator")(
+            delayed(score_decodings)(run, dataset, config, image_id) for image_id in table["image_id"]
+        )
+        scores = list(tqdm(results, f"{run.name} plain", len(table), unit="image", mininterval=2))
+        for method, options_of_method in list_decodings(config).items():
+            grid = np.array([s[method] for s in scores])
+            chosen, overall = choose_per_fold(grid, table["fold"].to_numpy())
+            runs.write_json(run.plain / f"{method}.json", {
+                "options": options_of_method, "curve": grid.mean(0).round(5).tolist(),
+                "fold": {str(fold): options_of_method[i] for fold, i in chosen.items()},
+                "test": options_of_method[overall],
+            })
+            score = [grid[row, chosen[fold]] for row, fold in enumerate(table["fold"])]
+            runs.write_table(run.plain / f"{method}.csv", pd.DataFrame({"image_id": table["image_id"], "score": score}))
+
+
+def list_decodings(config: Config) -> dict[str, list[dict[str, float]]]:
+    """Return the threshold settings tried of each plain decoding, in the order that score_decodings follows."""
+    masks = config.plain.mask_thresholds
+    return {
+        "components": [{"mask_threshold": t} for t in masks],
+        "watershed": [{"seed_level": s, "mask_threshold": t} for s in config.plain.seed_levels for t in masks],
+    }
+
+
+def score_decodings(run: runs.Run, dataset: runs.Dataset, config: Config, image_id: str) -> dict[str, list[float]]:
+    """Return the scores of one image under each setting of list_decodings."""
+    maps = dequantise(runs.read_arrays(run.maps("oof") / f"{image_id}.npz"))
+    truth = decode_labels_png(dataset.labels(image_id).read_bytes(), str(dataset.labels(image_id)))
+    mask, masks, w = maps["mask"], config.plain.mask_thresholds, config.watershed
+    components = [score_image(truth, decode_components(mask, t, w.min_area_px))[0] for t in masks]
+    energy = make_energy(maps, w.center_weight)
+    watershed = []
+    for seed_level in config.plain.seed_levels:
+        basins = flood_seeds(energy, seed_level, mask > min(masks))
+        watershed += [score_image(truth, cut_basins(basins, mask, t, w.min_area_px))[0] for t in masks]
+    return {"components": components, "watershed": watershed}

@@ -1,0 +1,89 @@
+"""Candidates -> scorer/: boosters by the networks' folds, and the scores of all candidates, {oof,test}/<id>.npz."""
+
+import gzip
+import json
+from pathlib import Path
+
+import lightgbm as lgb
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from nuclei import runs
+from nuclei.config import Config
+from nuclei.features import FEATURES, feature_group
+from nuclei.scorer import TARGETS, feature_importance, fold_rows, predict_scores, train_boosters
+
+
+def main(run: runs.Run, config: Config, options: runs.Options) -> None:
+    dataset = runs.Dataset(config.data.dataset, run.folder.parent)
+    inputs = {"candidates": runs.fingerprint(run.meta("candidates"))}
+    with runs.stage(run.meta("score"), {"scorer": config.scorer.model_dump()}, inputs, [run.scorer],
+                    options.force) as needed:
+        if not needed:
+            return
+        table = runs.read_table(Path(config.data.folds))
+        columns = choose_columns(config.scorer.leave_out)
+        boosters = train_all(run, config, table, columns, options.jobs)
+        everyone = [b for sets in boosters.values() for b in sets]
+        fold_of = dict(zip(table["image_id"], table["fold"], strict=True))
+        for split, image_ids in dataset.splits(Path(config.data.folds)).items():
+            for image_id in tqdm(image_ids, f"{run.name} score {split}", unit="image", mininterval=2):
+                features = runs.read_arrays(run.candidates(split) / f"{image_id}.npz")["features"][:, columns]
+                chosen = boosters[fold_of[image_id]] if split == "oof" else everyone
+                runs.write_arrays(run.scores(split) / f"{image_id}.npz", {"scores": predict_scores(chosen, features)})
+        runs.write_json(run.scorer / "features.json", {"importance": feature_importance(everyone)})
+
+
+def choose_columns(leave_out: tuple[str, ...]) -> np.ndarray:
+    """Return the indices of the features used; raise ValueError listing the groups on an unknown one."""
+    if unknown := set(leave_out) - FEATURES.keys():
+        raise ValueError(f"scorer.leave_out: unknown group {', '.join(sorted(unknown))}; valid: {', '.join(FEATURES)}")
+    return np.flatnonzero([feature_group(name) not in leave_out for name in feature_names()])
+
+
+def feature_names() -> list[str]:
+    return [name for group in FEATURES.values() for name in group]
+
+
+def train_all(run: runs.Run, config: Config, table: pd.DataFrame, columns: np.ndarray, jobs: int):
+    """Return fold -> boosters of each seed, from disk where a run that was killed had trained them already."""
+    s, names = config.scorer, [feature_names()[i] for i in columns]
+    paths = {(fold, seed): run.scorer / f"fold{fold}_seed{seed}.json.gz"
+             for fold in sorted(table["fold"].unique().tolist()) for seed in range(s.seeds)}
+    if not all(path.is_file() for path in paths.values()):
+        features, iou, fold, weight = read_rows(run, table, columns)
+        progress = tqdm(paths.items(), f"{run.name} score: boosters", unit="set")
+        for (held_out, seed), path in progress:
+            if path.is_file():
+                continue
+            rows = dict(fold_rows(fold))[held_out]
+            trained = train_boosters(
+                features[rows], names, iou[rows], weight[rows], s.rounds, s.leaves, s.learning_rate, s.min_leaf_rows,
+                s.share, s.seed + 1000 * seed, jobs,
+            )
+            content = json.dumps({target: booster.model_to_string() for target, booster in trained.items()})
+            runs.write_bytes(path, gzip.compress(content.encode(), 6, mtime=0))
+    boosters = {fold: [] for fold, _ in paths}
+    for (fold, _), path in paths.items():
+        content = json.loads(gzip.decompress(path.read_bytes()))
+        boosters[fold].append({target: lgb.Booster(model_str=content[target]) for target in TARGETS})
+    return boosters
+
+
+def read_rows(run: runs.Run, table: pd.DataFrame, columns: np.ndarray):
+    """Read the out-of-fold candidates: features float32 [N, F], true IoU, fold and weight [N].
+
+    The metric is a mean over images, so a candidate of a crowded image weighs less; by the root only, since crowded
+    images also teach more.
+    """
+    features, iou, fold, weight = [], [], [], []
+    for image_id, image_fold in zip(table["image_id"], table["fold"], strict=True):
+        arrays = runs.read_arrays(run.candidates("oof") / f"{image_id}.npz")
+        n = len(arrays["iou"])
+        features.append(arrays["features"][:, columns])
+        iou.append(arrays["iou"])
+        fold.append(np.full(n, image_fold))
+        weight.append(np.full(n, max(n, 1) ** -0.5))
+    weight = np.concatenate(weight)
+    return np.concatenate(features), np.concatenate(iou), np.concatenate(fold), weight / weight.mean()

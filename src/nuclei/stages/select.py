@@ -1,0 +1,112 @@
+"""Scores, or maps -> instances/{oof,test}: label images, by selection or by a plain decoding; and select.json."""
+
+from pathlib import Path
+
+import numpy as np
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from nuclei import runs
+from nuclei.candidates import Candidates
+from nuclei.config import Config
+from nuclei.images import encode_labels_png
+from nuclei.inference import dequantise
+from nuclei.metric import THRESHOLDS
+from nuclei.selection import expected_gain, paint, score_selection, select_candidates
+from nuclei.tuning import choose_per_fold
+from nuclei.watershed import cut_basins, decode_components, flood_seeds, make_energy
+
+PASSES = 2  # the precision that the gain is measured against is that of the selection before
+
+
+def main(run: runs.Run, config: Config, options: runs.Options) -> None:
+    dataset = runs.Dataset(config.data.dataset, run.folder.parent)
+    scored = config.selection.method == "scored"
+    source = "score" if scored else "plain"
+    inputs = {source: runs.fingerprint(run.meta(source))}
+    settings = {"selection": config.selection.model_dump()}
+    outputs = [run.folder / "instances", run.tuned]
+    with runs.stage(run.meta("select"), settings, inputs, outputs, options.force) as needed:
+        if not needed:
+            return
+        table = runs.read_table(Path(config.data.folds))
+        # The manifest's counts are of these labels, the fold table's of those it was made from.
+        n_nuclei = runs.read_table(dataset.manifest).set_index("image_id")["n_nuclei"]
+        table["n_nuclei"] = table["image_id"].map(n_nuclei)
+        tuned = tune(run, config, table, options) if scored else runs.read_json(run.plain / f"{config.selection.method}.json")
+        runs.write_json(run.tuned, tuned)
+        fold_of = dict(zip(table["image_id"], table["fold"].astype(str), strict=True))
+        decode = decode_scored if scored else decode_plain
+        for split, image_ids in dataset.splits(Path(config.data.folds)).items():
+            def setting(image_id, split=split):
+                return tuned["fold"][fold_of[image_id]] if split == "oof" else tuned["test"]
+
+            results = Parallel(options.jobs, return_as="generator_unordered")(
+                delayed(write_instances)(decode, run, config, split, i, setting(i)) for i in image_ids
+            )
+            for _ in tqdm(results, f"{run.name} select {split}", len(image_ids), unit="image", mininterval=2):
+                pass
+
+
+def write_instances(decode, run: runs.Run, config: Config, split: str, image_id: str, setting: dict) -> None:
+    """Decode one image and write its label image."""
+    path = run.instances(split) / f"{image_id}.png"
+    if not path.is_file():  # else by a run that was killed
+        runs.write_bytes(path, encode_labels_png(decode(run, config, split, image_id, setting)))
+
+
+def decode_plain(run: runs.Run, config: Config, split: str, image_id: str, setting: dict) -> np.ndarray:
+    """Return the labels of a plain decoding under its tuned thresholds."""
+    maps = dequantise(runs.read_arrays(run.maps(split) / f"{image_id}.npz"))
+    threshold, min_area_px = setting["mask_threshold"], config.watershed.min_area_px
+    if config.selection.method == "components":
+        return decode_components(maps["mask"], threshold, min_area_px)
+    energy = make_energy(maps, config.watershed.center_weight)
+    basins = flood_seeds(energy, setting["seed_level"], maps["mask"] > min(config.plain.mask_thresholds))
+    return cut_basins(basins, maps["mask"], threshold, min_area_px)
+
+
+def decode_scored(run: runs.Run, config: Config, split: str, image_id: str, setting: dict) -> np.ndarray:
+    """Return the labels of the best candidates under the tuned keep threshold."""
+    candidates = Candidates.unpack(runs.read_arrays(run.candidates(split) / f"{image_id}.npz"))
+    scores = runs.read_arrays(run.scores(split) / f"{image_id}.npz")["scores"]
+    gain = expected_gain(scores[:, :-1], np.array(setting["precision"])) - setting["keep"]
+    return paint(candidates, select_candidates(candidates, gain))
+
+
+def tune(run: runs.Run, config: Config, table, options: runs.Options) -> dict:
+    """Choose the keep threshold, and the expected precision of the gain, for each fold on the other folds."""
+    grid, folds = config.selection.keep_grid, table["fold"].to_numpy()
+    start = np.interp(THRESHOLDS, [0.5, 0.95], [0.8, 0.1])
+    precision = {fold: start for fold in [*np.unique(folds).tolist(), None]}  # None: for new images
+    for number in range(PASSES):
+        rows = Parallel(options.jobs, return_as="generator")(
+            delayed(try_thresholds)(run, row.image_id, row.n_nuclei, grid, [precision[row.fold], precision[None]])
+            for row in table.itertuples()
+        )
+        title = f"{run.name} select: tune {number + 1}/{PASSES}"
+        results = np.array(list(tqdm(rows, title, len(table), unit="image", mininterval=2)))  # [N, 2, K, T]
+        curves = results.mean(axis=3)
+        chosen, _ = choose_per_fold(curves[:, 0], folds)
+        _, overall = choose_per_fold(curves[:, 1], folds)
+        used = precision
+        precision = {fold: results[folds != fold, 0, k].mean(axis=0) for fold, k in chosen.items()}
+        precision[None] = results[:, 1, overall].mean(axis=0)
+    return {
+        "options": grid, "curve": curves[:, 0].mean(axis=0).round(5).tolist(),
+        "fold": {str(fold): {"keep": grid[k], "precision": used[fold].tolist()} for fold, k in chosen.items()},
+        "test": {"keep": grid[overall], "precision": used[None].tolist()},
+    }
+
+
+def try_thresholds(run: runs.Run, image_id: str, n_true: int, grid, precisions) -> np.ndarray:
+    """Return the precision of an image at each threshold, for each expected precision and keep threshold: [2, K, T]."""
+    arrays = runs.read_arrays(run.candidates("oof") / f"{image_id}.npz")
+    scores = runs.read_arrays(run.scores("oof") / f"{image_id}.npz")["scores"]
+    candidates = Candidates.unpack(arrays)
+    result = []
+    for precision in precisions:
+        gain = expected_gain(scores[:, :-1], precision)
+        chosen = [select_candidates(candidates, gain - keep) for keep in grid]
+        result.append([score_selection(arrays["iou"][c], THRESHOLDS, n_true) for c in chosen])
+    return np.array(result)

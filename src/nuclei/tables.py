@@ -1,0 +1,175 @@
+"""Tables of a report, from what the stages of a run left: metrics, scores per image and metas."""
+
+import pandas as pd
+
+from nuclei.evaluation import ERRORS
+from nuclei.figures import name_type
+from nuclei.report import Table
+
+NAMES = {"oof": "out of fold", "stage1_solution": "stage 1 test", "stage2_solution_final": "stage 2 test"}
+METHODS = {"components": "components", "watershed": "watershed", "scored": "candidate scoring"}
+KINDS = {
+    "found": "IoU above 0.75 with a prediction",
+    "merged": "in one prediction together with another nucleus",
+    "split": "cut into several predictions",
+    "badly_outlined": "found, but with an IoU of at most 0.75",
+    "missed": "no prediction covers it",
+    "false": "a prediction without a nucleus",
+}
+STAGE_ORDER = ("prepare", "folds", "train", "predict", "ensemble", "plain", "candidates", "score", "select", "submit", "evaluate")
+ID_LENGTH = 8
+
+
+def list_results(metrics: dict) -> dict[str, dict]:
+    """Return what was scored, by a name to read: the summaries out of fold and of each solution file."""
+    first = [key for key in NAMES if key in metrics]
+    others = sorted(key for key, value in metrics.items() if isinstance(value, dict) and key not in NAMES)
+    return {NAMES.get(key, key): metrics[key] for key in first + others}
+
+
+def format_interval(interval: list[float], sign: str = "") -> tuple[str, str]:
+    """Return [mean, low, high] as two cells."""
+    mean, low, high = (f"{value:{sign}.4f}" for value in interval)
+    return mean, f"{low} to {high}"
+
+
+def list_scores(metrics: dict) -> Table:
+    rows = [
+        (name, str(r["n_images"]), *format_interval(r["score"]), f"{r['mean_over_clusters']:.4f}")
+        for name, r in list_results(metrics).items()
+    ]
+    return Table(("images", "n", "score", "95 % interval", "mean over image types"), rows)
+
+
+def name_steps(steps: list[dict], method: str) -> list[str]:
+    """Name the steps of evaluation.compare_steps; `method` is the selection method of the run.
+
+    The run is named where there are several.
+    """
+    several = len({step["run"] for step in steps}) > 1
+    names = [METHODS.get(method if step["method"] == "score" else step["method"], step["method"]) for step in steps]
+    return [f"{name}\n{step['run']}" if several else name for name, step in zip(names, steps, strict=True)]
+
+
+def list_steps(steps: list[dict], method: str) -> Table:
+    """Tabulate the steps with their paired gains."""
+    name_of = {(s["run"], s["method"]): n for s, n in zip(steps, name_steps(steps, method), strict=True)}
+    rows = []
+    for step in steps:
+        gain = format_interval(step["gain"], "+") if step["gain"] else ("", "")
+        over = name_of[tuple(step["over"])].replace("\n", " of ") if step["over"] else ""
+        name = name_of[step["run"], step["method"]].split("\n")[0]
+        rows.append((name, step["run"], over, *format_interval(step["score"]), *gain))
+    return Table(("step", "run", "compared with", "score", "95 % interval", "paired gain", "95 % interval"), rows, n_text=3)
+
+
+def list_thresholds(metrics: dict) -> Table:
+    """Tabulate the mean precision at each IoU threshold."""
+    results = list_results(metrics)
+    rows = [(t, *(f"{r['by_threshold'][t]:.4f}" for r in results.values()))
+            for t in sorted(metrics["oof"]["by_threshold"])]
+    return Table(("IoU threshold", *results), rows)
+
+
+def order_clusters(names, order: tuple[str, ...]) -> list[str]:
+    """Return image types as `order` has them, others after them by name."""
+    return sorted(set(names), key=lambda name: (order.index(name) if name in order else len(order), name))
+
+
+def list_clusters(metrics: dict, order: tuple[str, ...]) -> Table:
+    """Tabulate the score of each image type, out of fold and of each solution."""
+    results = list_results(metrics)
+    rows = []
+    for cluster in order_clusters((c for r in results.values() for c in r["by_cluster"]), order):
+        cells = []
+        for result in results.values():
+            one = result["by_cluster"].get(cluster)
+            cells += [str(one["n_images"]), *format_interval(one["score"])] if one else ["0", "", ""]
+        rows.append((name_type(cluster), *cells))
+    columns = [cell for name in results for cell in ("n", name, "95 % interval")]
+    return Table(("image type", *columns), rows)
+
+
+def count_errors_by_type(images: pd.DataFrame, order: tuple[str, ...]) -> dict[str, dict[str, int]]:
+    """Sum the kinds of errors over all images and over each type: {type: {kind: count, "n_true": nuclei}}."""
+    columns = [*ERRORS, "n_true"]
+    counts = {"all images": images[columns].sum().to_dict()}
+    for cluster in order_clusters(images["cluster"], order):
+        counts[cluster] = images.loc[images["cluster"] == cluster, columns].sum().to_dict()
+    return counts
+
+
+def list_errors(errors: dict[str, int]) -> Table:
+    """Tabulate the kinds of errors, counted out of fold."""
+    n_true = sum(errors[kind] for kind in ERRORS if kind != "false")
+    rows = [(name_type(kind), meaning, f"{errors[kind]:,}", f"{100 * errors[kind] / max(n_true, 1):.1f}")
+            for kind, meaning in KINDS.items()]
+    return Table(("kind", "meaning", "count", "per 100 true nuclei"), rows, n_text=2)
+
+
+def list_worst(images: pd.DataFrame, n: int) -> Table:
+    """Tabulate the n images with the lowest scores."""
+    worst = images.sort_values(["score", "image_id"]).head(n)
+    kinds = [kind for kind in ERRORS if kind != "found"]
+    rows = [
+        (row.image_id[:ID_LENGTH], name_type(row.cluster), f"{row.score:.4f}", f"{row.p50:.3f}", f"{row.p75:.3f}",
+         str(row.n_true), str(row.n_pred), *(str(getattr(row, kind)) for kind in kinds))
+        for row in worst.itertuples()
+    ]
+    columns = ("image", "image type", "score", "at IoU 0.50", "at IoU 0.75", "nuclei", "predicted", *map(name_type, kinds))
+    return Table(columns, rows, n_text=2)
+
+
+def stage_rank(stage: str) -> tuple[int, str]:
+    """Return where a stage comes in the pipeline; parts of one, such as train_fold0, by name."""
+    place = next((i for i, name in enumerate(STAGE_ORDER) if stage.split("_")[0] == name), len(STAGE_ORDER))
+    return place, stage
+
+
+def list_stages(metas: dict[str, list[dict]]) -> Table:
+    """Tabulate what each stage of each run took, {run: metas}, in the order of the pipeline."""
+    rows = []
+    for run, found in metas.items():
+        rows += [
+            (run, meta["stage"], commit_of(meta), describe_machine(meta), f"{meta['seconds']:,.1f}")
+            for meta in sorted(found, key=lambda m: stage_rank(m["stage"]))
+        ]
+    total = sum(meta["seconds"] for found in metas.values() for meta in found)
+    return Table(("run", "stage", "commit", "machine", "seconds"), [*rows, ("all", "", "", "", f"{total:,.1f}")], n_text=4)
+
+
+def commit_of(meta: dict) -> str:
+    """Return the commit a stage ran at, and whether files differed from it."""
+    return f"{(meta.get('commit') or 'none')[:10]}{' + changes' if meta.get('dirty') else ''}"
+
+
+def describe_machine(meta: dict) -> str:
+    """Return what a meta says of the machine."""
+    parts = [str(meta[key]) for key in ("device", "gpu") if meta.get(key)]
+    return ", ".join([*parts, f"{meta['cpus']} CPU cores"] if meta.get("cpus") else parts) or "not recorded"
+
+
+def list_versions(metas: dict[str, list[dict]]) -> Table:
+    """Tabulate the versions of Python and packages; several, where stages were run with different ones."""
+    versions = {}
+    for meta in (m for found in metas.values() for m in found):
+        for package, number in {"python": meta.get("python"), **meta.get("versions", {})}.items():
+            versions.setdefault(package, set()).add(number or "not installed")
+    return Table(("package", "version"), [(p, ", ".join(sorted(v))) for p, v in sorted(versions.items())], n_text=2)
+
+
+def flatten(content: dict, where: str = "") -> dict[str, str]:
+    """Return the settings of nested sections by their dotted names, as text."""
+    flat = {}
+    for key, value in content.items():
+        nested = isinstance(value, dict) and value
+        flat |= flatten(value, f"{where}{key}.") if nested else {f"{where}{key}": str(value)}
+    return flat
+
+
+def list_settings(configs: dict[str, dict], defaults: dict) -> Table:
+    """Tabulate the settings of each run that differ from the defaults, {run: config}."""
+    usual = flatten(defaults)
+    rows = [(run, name, value, usual.get(name, "")) for run, config in configs.items()
+            for name, value in flatten(config).items() if value != usual.get(name)]
+    return Table(("run", "setting", "value", "default"), rows, n_text=4)

@@ -1,0 +1,86 @@
+"""Every YAML file of configs/ and ensembles/ can be run: it loads, and what it names exists."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nuclei.__main__ import list_runs
+from nuclei.augment import resolve_preset
+from nuclei.config import load_config
+from nuclei.losses import combined_loss
+from nuclei.model import build_network
+from nuclei.stages.score import choose_columns
+from nuclei.targets import make_targets
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+ENSEMBLES = sorted((ROOT / "ensembles").glob("*.yaml"))
+FILES = {path.relative_to(ROOT).as_posix(): path for path in CONFIGS + ENSEMBLES}
+WEIGHTS_FILES = (".safetensors", ".pth", ".pt")
+
+
+def local_weights(model) -> Path | None:
+    """Return the weights file that a model section names, None if it names none."""
+    local = model.weights is not None and Path(model.weights).suffix in WEIGHTS_FILES
+    return ROOT / model.weights if local else None
+
+
+def distinct_networks() -> dict[str, tuple]:
+    """Return the networks that the configs train, each once: a readable name -> arguments of build_network."""
+    networks = {}
+    for config in map(load_config, FILES.values()):
+        m = config.model
+        if not config.members:
+            weights = local_weights(m)
+            network = m.decoder, m.encoder, weights and str(weights), m.decoder_channels, len(m.channels), m.mean, m.std
+            name = m.decoder, m.encoder, weights and weights.stem, *m.decoder_channels, len(m.channels), m.mean, m.std
+            networks["-".join(map(str, name))] = network
+    return networks
+
+
+@pytest.fixture(autouse=True)
+def in_root(monkeypatch):
+    """Configs name files as seen from the project's root."""
+    monkeypatch.chdir(ROOT)
+
+
+def test_there_are_configs_and_ensembles():
+    assert CONFIGS and ENSEMBLES
+
+
+def test_no_two_files_make_the_same_run():
+    names = [path.stem for path in FILES.values()]
+    assert sorted(names) == sorted(set(names))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_a_config_names_exists(name):
+    config = load_config(FILES[name])
+    resolve_preset(config.train.augment)
+    targets = make_targets(np.zeros((8, 8), np.int32), config.model.channels)
+    weight_of_channel = torch.ones(len(targets))
+    combined_loss(torch.zeros(1, *targets.shape), torch.tensor(targets)[None], config.train.loss, weight_of_channel)
+    assert set(config.train.channel_weights) <= set(config.model.channels)
+    assert len(choose_columns(config.scorer.leave_out)) > 0
+    weights = local_weights(config.model)
+    assert weights is None or weights.is_file()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_members_exist_and_share_the_data(name):
+    runs = list_runs(FILES[name])
+    config = load_config(FILES[name])
+    assert {path.stem for path, _ in runs} >= {FILES[name].stem, *config.members}
+    assert all(member.data == config.data for _, member in runs)
+    assert all(weight > 0 for weight in config.members.values())
+
+
+@pytest.mark.parametrize("network", distinct_networks().values(), ids=distinct_networks().keys())
+def test_every_network_is_built_and_runs(network):
+    built = build_network(*network).eval()
+    with torch.inference_mode():
+        logits = built(torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8))
+    assert logits.shape == (1, network[4], 64, 64)
+    assert logits.isfinite().all()
