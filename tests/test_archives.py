@@ -9,6 +9,7 @@ import pytest
 from joblib import Parallel, delayed
 
 from nuclei.archives import MANIFEST_COLUMNS, find_archives, manifest_table, open_archive, prepare_image
+from nuclei.folds import image_type
 from nuclei.images import decode_image, encode_image_png
 
 IMAGE = encode_image_png(np.arange(48, dtype=np.uint8).reshape(6, 8))
@@ -43,7 +44,8 @@ def test_zip_and_folder_give_images_labels_and_manifest(tmp_path, write):
     np.testing.assert_array_equal(image, decode_image(IMAGE, ""))
     np.testing.assert_array_equal(labels, (LEFT > 0) + 2 * (RIGHT > 0))
     assert row == {
-        "image_id": "a", "split": "train", "height": 6, "width": 8, "n_nuclei": 2, "overlap_px": 0,
+        "image_id": "a", "split": "train", "height": 6, "width": 8, "cluster": image_type(image),
+        "n_nuclei": 2, "overlap_px": 0,
         "empty_masks": 0, "wrong_shape_masks": 0, "split_masks": 0, "duplicate_masks": 0,
         "sha256": hashlib.sha256(IMAGE).hexdigest(),
     }
@@ -56,7 +58,7 @@ def test_test_images_have_no_labels_and_the_manifest_keeps_whole_numbers(tmp_pat
     table = manifest_table([row for _, _, row in rows])
     assert tuple(table.columns) == MANIFEST_COLUMNS
     assert table["split"].tolist() == ["train", "test"]
-    assert table.to_csv(index=False).splitlines()[1].startswith("a,train,6,8,2,0,")
+    assert table.to_csv(index=False).splitlines()[1].startswith(f"a,train,6,8,{rows[1][2]['cluster']},2,0,")
     assert table["n_nuclei"].isna().tolist() == [False, True]
 
 

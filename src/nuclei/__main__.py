@@ -11,7 +11,7 @@ import typer
 from nuclei.config import Config, load_config
 from nuclei.demo import write_demo
 from nuclei.runs import Options, Run, save_config
-from nuclei.stages import STAGES
+from nuclei.stages import ON_DEMAND, STAGES
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -36,7 +36,7 @@ def run_stage(name: str, path: Path, config: Config, options: Options, runs: Pat
 
 def list_stages(config: Config) -> list[str]:
     """Return the stages that a run of this config goes through."""
-    left_out = {"train", "predict"} if config.members else {"ensemble"}
+    left_out = {*ON_DEMAND, *(("train", "predict") if config.members else ("ensemble",))}
     if config.selection.method != "scored":
         left_out |= {"candidates", "score"}
     return [name for name in STAGES if name not in left_out]

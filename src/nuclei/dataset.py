@@ -25,14 +25,15 @@ def draw_images(weights: np.ndarray, n: int, seed: int, block: int = 4096) -> np
 class Crops(Dataset):
     """Give n augmented crops: image uint8 [3, S, S] and targets float16 [C, S, S].
 
-    Crop i depends on the seed and i alone, whatever process makes it, so a training resumed at crop i sees what an
-    uninterrupted one would have seen.
+    Crop i depends on the seed and i alone, whatever process makes it and however many follow, so a training resumed
+    at crop i sees what an uninterrupted one would have seen.
     """
 
     def __init__(self, images: list, labels: list, weights, n: int, channels, preset, crop_px: int, seed: int):
         self.images, self.labels = images, labels
         self.channels, self.preset, self.crop_px, self.seed = channels, preset, crop_px, seed
-        self.order = draw_images(np.asarray(weights, float), n, seed)
+        weights = np.asarray(weights, float)
+        self.order, self.shares = draw_images(weights, n, seed), weights / weights.sum()
 
     def __len__(self) -> int:
         return len(self.order)
@@ -42,7 +43,7 @@ class Crops(Dataset):
         source = self.order[i]
 
         def partner():
-            other = self.order[rng.integers(len(self.order))]
+            other = rng.choice(len(self.images), p=self.shares)
             return self.images[other], self.labels[other]
 
         image, labels = augment(self.images[source], self.labels[source], self.preset, self.crop_px, rng, partner)

@@ -47,17 +47,22 @@ def new_figure(height_in: float, width_in: float = WIDTH_IN) -> Figure:
 
 
 @styled
-def render_png(figure: Figure, n_colours: int | None = None) -> bytes:
-    """Return a figure as PNG bytes that are the same each time; `n_colours` (at most 256) makes them few."""
-    buffer = io.BytesIO()
-    # Matplotlib would write its version into the file.
-    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
-    if n_colours is None:
-        return buffer.getvalue()
-    buffer.seek(0)
-    few = Image.open(buffer).convert("RGB").quantize(n_colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+def render_png(figure: Figure, keep: tuple[tuple[int, int, int], ...] = ()) -> bytes:
+    """Return a figure as PNG bytes, the same each time; with colours to `keep`, RGB 0..255, as a third of the bytes.
+
+    It then has the 256 colours that suit it best, among them those.
+    """
     result = io.BytesIO()
-    few.save(result, format="PNG", optimize=True)
+    if not keep:
+        # Matplotlib would write its version into the file.
+        figure.savefig(result, format="png", dpi=DPI, metadata={"Software": None})
+        return result.getvalue()
+    figure.canvas.draw()
+    pixels = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
+    fitted = pixels.quantize(256 - len(keep), Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).getpalette()
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(fitted[:3 * (256 - len(keep))] + [value for colour in keep for value in colour])
+    pixels.quantize(palette=palette, dither=Image.Dither.NONE).save(result, format="PNG", optimize=True)
     return result.getvalue()
 
 
@@ -94,11 +99,13 @@ def draw_clusters(series: dict[str, dict[str, dict]], order: tuple[str, ...]) ->
         rows = [(j, values[c]) for j, c in enumerate(clusters) if c in values]
         y = [j + (i - (len(series) - 1) / 2) * thickness for j, _ in rows]
         mean, low, high = np.array([v["score"] for _, v in rows]).T
-        axes.barh(y, mean, thickness * 0.88, color=COLOURS[i], label=name, alpha=0.85)
+        axes.barh(y, mean, thickness * 0.88, color=COLOURS[i], label=name)
         axes.errorbar(mean, y, xerr=spans(mean, low, high), fmt="none", ecolor="#1f2933", elinewidth=1.2, capsize=2.5)
         for position, (_, v) in zip(y, rows, strict=True):
-            axes.text(0.012, position, f"{v['score'][0]:.3f}  (n = {v['n_images']})", va="center", color="white", fontsize=8.5)
-    axes.set(title="Score of each image type", xlabel="score (whiskers: 95 % interval)", xlim=(0, 1))
+            text = f"{v['score'][0]:.3f}  (n = {v['n_images']})"
+            axes.text(v["score"][2] + 0.015, position, text, va="center", fontsize=8.5)
+    axes.set(title="Score of each image type", xlabel="score (whiskers: 95 % interval)", xlim=(0, 1.25),
+             xticks=np.linspace(0, 1, 6))
     axes.set_yticks(range(len(clusters)), [name_type(c) for c in clusters])
     axes.invert_yaxis()
     axes.grid(False, axis="y")
@@ -114,8 +121,12 @@ def spans(mean: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
 
 @styled
 def draw_steps(labels: list[str], steps: list[dict]) -> Figure:
-    """Draw the score of each step with its interval, and its paired gain: `steps` as evaluation.compare_steps."""
-    figure = new_figure(1.15 + 0.46 * len(steps), WIDTH_IN + 1.4)
+    """Draw the score of each step with its interval, and its paired gain: `steps` as evaluation.compare_steps.
+
+    labels: their names, the first line that of the method.
+    """
+    label_of = {(step["run"], step["method"]): label for step, label in zip(steps, labels, strict=True)}
+    figure = new_figure(1.15 + 0.52 * len(steps), WIDTH_IN + 1.4)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1))
     y = np.arange(len(steps))
     mean, low, high = np.array([step["score"] for step in steps]).T
@@ -126,13 +137,18 @@ def draw_steps(labels: list[str], steps: list[dict]) -> Figure:
         if step["gain"]:
             gain, gain_low, gain_high = np.array(step["gain"])[:, None]
             colour = GREEN if gain_low > 0 else VERMILION if gain_high < 0 else GRAY
-            right.errorbar(gain, [i], xerr=spans(gain, gain_low, gain_high), fmt="D", color=colour, capsize=3, elinewidth=1.6)
-            right.annotate(f"{gain[0]:+.3f}", (gain[0], i), (0, 6), textcoords="offset points", ha="center", fontsize=9)
+            whiskers = spans(gain, gain_low, gain_high)
+            right.errorbar(gain, [i], xerr=whiskers, fmt="D", color=colour, capsize=3, elinewidth=1.6)
+            right.annotate(f"{gain[0]:+.3f}".replace("-", "−"), (gain[0], i), (0, 6), textcoords="offset points",
+                           ha="center", fontsize=9)
+            over = label_of[tuple(step["over"])].replace("\n", " of ")
+            right.text(0.99, i + 0.3, f"over {over}", transform=right.get_yaxis_transform(), ha="right", va="center",
+                       fontsize=8, color=GRAY)
     right.axvline(0, color=GRAY, linewidth=1)
     left.set_yticks(y, labels)
     left.set_ylim(len(steps) - 0.5, -0.6)
     left.set(title="Score", xlabel="score (95 % interval)")
-    right.set(title="Gain over the step before", xlabel="paired difference (95 % interval)")
+    right.set(title="Paired gain over an earlier step", xlabel="difference of scores (95 % interval)")
     for axes in (left, right):
         axes.margins(x=0.15)
     return figure
@@ -147,11 +163,9 @@ def draw_importance(importance: dict[str, float], n: int = 20) -> Figure:
     names, shares = zip(*largest, strict=True)
     axes.barh(range(len(names)), 100 * np.array(shares), 0.72, color=BLUE)
     axes.set_yticks(range(len(names)), names, fontsize=9)
-    axes.invert_yaxis()
     axes.grid(False, axis="y")
-    axes.set(title=f"What candidate scoring looks at: {len(names)} of {len(importance)} features",
-             xlabel="share of the total gain (%)")
-    axes.title.set_x(0)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set(title=f"The most used features, {len(names)} of {len(importance)}", xlabel="share of the total gain (%)")
     return figure
 
 
@@ -206,12 +220,14 @@ def draw_threshold(title: str, x_label: str, tuned: dict, x: str, line: str | No
         label = f"{name_type(line)} {value:g}" if line else None
         axes.plot(*curve, marker="o", markersize=4, color=colour, label=label)
     folds_at = {}
-    for fold, place in folds.items():
-        folds_at.setdefault(place, []).append(fold)
-    for i, (place, names) in enumerate(sorted(folds_at.items())):
-        axes.plot(*place, "o", markersize=12, markerfacecolor="none", markeredgecolor=VERMILION, markeredgewidth=1.8,
-                  linestyle="none", label="chosen for a fold" if i == 0 else None)
-        axes.annotate(f"fold {', '.join(names)}", place, (0, 11), textcoords="offset points", ha="center", fontsize=9)
+    for fold, (value, score) in folds.items():
+        folds_at.setdefault(value, {})[fold] = score
+    for i, (value, places) in enumerate(sorted(folds_at.items())):
+        axes.plot([value] * len(places), list(places.values()), "o", markersize=12, markerfacecolor="none",
+                  markeredgecolor=VERMILION, markeredgewidth=1.8, linestyle="none",
+                  label="chosen for a fold" if i == 0 else None)
+        axes.annotate(f"fold {', '.join(places)}", (value, max(places.values())), (0, 11), textcoords="offset points",
+                      ha="center", fontsize=9)
     axes.plot(*test, "*", markersize=11, color=VERMILION, markeredgecolor="white", markeredgewidth=0.6, linestyle="none",
               label="chosen for new images", zorder=5)
     axes.set(title=title, xlabel=x_label, ylabel="out-of-fold score")
@@ -248,11 +264,13 @@ def draw_errors(counts: dict[str, dict[str, int]], kinds: tuple[str, ...]) -> Fi
     left = np.zeros(len(counts))
     for kind, colour in zip(kinds, (VERMILION, PURPLE, BLUE, SKY, ORANGE), strict=True):
         share = np.array([100 * c[kind] / max(c["n_true"], 1) for c in counts.values()])
-        axes.barh(range(len(counts)), share, 0.68, left=left, color=colour, label=name_type(kind), edgecolor="white", linewidth=0.6)
+        axes.barh(range(len(counts)), share, 0.68, left=left, color=colour, label=name_type(kind), edgecolor="white",
+                  linewidth=0.6)
         left += share
-    axes.set_yticks(range(len(counts)), [f"{name_type(name)}\n({c['n_true']:,} nuclei)" for name, c in counts.items()], fontsize=9)
+    names = [f"{name_type(name)}\n({c['n_true']:,} nuclei)" for name, c in counts.items()]
+    axes.set_yticks(range(len(counts)), names, fontsize=9)
     axes.invert_yaxis()
     axes.grid(False, axis="y")
-    axes.set(title="What goes wrong", xlabel="errors per 100 true nuclei")
+    axes.set(title="What goes wrong", xlabel="errors per 100 true nuclei", xlim=(0, 1.04 * max(left.max(), 1)))
     figure.legend(loc="outside lower center", ncols=len(kinds))
     return figure

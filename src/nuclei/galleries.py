@@ -7,7 +7,6 @@ import cv2
 import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -17,7 +16,7 @@ from nuclei.figures import DPI, styled
 # Both stand out on black, on white and on purple, and from each other for every kind of colour vision.
 TRUTH_COLOUR, PREDICTION_COLOUR = (0, 190, 255), (255, 96, 0)
 GAP_PX = 12
-CAPTION_PX = 46
+CAPTION_PX = 52
 HEAD_PX = 44
 
 
@@ -95,15 +94,18 @@ def enlarge(array: np.ndarray, size_px: int, smooth: bool) -> np.ndarray:
 def make_tile(example: Example, size_px: int, side_px: int) -> np.ndarray:
     """Draw an example as a square tile, uint8 [size_px, size_px, 3]: its busiest window of at most `side_px`, enlarged.
 
-    The truth's outline runs inside the prediction's where the two agree, so that both are seen.
+    The truth's outline is twice as thick as the prediction's above it: where the two agree, both are seen.
     """
     drawn = [labels for labels in (example.truth, example.prediction) if labels is not None]
-    marks = np.any([find_outlines(labels) for labels in drawn], axis=0) if drawn else np.zeros(example.image.shape[:2], bool)
+    nowhere = np.zeros(example.image.shape[:2], bool)
+    marks = np.any([nowhere, *map(find_outlines, drawn)], axis=0)
     window = busiest_window(marks, side_px)
     # Stretched by the whole image, or an empty corner would be stretched to noise.
     tile = enlarge(stretch_contrast(example.image)[window], size_px, smooth=True)
-    for labels, thickness_px, colour in ((example.truth, 3, TRUTH_COLOUR), (example.prediction, 1, PREDICTION_COLOUR)):
-        if labels is not None and example.outlined:
+    line_px = max(1, round(size_px / 260))
+    layers = (example.truth, 2 * line_px, TRUTH_COLOUR), (example.prediction, line_px, PREDICTION_COLOUR)
+    for labels, thickness_px, colour in layers if example.outlined else ():
+        if labels is not None:
             tile[find_outlines(enlarge(labels[window], size_px, smooth=False), thickness_px)] = colour
     return tile
 
@@ -126,7 +128,7 @@ def place_tiles(tiles: list[list[np.ndarray]], captions: list[list[str]], head_p
 
 
 @styled
-def draw_gallery(rows: list[list[Example]], size_px: int = 380, side_px: int = 320) -> Figure:
+def draw_gallery(rows: list[list[Example]], size_px: int = 520, side_px: int = 320) -> Figure:
     """Draw rows of examples, each with its outlines, and one legend."""
     tiles = [[make_tile(example, size_px, side_px) for example in row] for row in rows]
     figure = place_tiles(tiles, [[example.caption for example in row] for row in rows], HEAD_PX, CAPTION_PX)
@@ -138,7 +140,7 @@ def draw_gallery(rows: list[list[Example]], size_px: int = 380, side_px: int = 3
 
 
 def colour_map(values: np.ndarray, name: str) -> np.ndarray:
-    """Colour values in 0..1 by one of matplotlib's colour maps: [H, W] -> uint8 [H, W, 3]."""
+    """Colour values in 0..1 by one of matplotlib's colour maps: [...] -> uint8 [..., 3]."""
     return mpl.colormaps[name](np.clip(values, 0, 1), bytes=True)[..., :3]
 
 
@@ -155,10 +157,11 @@ def outline_candidates(image: np.ndarray, candidates: Candidates, score: np.ndar
     """Outline each node's best candidate, coloured by its score in 0..1, on a faint window of the image."""
     tile = enlarge(image[window], size_px, smooth=True)
     tile = (tile * 0.45).astype(np.uint8)
+    colours = colour_map(score, "viridis")
     for i in best_of_each_node(candidates, score):
         mask = np.zeros(candidates.shape, np.uint8)
         mask.flat[candidates.pixels[candidates.indptr[i]:candidates.indptr[i + 1]]] = 1
-        tile[find_outlines(enlarge(mask[window], size_px, smooth=False), 2)] = colour_map(score[i], "viridis")
+        tile[find_outlines(enlarge(mask[window], size_px, smooth=False), 2)] = colours[i]
     return tile
 
 
@@ -194,15 +197,18 @@ def draw_pipeline(
     elif energy is not None:
         panels["energy"] = enlarge(colour_map(energy[window], "viridis"), size_px, smooth=True)
     panels["nuclei"] = fill_labels(image, instances, window, size_px)
-    figure = place_tiles([list(panels.values())], [[""] * len(panels)], 34, 34 if candidates is not None else GAP_PX)
+    figure = place_tiles([list(panels.values())], [[""] * len(panels)], 34, 38 if candidates is not None else GAP_PX)
     width, height = figure.get_size_inches() * DPI
     for i, (name, axes) in enumerate(zip(panels, figure.axes, strict=True)):
         number = f"{i + 1}  {name}"
         axes.set_title(number, fontsize=9.5, fontweight="bold", pad=4)
         if name == "candidates":
             box = axes.get_position()
-            bar = figure.add_axes((box.x0, 20 / height, box.width * 0.5, 9 / height))
-            figure.colorbar(ScalarMappable(cmap="viridis"), bar, orientation="horizontal", ticks=[])
+            left, bottom = box.x0 + 0.04 * box.width, 11 / height
+            bar = figure.add_axes((left, bottom, 0.3 * box.width, 14 / height))
+            bar.imshow(np.linspace(0, 1, 256)[None], cmap="viridis", aspect="auto")
             bar.set_axis_off()
-            figure.text(box.x0 + box.width * 0.54, 24.5 / height, "predicted IoU 0–1", fontsize=7, va="center")
+            middle = bottom + 7 / height
+            figure.text(left - 0.015 * box.width, middle, "0", fontsize=7.5, va="center", ha="right")
+            figure.text(left + 0.32 * box.width, middle, "1  predicted IoU", fontsize=7.5, va="center")
     return figure

@@ -101,6 +101,11 @@ def anchor(text: str) -> str:
     return "-".join(re.findall(r"[a-z0-9]+", text.lower()))
 
 
+def describe(name: str) -> str:
+    """Return the name of a figure as words."""
+    return "figure: " + name.replace("_", " ")
+
+
 def _markdown(block: Block) -> str:
     match block:
         case Heading(text):
@@ -111,7 +116,7 @@ def _markdown(block: Block) -> str:
             rule = [":--" if i < n_text else "--:" for i in range(len(columns))]
             return "\n".join("| " + " | ".join(_cell(c) for c in row) + " |" for row in (columns, rule, *rows))
         case Picture(name, _, caption):
-            return f"![{caption}](figures/{name}.png)\n\n*{caption}*"
+            return f"![{describe(name)}](figures/{name}.png)\n\n*{caption}*"
         case Files(files):
             return "\n".join(f"- [{path.removeprefix('../')}]({path}): {what}" for what, path in files)
         case Missing(what):
@@ -132,13 +137,12 @@ def _html(block: Block) -> str:
             body = "\n".join(f"<tr>{_html_cells('td', row, n_text)}</tr>" for row in rows)
             head = f"<thead><tr>{_html_cells('th', columns, n_text)}</tr></thead>"
             return f'<div class="scroll"><table>{head}\n<tbody>\n{body}\n</tbody></table></div>'
-        case Picture(_, png, caption, wide):
+        case Picture(name, png, caption, wide):
             source = "data:image/png;base64," + base64.b64encode(png).decode()
             width, height = (int.from_bytes(png[i:i + 4], "big") for i in (16, 20))
-            caption = html.escape(caption)
-            image = f'<img src="{source}" alt="{caption}" width="{width}" height="{height}">'
-            return (f'<figure{" class=" + chr(34) + "wide" + chr(34) if wide else ""}><div class="scroll">{image}</div>'
-                    f"<figcaption>{caption}</figcaption></figure>")
+            image = f'<img src="{source}" alt="{html.escape(describe(name))}" width="{width}" height="{height}">'
+            return (f'<figure class="{"wide" if wide else "chart"}"><div class="scroll">{image}</div>'
+                    f"<figcaption>{html.escape(caption)}</figcaption></figure>")
         case Files(files):
             # Named, not linked: the page must still be whole where it is sent to without its neighbours.
             items = (f"<li><code>{html.escape(path.removeprefix('../'))}</code>: {html.escape(what)}</li>"
@@ -150,6 +154,6 @@ def _html(block: Block) -> str:
 
 def _html_cells(tag: str, cells: tuple[str, ...], n_text: int) -> str:
     return "".join(
-        f"<{tag}{'' if i < n_text else ' class=' + chr(34) + 'number' + chr(34)}>{html.escape(cell)}</{tag}>"
+        f'<{tag} class="{"text" if i < n_text else "number"}">{html.escape(cell)}</{tag}>'
         for i, cell in enumerate(cells)
     )

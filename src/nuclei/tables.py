@@ -6,7 +6,8 @@ from nuclei.evaluation import ERRORS
 from nuclei.figures import name_type
 from nuclei.report import Table
 
-NAMES = {"oof": "out of fold", "stage1_solution": "stage 1 test", "stage2_solution_final": "stage 2 test"}
+SOLUTIONS = {"stage1_solution": "stage 1 test", "stage2_solution_final": "stage 2 test"}
+NAMES = {"oof": "out of fold", **SOLUTIONS}
 METHODS = {"components": "components", "watershed": "watershed", "scored": "candidate scoring"}
 KINDS = {
     "found": "IoU above 0.75 with a prediction",
@@ -16,7 +17,9 @@ KINDS = {
     "missed": "no prediction covers it",
     "false": "a prediction without a nucleus",
 }
-STAGE_ORDER = ("prepare", "folds", "train", "predict", "ensemble", "plain", "candidates", "score", "select", "submit", "evaluate")
+STAGE_ORDER = (
+    "prepare", "folds", "train", "predict", "ensemble", "plain", "candidates", "score", "select", "submit", "evaluate"
+)
 ID_LENGTH = 8
 
 
@@ -34,6 +37,7 @@ def format_interval(interval: list[float], sign: str = "") -> tuple[str, str]:
 
 
 def list_scores(metrics: dict) -> Table:
+    """Tabulate the score out of fold and of each solution, with its interval."""
     rows = [
         (name, str(r["n_images"]), *format_interval(r["score"]), f"{r['mean_over_clusters']:.4f}")
         for name, r in list_results(metrics).items()
@@ -41,19 +45,20 @@ def list_scores(metrics: dict) -> Table:
     return Table(("images", "n", "score", "95 % interval", "mean over image types"), rows)
 
 
-def name_steps(steps: list[dict], method: str) -> list[str]:
-    """Name the steps of evaluation.compare_steps; `method` is the selection method of the run.
+def name_steps(steps: list[dict], method_of: dict[str, str]) -> list[str]:
+    """Name the steps of evaluation.compare_steps; `method_of` gives the selection method of each run.
 
-    The run is named where there are several.
+    The run is named in a second line where there are several.
     """
     several = len({step["run"] for step in steps}) > 1
-    names = [METHODS.get(method if step["method"] == "score" else step["method"], step["method"]) for step in steps]
+    methods = [method_of.get(s["run"], "score") if s["method"] == "score" else s["method"] for s in steps]
+    names = [METHODS.get(method, method) for method in methods]
     return [f"{name}\n{step['run']}" if several else name for name, step in zip(names, steps, strict=True)]
 
 
-def list_steps(steps: list[dict], method: str) -> Table:
-    """Tabulate the steps with their paired gains."""
-    name_of = {(s["run"], s["method"]): n for s, n in zip(steps, name_steps(steps, method), strict=True)}
+def list_steps(steps: list[dict], method_of: dict[str, str]) -> Table:
+    """Tabulate the steps with their paired gains, named as name_steps does."""
+    name_of = {(s["run"], s["method"]): n for s, n in zip(steps, name_steps(steps, method_of), strict=True)}
     rows = []
     for step in steps:
         gain = format_interval(step["gain"], "+") if step["gain"] else ("", "")

@@ -15,4 +15,8 @@ STAGES = {
     "submit": "write and validate submission.csv",
     "evaluate": "score by the competition metric, out of fold and against solution files",
     "report": "write report.md and report.html",
+    "publish": "copy a run's results to ensembles/<run>/ and its tables into README.md",
 }
+
+# Stages that `run` leaves to be asked for.
+ON_DEMAND = ("publish",)

@@ -1,0 +1,94 @@
+"""A project in small: configs of two tiny members and their ensemble over demo archives, and the stages run on it."""
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+import yaml
+
+from nuclei.__main__ import list_runs, list_stages, run_stage
+from nuclei.runs import Options
+
+SMALL = {
+    "data": {"dataset": "demo", "folds": "runs/data/demo/folds.csv", "n_folds": 2},
+    "model": {"encoder": "tu-test_resnet", "weights": None, "decoder_channels": [16, 8, 8]},
+    "train": {"steps": 42, "batch_size": 2, "crop_px": 64, "evaluate_every": 21, "evaluate_images": 2, "workers": 0,
+              "checkpoint_every": 20, "precision": "32-true"},
+    "predict": {"tta": "none"},
+    "plain": {"mask_thresholds": [0.4, 0.5], "seed_levels": [0.3, 0.5]},
+    "scorer": {"rounds": 3, "seeds": 1, "min_leaf_rows": 5},
+}
+
+
+def write_project(folder: Path) -> Path:
+    """Write the configs into a folder and return the path of the ensemble."""
+    for name, content in {
+        "configs/small": SMALL, "configs/other": {"base": "small.yaml", "train": {"seed": 1}},
+        "ensembles/pair": {"members": {"small": 1, "other": 2}} | {key: SMALL[key] for key in ("data", "plain", "scorer")},
+    }.items():
+        path = folder / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(content))
+    return folder / "ensembles/pair.yaml"
+
+
+def run_all(ensemble: Path, data: Path) -> None:
+    """Run all stages of all runs in this process, from the current folder."""
+    for path, name in list_tasks(ensemble):
+        run_one(path, name, data)
+
+
+def list_tasks(ensemble: Path) -> list[tuple[Path, str]]:
+    return [(path, name) for path, config in list_runs(ensemble) for name in list_stages(config)]
+
+
+def run_one(path: Path, name: str, data: Path) -> None:
+    config = dict(list_runs(path))[path]
+    run_stage(name, path, config, Options(data=data, jobs=1), Path("runs"))
+
+
+def run_and_die(path: Path, name: str, data: Path, write: int) -> None:
+    """Run one stage in a forked process that kills itself with SIGKILL when it is about to finish its write number `write`.
+
+    Every output is written to a temporary name and then renamed, so the renames are where a kill does harm.
+    """
+    child = os.fork()
+    if child == 0:
+        rename, count = os.replace, 0
+
+        def replace(*paths):
+            nonlocal count
+            count += 1
+            if count == write:
+                os.kill(os.getpid(), signal.SIGKILL)
+            rename(*paths)
+
+        os.replace = replace
+        with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
+            run_one(path, name, data)
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
+def run_forked(path: Path, name: str, data: Path) -> int:
+    """Run one stage in a forked process and return how many files it wrote; raise RuntimeError if it failed."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        rename, count = os.replace, 0
+
+        def replace(*paths):
+            nonlocal count
+            count += 1
+            rename(*paths)
+
+        os.replace = replace
+        run_one(path, name, data)
+        os.write(writer, str(count).encode())
+        os._exit(0)
+    os.close(writer)
+    _, status = os.waitpid(child, 0)
+    if status:
+        raise RuntimeError(f"{path.stem} {name} failed with status {status}")
+    return int(os.read(reader, 20))

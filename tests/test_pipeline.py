@@ -1,0 +1,99 @@
+"""The whole pipeline in small: it ends in a valid scored submission, is up to date then, and survives being killed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from pipeline import list_tasks, run_all, run_one, write_project
+
+from nuclei import runs
+from nuclei.images import decode_labels_png
+from nuclei.metric import score_image
+from nuclei.submission import read_solution, read_submission, score_submission, validate_submission
+
+
+@pytest.fixture(scope="module")
+def project(demo_folder, tmp_path_factory):
+    """Give the folder of a project whose ensemble and members have been run whole."""
+    folder = tmp_path_factory.mktemp("project")
+    before = Path.cwd()
+    os.chdir(folder)
+    run_all(write_project(folder), demo_folder)
+    os.chdir(before)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["small", "other", "pair"])
+def test_every_run_ends_in_a_valid_scored_submission(project, demo_folder, name):
+    run = runs.Run(name, project / "runs")
+    manifest = runs.read_table(project / "runs/data/demo/manifest.csv")
+    shapes = {row.image_id: (row.height, row.width) for row in manifest[manifest["split"] == "test"].itertuples()}
+    assert len(shapes) == 4
+    assert validate_submission(run.submission("test"), shapes) == []
+    scores = score_submission(read_submission(run.submission("test")), read_solution(demo_folder / "stage1_solution.csv"))
+    metrics = runs.read_json(run.metrics)
+    assert metrics["stage1_solution"]["score"][0] == pytest.approx(scores["score"].mean(), abs=1e-5)
+
+
+def test_out_of_fold_scores_are_those_of_the_label_images(project):
+    run, dataset = runs.Run("pair", project / "runs"), runs.Dataset("demo", project / "runs")
+    table = runs.read_table(run.per_image("oof"))
+    assert len(table) == 12
+    for row in table.itertuples():
+        paths = dataset.labels(row.image_id), run.instances("oof") / f"{row.image_id}.png"
+        truth, prediction = (decode_labels_png(p.read_bytes(), "") for p in paths)
+        assert score_image(truth, prediction)[0] == pytest.approx(row.score)
+    assert runs.read_json(run.metrics)["oof"]["score"][0] == pytest.approx(table["score"].mean(), abs=1e-5)
+
+
+def test_steps_lead_from_the_best_member_to_the_ensemble(project):
+    steps = runs.read_json(runs.Run("pair", project / "runs").metrics)["steps"]
+    assert [step["method"] for step in steps] == 2 * ["components", "watershed", "score"]
+    assert steps[-1]["run"] == "pair" and steps[-1]["over"] == [steps[0]["run"], "score"]
+    assert steps[2]["gain"][0] == pytest.approx(steps[2]["score"][0] - steps[1]["score"][0], abs=2e-5)
+
+
+def test_a_second_run_does_nothing(project, demo_folder, monkeypatch):
+    monkeypatch.chdir(project)
+    def state():
+        return {p: p.stat().st_mtime_ns for p in project.rglob("*") if p.is_file() and p.name != "config.yaml"}
+    before = state()
+    run_all(project / "ensembles/pair.yaml", demo_folder)
+    assert state() == before
+
+
+def test_an_ensemble_refuses_members_of_other_folds(project, demo_folder, monkeypatch):
+    monkeypatch.chdir(project)
+    table = runs.read_table(Path("runs/data/demo/folds.csv"))
+    runs.write_table(Path("others.csv"), table.assign(fold=1 - table["fold"]))
+    content = Path("ensembles/pair.yaml").read_text().replace("runs/data/demo/folds.csv", "others.csv")
+    Path("ensembles/leaking.yaml").write_text(content)
+    with pytest.raises(runs.StageError, match="was trained on other folds"):
+        run_one(project / "ensembles/leaking.yaml", "ensemble", demo_folder)
+
+
+@pytest.mark.parametrize("method", ["components", "watershed"])
+def test_plain_decodings_end_in_a_submission_too(project, demo_folder, monkeypatch, method):
+    monkeypatch.chdir(project)
+    path = Path(f"ensembles/{method}.yaml")
+    path.write_text(Path("ensembles/pair.yaml").read_text() + f"\nselection: {{method: {method}}}\n")
+    for config, name in list_tasks(path):
+        run_one(config, name, demo_folder)
+    run = runs.Run(method)
+    table = runs.read_table(run.per_image("oof"))
+    # What select decoded again is what plain had scored under the thresholds of the other folds.
+    pd.testing.assert_series_equal(table["score"], table[method], check_names=False)
+    assert run.submission("test").is_file()
+
+
+def test_a_killed_stage_goes_on_to_the_same_result(demo_folder, tmp_path):
+    script = Path(__file__).with_name("kill_stages.py")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "src"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, script, demo_folder, tmp_path], capture_output=True, text=True,
+                          env=environment, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    summary, *differing = [line for line in done.stdout.splitlines() if "files" in line or "/" in line][-1:]
+    assert summary.endswith("0 differ"), done.stdout[-2000:]
