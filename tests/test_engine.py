@@ -225,7 +225,8 @@ def test_parameters_are_grouped_by_rate_and_decay():
     network = Network()
     groups = parameter_groups(network, 0.1, 0.5, 0.01)
     name = {id(parameter): key for key, parameter in network.named_parameters()}
-    ours = {tuple(name[id(p)] for p in group["params"]): (group["lr"], group["peak"], group["weight_decay"]) for group in groups}
+    ours = {tuple(name[id(p)] for p in group.pop("params")): tuple(group.values()) for group in groups}
+    assert [list(group) for group in groups] == [["lr", "peak", "weight_decay"]] * 4
     assert ours == {
         ("body.encoder.0.weight",): (0.05, 0.05, 0.01),
         ("body.encoder.0.bias", "body.encoder.1.weight", "body.encoder.1.bias"): (0.05, 0.05, 0.0),

@@ -216,3 +216,18 @@ def test_only_the_best_candidate_of_a_node_is_outlined(drawn):
     without = draw_pipeline(drawn[0], maps, labels, energy=maps["center"], size_px=64)
     titles = [a.get_title(loc="left")[3:] for a in without.axes]
     assert titles == ["image", "mask map", "border map", "center map", "energy", "nuclei"]
+
+
+def test_nothing_at_all_can_be_drawn(drawn):
+    image, labels = drawn
+    nothing = np.zeros_like(labels)
+    maps = {name: np.zeros(labels.shape, np.float32) for name in ("mask", "border", "center")}
+    none = make_candidates(maps, (0.5,), 0.2, 0.5, 1.0, 0.04, 64, 12)
+    assert len(none) == 0
+    shown = [
+        draw_pipeline(image, maps, nothing, none, np.zeros(0, np.float32)),
+        draw_gallery([[Example(image, "", nothing, nothing), Example(image, "")]], 64, 64),
+        figures.draw_reliability(**summarise_bins(bin_predictions([], []))),
+        figures.draw_importance({"area_px": 0.0}),
+    ]
+    assert all(figures.render_png(figure).startswith(b"\x89PNG") for figure in shown)

@@ -118,7 +118,7 @@ def test_a_refused_file_changes_nothing(tmp_path):
         ({"encoder": "mobilenetv2_100"}, "unknown encoder mobilenetv2_100; nearest: tu-mobilenetv2_100"),
         ({"weights": "no/such.safetensors"}, "no/such.safetensors not found: put the file there, or .* imagenet"),
         ({"weights": "imagnet"}, "unknown weights imagnet of resnet18; valid: imagenet, .* or null"),
-        ({"weights": "net.bin", "encoder": "tu-resnet18"}, "unknown weights net.bin of tu-resnet18; valid: imagenet, a .pth"),
+        ({"weights": "x.bin", "encoder": "tu-resnet18"}, "unknown weights x.bin of tu-resnet18; valid: imagenet, a .pth"),
     ],
 )
 def test_wrong_names_are_answered_with_the_right_ones(options, message):

@@ -98,7 +98,7 @@ def fit(
     network.train()
     for image, target in progress:
         share = rate_share(state["step"], settings.steps, settings.warmup)
-        # What a step draws (dropout) depends on seed, step and process alone, so that a resumed training draws the same.
+        # What a step draws (dropout) depends on seed, step and process alone: a resumed training draws the same.
         draw = settings.seed * settings.steps + state["step"]
         torch.manual_seed(draw * fabric.world_size + fabric.global_rank)
         for group in optimizer.param_groups:

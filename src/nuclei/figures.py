@@ -184,7 +184,8 @@ def draw_reliability(count: np.ndarray, predicted: np.ndarray, true: np.ndarray,
     top.legend(loc="upper left")
     edges = np.linspace(0, 1, len(count) + 1)
     bottom.bar(edges[:-1], count, np.diff(edges), align="edge", color=SKY, edgecolor="white", linewidth=0.8)
-    bottom.set_yscale("log")
+    if there.any():
+        bottom.set_yscale("log")
     bottom.set(xlabel="predicted IoU, out of fold", ylabel="candidates")
     bottom.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     return figure

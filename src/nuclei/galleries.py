@@ -102,7 +102,7 @@ def make_tile(example: Example, size_px: int, side_px: int) -> np.ndarray:
     window = busiest_window(marks, side_px)
     # Stretched by the whole image, or an empty corner would be stretched to noise.
     tile = enlarge(stretch_contrast(example.image)[window], size_px, smooth=True)
-    line_px = max(1, round(size_px / 260))
+    line_px = max(1, round(size_px / 220))
     layers = (example.truth, 2 * line_px, TRUTH_COLOUR), (example.prediction, line_px, PREDICTION_COLOUR)
     for labels, thickness_px, colour in layers if example.outlined else ():
         if labels is not None:

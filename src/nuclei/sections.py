@@ -40,6 +40,8 @@ def write_pipeline(image_id: str, **drawn) -> Iterator[Block]:
     """Show every step on one image: arguments of galleries.draw_pipeline."""
     caption = ("The steps on a part of an image whose score is near the median, by a network that was not trained on it "
                f"({image_id[:ID_LENGTH]}).")
+    if drawn.get("candidates") is not None:
+        caption += " Of the candidates, the best at each node of the tree is outlined."
     yield make_picture("pipeline", galleries.draw_pipeline(**drawn), caption, wide=True)
 
 
@@ -120,7 +122,7 @@ def write_type(cluster: str, examples: Iterable[tuple], n_images: int) -> Iterat
         outlined.append(example)
     caption = (f"{name_type(cluster).capitalize()}: {len(outlined)} of {n_images} images, from a good score to a bad one, "
                "without and with outlines.")
-    yield make_picture(f"type_{cluster}", galleries.draw_gallery([plain, outlined], 256, 256), caption, True, KEPT)
+    yield make_picture(f"type_{cluster}", galleries.draw_gallery([plain, outlined], 340, 256), caption, True, KEPT)
 
 
 def write_reliability(sums: np.ndarray) -> Iterator[Block]:

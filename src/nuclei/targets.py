@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
+POINT_SIGMA_PX = 3
 LARGE_NUCLEUS_PX = 4000  # an image with a nucleus beyond this gets a wider border on background
 
 
@@ -69,7 +70,23 @@ def center_target(labels: np.ndarray) -> np.ndarray:
     return (distance / np.maximum(peak, 0.5)[labels]).astype(np.float32)
 
 
-TARGETS = {"mask": mask_target, "border": border_target, "center": center_target}
+def core_target(labels: np.ndarray) -> np.ndarray:
+    """Return 1 on the core of each nucleus, where center_target is above a half: float32 [H, W]."""
+    return (center_target(labels) > 0.5).astype(np.float32)
+
+
+def point_target(labels: np.ndarray) -> np.ndarray:
+    """Return a Gaussian of 3 px around the deepest pixel of each nucleus, cut at its outline: float32 [H, W] in 0..1."""
+    deepest = ndimage.maximum_position(center_target(labels), labels, np.arange(1, labels.max() + 1))
+    y, x = np.array([(0.0, 0.0), *deepest]).T[:, labels]
+    rows, columns = np.indices(labels.shape)
+    squared = (rows - y) ** 2 + (columns - x) ** 2
+    return np.where(labels > 0, np.exp(-squared / (2 * POINT_SIGMA_PX**2)), 0).astype(np.float32)
+
+
+TARGETS = {
+    "mask": mask_target, "border": border_target, "center": center_target, "core": core_target, "point": point_target,
+}
 
 
 def make_targets(labels: np.ndarray, channels: tuple[str, ...]) -> np.ndarray:

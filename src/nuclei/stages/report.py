@@ -20,7 +20,7 @@ from nuclei.report import Block, Files, Heading, Missing, Paragraph, Picture, re
 from nuclei.scorer import TARGETS
 from nuclei.watershed import make_energy
 
-N_EXAMPLES, N_WORST = 4, 20
+N_GALLERY, N_EXAMPLES, N_WORST = 4, 3, 20  # images of a gallery, of each type, of the table
 NUCLEI_OF_EXAMPLE = (20, 80)  # of the image that the pipeline is shown on: enough to touch, few enough to be seen
 MIN_TOUCHING = 6
 
@@ -121,7 +121,7 @@ def report_galleries(run: runs.Run, config: Config, dataset: runs.Dataset) -> It
     """Show the best, median and worst images with their outlines."""
     yield Paragraph(sections.ABOUT_GALLERIES)
     images = runs.read_table(run.per_image("oof"))
-    for name, chosen in sections.choose_galleries(images, N_EXAMPLES).items():
+    for name, chosen in sections.choose_galleries(images, N_GALLERY).items():
         yield from attempt(run, partial(sections.write_gallery, name, read_examples(run, dataset, chosen)))
 
 
