@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from nuclei.demo import write_demo
 
+# An example that a busy machine holds up for a second is no failure.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 REAL_DATA = Path(__file__).parents[2] / "shared/data/bbbc038"
 
 

@@ -53,7 +53,7 @@ CHOICES = {name: name for name in PRESETS} | ALONE | {"all": dict.fromkeys(GROUP
 
 
 @pytest.mark.parametrize("preset", CHOICES.values(), ids=CHOICES)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     st.tuples(st.integers(1, 90), st.integers(1, 90)),
     st.sampled_from([8, 32, 48]),

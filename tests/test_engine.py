@@ -155,6 +155,8 @@ def test_history_and_checkpoints_come_when_they_are_due(tmp_path):
     assert [row["step"] for row in state["history"] if row["score"] is not None] == [30, 60, 90, 110]
     rates = [settings.learning_rate * rate_share(row["step"] - 1, 110, settings.warmup) for row in state["history"]]
     assert [row["learning_rate"] for row in state["history"]] == rates
+    shares = [group["lr"] / group["peak"] for group in state["optimizer"]["param_groups"]]
+    assert shares == pytest.approx([rate_share(109, 110, settings.warmup)] * 4)
     assert state["step"] == 110
 
 

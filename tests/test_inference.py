@@ -12,19 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from lightning_fabric import Fabric
 
-from nuclei.inference import (
-    VIEWS,
-    apply_view,
-    blend,
-    dequantise,
-    forward_views,
-    network_forward,
-    predict_maps,
-    quantise,
-    tile_axis,
-    tile_starts,
-    undo_view,
-)
+from nuclei.blend import blend, dequantise, quantise
+from nuclei.inference import VIEWS, apply_view, forward_views, network_forward, predict_maps, tile_axis, tile_starts, undo_view
 from nuclei.model import STRIDE
 
 torch.set_num_threads(1)  # tiny arrays gain nothing from more
@@ -70,7 +59,7 @@ def test_views_are_the_symmetries_of_the_square():
 
 
 @pytest.mark.parametrize("tta", VIEWS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(1, 70), st.integers(1, 70))
 def test_an_equivariant_network_gets_the_same_maps_from_every_view(tta, height, width):
     image = random_image(height, width)
@@ -149,7 +138,7 @@ def test_tile_weights_fade_over_the_overlap():
     assert second.tolist() == pytest.approx([1 / 5, 2 / 5, 3 / 5, 4 / 5] + [1] * 12)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 150), st.integers(1, 150), st.sampled_from([(32, 0), (64, 16), (40, 39), (50, 7)]))
 def test_tiles_are_seamless_for_a_network_that_sees_one_pixel(height, width, tiling):
     image = random_image(height, width)

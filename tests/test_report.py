@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from nuclei import runs
+from nuclei.blend import quantise
 from nuclei.config import parse_config
 from nuclei.images import decode_labels_png
-from nuclei.inference import quantise
 from nuclei.report import Files, Heading, Missing, Paragraph, Picture, Table, anchor, render_html, render_markdown
 from nuclei.rle import decode_labels
 from nuclei.stages import candidates, ensemble, evaluate, folds, plain, prepare, score, select, submit

@@ -41,7 +41,7 @@ def test_border_of_small_nuclei_equals_the_reference(labels):
     assert np.array_equal(border_target(labels), reference_border(labels))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(BLOCKS, st.sampled_from([5, 12]))
 def test_border_of_larger_nuclei_equals_the_reference(blocks, factor):
     labels = enlarge(blocks, factor)

@@ -7,10 +7,10 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from nuclei import runs
+from nuclei.blend import dequantise
 from nuclei.config import Config
 from nuclei.features import compute_features
 from nuclei.images import decode_image, decode_labels_png
-from nuclei.inference import dequantise
 from nuclei.metric import best_iou
 from nuclei.watershed import make_candidates
 

@@ -7,8 +7,8 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from nuclei import runs
+from nuclei.blend import blend, dequantise, quantise
 from nuclei.config import Config, parse_config
-from nuclei.inference import blend, dequantise, quantise
 
 
 def main(run: runs.Run, config: Config, options: runs.Options) -> None:

@@ -8,9 +8,9 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from nuclei import runs
+from nuclei.blend import dequantise
 from nuclei.config import Config
 from nuclei.images import decode_labels_png
-from nuclei.inference import dequantise
 from nuclei.metric import score_image
 from nuclei.tuning import choose_per_fold
 from nuclei.watershed import cut_basins, decode_components, flood_seeds, make_energy

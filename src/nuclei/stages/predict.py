@@ -7,10 +7,10 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 
 from nuclei import runs
-from nuclei.blend import average_folds
+from nuclei.blend import average_folds, quantise
 from nuclei.config import Config
 from nuclei.images import decode_image
-from nuclei.inference import network_forward, predict_maps, quantise
+from nuclei.inference import network_forward, predict_maps
 from nuclei.model import build_network
 
 FILE_OF_CHECKPOINT = {"last": "weights.safetensors", "best": "best.safetensors"}

@@ -9,13 +9,13 @@ import pandas as pd
 import yaml
 
 from nuclei import runs, sections, tables
+from nuclei.blend import dequantise
 from nuclei.calibration import bin_predictions
 from nuclei.candidates import Candidates
 from nuclei.config import Config
 from nuclei.folds import IMAGE_TYPES
 from nuclei.galleries import count_touching
 from nuclei.images import decode_image, decode_labels_png
-from nuclei.inference import dequantise
 from nuclei.report import Block, Files, Heading, Missing, Paragraph, Picture, render_html, render_markdown
 from nuclei.scorer import TARGETS
 from nuclei.watershed import make_energy

@@ -7,10 +7,10 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from nuclei import runs
+from nuclei.blend import dequantise
 from nuclei.candidates import Candidates
 from nuclei.config import Config
 from nuclei.images import encode_labels_png
-from nuclei.inference import dequantise
 from nuclei.metric import THRESHOLDS
 from nuclei.selection import expected_gain, paint, score_selection, select_candidates
 from nuclei.tuning import choose_per_fold
