@@ -34,9 +34,9 @@ def test_errors_are_counted_where_the_table_has_them():
 
 def test_steps_compare_with_the_step_before_and_an_ensemble_with_the_same_method():
     scores = [pd.Series(np.full(6, v)) for v in (0.1, 0.3, 0.6, 0.2, 0.7, 0.9)]
-    names = [(run, method) for run in ("one", "many") for method in ("components", "watershed", "score")]
+    names = [(run, method) for run in ("one", "many") for method in ("components", "watershed", "scored")]
     steps = compare_steps([(*name, s) for name, s in zip(names, scores, strict=True)], np.arange(6))
     assert [step["over"] for step in steps] == [
-        None, ["one", "components"], ["one", "watershed"], ["one", "components"], ["one", "watershed"], ["one", "score"],
+        None, ["one", "components"], ["one", "watershed"], ["one", "components"], ["one", "watershed"], ["one", "scored"],
     ]
     assert [step["gain"] and step["gain"][0] for step in steps] == [None, *(pytest.approx(g) for g in (.2, .3, .1, .4, .3))]

@@ -155,7 +155,7 @@ def charts():
     thresholds = {"0.50": 0.9, "0.75": 0.7, "0.95": 0.1}
     types = {"purple_on_white": {"n_images": 3, "score": [0.5, 0.4, 0.6]}, "new_type": {"n_images": 1, "score": [1, 1, 1]}}
     steps = [{"run": "a", "method": "components", "score": [0.4, 0.3, 0.5], "gain": None, "over": None},
-             {"run": "a", "method": "score", "score": [0.6, 0.5, 0.7], "gain": [0.2, 0.1, 0.3], "over": ["a", "components"]}]
+             {"run": "a", "method": "scored", "score": [0.6, 0.5, 0.7], "gain": [0.2, 0.1, 0.3], "over": ["a", "components"]}]
     kinds = ("merged", "split", "badly_outlined", "missed", "false")
     history = pd.DataFrame({"step": [20, 40], "loss": [1, 0.5], "score": [np.nan, 0.3]})
     keep, drop = {"keep": 0.0}, {"keep": 0.1}

@@ -51,8 +51,8 @@ def test_out_of_fold_scores_are_those_of_the_label_images(project):
 
 def test_steps_lead_from_the_best_member_to_the_ensemble(project):
     steps = runs.read_json(runs.Run("pair", project / "runs").metrics)["steps"]
-    assert [step["method"] for step in steps] == 2 * ["components", "watershed", "score"]
-    assert steps[-1]["run"] == "pair" and steps[-1]["over"] == [steps[0]["run"], "score"]
+    assert [step["method"] for step in steps] == 2 * ["components", "watershed", "scored"]
+    assert steps[-1]["run"] == "pair" and steps[-1]["over"] == [steps[0]["run"], "scored"]
     assert steps[2]["gain"][0] == pytest.approx(steps[2]["score"][0] - steps[1]["score"][0], abs=2e-5)
 
 

@@ -85,6 +85,7 @@ def test_center_peaks_at_one_in_every_nucleus_and_is_zero_outside(blocks, factor
         assert center[labels == label].max() == 1
 
 
+@settings(max_examples=30)
 @given(st.integers(2, 20), st.integers(-3, 3))
 def test_center_of_a_lone_nucleus_is_its_normalised_distance(radius, offset):
     y, x = np.mgrid[:50, :50] - 25

@@ -2,11 +2,7 @@
 
 import re
 
-METHODS = {
-    "components": "components of the mask",
-    "watershed": "watershed",
-    "score": "candidate scoring and selection",
-}
+from nuclei.tables import METHODS
 
 
 def results_table(metrics: dict) -> str:

@@ -51,13 +51,13 @@ def write_scores(metrics: dict) -> Iterator[Block]:
     yield tables.list_scores(metrics)
 
 
-def write_steps(steps: list[dict], method_of: dict[str, str]) -> Iterator[Block]:
+def write_steps(steps: list[dict]) -> Iterator[Block]:
     """Compare plain decodings, candidate scoring and, of an ensemble, its best member: arguments as tables.name_steps."""
     if len(steps) > 1:
-        figure = figures.draw_steps(tables.name_steps(steps, method_of), steps)
+        figure = figures.draw_steps(tables.name_steps(steps), steps)
         yield make_picture("steps", figure, "Out-of-fold score of each step and its paired gain: green above zero, gray "
                            "undecided, red below zero.")
-    yield tables.list_steps(steps, method_of)
+    yield tables.list_steps(steps)
 
 
 def write_precision(metrics: dict) -> Iterator[Block]:

@@ -8,7 +8,9 @@ from nuclei.report import Table
 
 SOLUTIONS = {"stage1_solution": "stage 1 test", "stage2_solution_final": "stage 2 test"}
 NAMES = {"oof": "out of fold", **SOLUTIONS}
-METHODS = {"components": "components", "watershed": "watershed", "scored": "candidate scoring"}
+METHODS = {
+    "components": "components of the mask", "watershed": "watershed", "scored": "candidate scoring and selection",
+}
 KINDS = {
     "found": "IoU above 0.75 with a prediction",
     "merged": "in one prediction together with another nucleus",
@@ -45,20 +47,16 @@ def list_scores(metrics: dict) -> Table:
     return Table(("images", "n", "score", "95 % interval", "mean over image types"), rows)
 
 
-def name_steps(steps: list[dict], method_of: dict[str, str]) -> list[str]:
-    """Name the steps of evaluation.compare_steps; `method_of` gives the selection method of each run.
-
-    The run is named in a second line where there are several.
-    """
+def name_steps(steps: list[dict]) -> list[str]:
+    """Name the steps of evaluation.compare_steps; the run in a second line, where there are several."""
     several = len({step["run"] for step in steps}) > 1
-    methods = [method_of.get(s["run"], "score") if s["method"] == "score" else s["method"] for s in steps]
-    names = [METHODS.get(method, method) for method in methods]
+    names = [METHODS.get(step["method"], step["method"]) for step in steps]
     return [f"{name}\n{step['run']}" if several else name for name, step in zip(names, steps, strict=True)]
 
 
-def list_steps(steps: list[dict], method_of: dict[str, str]) -> Table:
+def list_steps(steps: list[dict]) -> Table:
     """Tabulate the steps with their paired gains, named as name_steps does."""
-    name_of = {(s["run"], s["method"]): n for s, n in zip(steps, name_steps(steps, method_of), strict=True)}
+    name_of = {(s["run"], s["method"]): n for s, n in zip(steps, name_steps(steps), strict=True)}
     rows = []
     for step in steps:
         gain = format_interval(step["gain"], "+") if step["gain"] else ("", "")

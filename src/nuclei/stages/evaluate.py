@@ -14,7 +14,7 @@ from nuclei.metric import count_errors, score_image
 from nuclei.submission import SCORE_COLUMNS, read_solution, read_submission, score_submission
 
 SOLUTIONS = {"test": "stage1_solution", "stage2": "stage2_solution_final"}
-PLAIN = ("components", "watershed")
+METHODS = ("components", "watershed", "scored")  # of selection, from the plainest
 
 
 def main(run: runs.Run, config: Config, options: runs.Options) -> None:
@@ -30,7 +30,7 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
         if needed:
             table = score_out_of_fold(run, config, dataset, options)
             runs.write_table(run.per_image("oof"), table)
-            metrics = {"run": run.name, "oof": summarise(table), "steps": compare(run, config, table, members)}
+            metrics = {"run": run.name, "method": config.selection.method, "oof": summarise(table), "steps": compare(run, config, table, members)}
             manifest = runs.read_table(dataset.manifest)[["image_id", "cluster"]]
             for split, path in solutions.items():
                 scores = score_submission(read_submission(run.submission(split)), read_solution(path))
@@ -49,7 +49,7 @@ def score_out_of_fold(run: runs.Run, config: Config, dataset: runs.Dataset, opti
     )
     scores = pd.DataFrame(list(tqdm(rows, f"{run.name} evaluate", len(table), unit="image", mininterval=2)))
     table = table[["image_id", "group", "cluster", "fold"]].merge(scores, on="image_id")
-    for method in PLAIN:
+    for method in METHODS[:2]:
         plain = runs.read_table(run.plain / f"{method}.csv").rename(columns={"score": method})
         table = table.merge(plain, on="image_id")
     return table
@@ -65,14 +65,15 @@ def score_one(run: runs.Run, dataset: runs.Dataset, image_id: str) -> dict:
 
 
 def compare(run: runs.Run, config: Config, table: pd.DataFrame, members: list[runs.Run]) -> list[dict]:
-    """Return the steps from the plain decodings to this run, the best member's before an ensemble's own."""
-    methods = [*PLAIN[:PLAIN.index(config.selection.method) if config.selection.method in PLAIN else None], "score"]
-    steps = []
-    if members:
-        best = max((runs.read_table(m.per_image("oof")).assign(run=m.name) for m in members),
-                   key=lambda t: t["score"].mean())
-        steps = [(best["run"].iloc[0], method, best[method]) for method in methods]
-    steps += [(run.name, method, table[method]) for method in methods]
+    """Return the steps from the plain decodings to this run's own, the best member's before an ensemble's."""
+    method = config.selection.method
+    methods = METHODS[:METHODS.index(method) + 1]
+    # A member that selects otherwise has no score to compare the last step with.
+    members = [member for member in members if runs.read_json(member.metrics)["method"] == method]
+    tables = [(member.name, runs.read_table(member.per_image("oof"))) for member in members]
+    best = max(tables, key=lambda named: named[1]["score"].mean(), default=None)
+    steps = [(name, m, rows["score" if m == method else m])
+             for name, rows in ([best] if best else []) + [(run.name, table)] for m in methods]
     return compare_steps(steps, table["group"].to_numpy())
 
 

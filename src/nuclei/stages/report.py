@@ -97,10 +97,8 @@ def report_scores(run: runs.Run, config: Config, dataset: runs.Dataset) -> Itera
 
 
 def report_steps(run: runs.Run, config: Config, dataset: runs.Dataset) -> Iterator[Block]:
-    """Compare the steps, each run's last one named by its own selection method."""
-    configs = read_configs(run, [*config.members, run.name])
-    method_of = {name: content["selection"]["method"] for name, content in configs.items()}
-    yield from sections.write_steps(runs.read_json(run.metrics)["steps"], method_of)
+    """Compare the steps from the plain decodings to this run's own."""
+    yield from sections.write_steps(runs.read_json(run.metrics)["steps"])
 
 
 def report_precision(run: runs.Run, config: Config, dataset: runs.Dataset) -> Iterator[Block]:
