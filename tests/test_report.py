@@ -176,11 +176,6 @@ def test_a_run_without_candidates_says_so(made):
     assert not names & {"reliability", "importance", "keep"}
 
 
-def test_the_members_steps_are_named_by_their_own_method(made):
-    rows = [line for line in read(made[1][0], "report.md").splitlines() if line.startswith("| candidate scoring and selection | tiny")]
-    assert len(rows) == 1 and "| components of tiny |" in rows[0]
-
-
 def test_what_is_missing_is_named_and_the_rest_is_reported(made, tmp_path, capsys):
     run, config, options = made[0]
     shutil.copytree(run.folder.parent, tmp_path, dirs_exist_ok=True)

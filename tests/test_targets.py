@@ -152,6 +152,8 @@ def test_empty_images_and_every_integer_type_are_taken(channel, dtype):
     assert not TARGETS[channel](np.zeros((5, 4), dtype)).any()
     labels = enlarge(np.array([[0, 1, 2], [3, 3, 0]]), 4)
     assert np.array_equal(TARGETS[channel](labels.astype(dtype)), TARGETS[channel](labels))
+    renamed = np.where(labels == 3, np.iinfo(dtype).max if dtype in (np.uint8, np.uint16) else 65535, labels)
+    assert np.array_equal(TARGETS[channel](renamed.astype(dtype)), TARGETS[channel](labels))
 
 
 def test_unknown_channels_are_answered_with_the_known_ones():

@@ -40,7 +40,7 @@ class TrainConfig(Section):
     crop_px: int = Field(256, gt=0)
     augment: str | dict[str, float] = Field("full", description="preset of augment.py, or group -> probability")
     sampling: Literal["balanced", "uniform"] = Field("balanced", description="balanced: by the folds' weight column")
-    loss: dict[str, float] = Field({"bce": 0.5, "dice": 0.5}, description="name in losses.py -> weight")
+    loss: dict[str, float] = Field({"bce": 0.5, "dice": 0.5}, min_length=1, description="name in losses.py -> weight")
     channel_weights: dict[str, float] = Field({"border": 1.0}, description="weight of a channel's loss; others 1")
     learning_rate: float = Field(2e-3, gt=0, description="peak; linear warm-up, then cosine to 1 % of it")
     encoder_rate: float = Field(0.5, description="the encoder's share of the learning rate")
@@ -49,9 +49,9 @@ class TrainConfig(Section):
     clip_norm: float = Field(1.0, description="gradient norm limit")
     ema: float = Field(0.995, description="decay of the averaged weights, which are the ones saved")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
-    evaluate_every: int = Field(500, description="steps between scores on the held-out fold")
+    evaluate_every: int = Field(500, gt=0, description="steps between scores on the held-out fold")
     evaluate_images: int = Field(24, description="held-out images scored then, by the competition metric")
-    checkpoint_every: int = Field(100, description="steps between checkpoints to resume from")
+    checkpoint_every: int = Field(100, gt=0, description="steps between checkpoints to resume from")
     workers: int = Field(1, description="data loading processes")
     seed: int = 2018
 
@@ -61,7 +61,7 @@ class PredictConfig(Section):
         "last", description="best is chosen on the held-out fold itself, so its out-of-fold score flatters"
     )
     tta: Literal["none", "flips", "dihedral"] = Field("flips", description="1, 4 or 8 views")
-    scales: tuple[float, ...] = Field((1.0,), description="also predict at these sizes and average")
+    scales: tuple[float, ...] = Field((1.0,), min_length=1, description="also predict at these sizes and average")
     tile_px: int = Field(1280, description="larger images are predicted in tiles of this side")
     overlap_px: int = Field(128, description="blended overlap of tiles")
 

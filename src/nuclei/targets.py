@@ -77,7 +77,7 @@ def core_target(labels: np.ndarray) -> np.ndarray:
 
 def point_target(labels: np.ndarray) -> np.ndarray:
     """Return a Gaussian of 3 px around the deepest pixel of each nucleus, cut at its outline: float32 [H, W] in 0..1."""
-    deepest = ndimage.maximum_position(center_target(labels), labels, np.arange(1, labels.max() + 1))
+    deepest = ndimage.maximum_position(center_target(labels), labels, np.arange(1, int(labels.max()) + 1))
     y, x = np.array([(0.0, 0.0), *deepest]).T[:, labels]
     rows, columns = np.indices(labels.shape)
     squared = (rows - y) ** 2 + (columns - x) ** 2

@@ -37,7 +37,7 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
         print(f"{run.name} train: up to date", flush=True)
         return
     fabric = Fabric(accelerator="auto", devices=options.devices, precision=config.train.precision,
-                    strategy="auto" if options.devices == 1 else "ddp")
+                    strategy="auto" if options.devices == 1 else "ddp_find_unused_parameters_true")
     fabric.launch()
     for fold in folds:
         meta = run.meta(f"train_fold{fold}")
