@@ -36,8 +36,9 @@ def main(data: Path, folder: Path) -> None:
             writes = [run_forked(path, name, data) for path, name in tasks]
         else:
             for (path, name), n in zip(tasks, writes, strict=True):
-                for write in sorted({1, (n + 1) // 2, n} - {0}):
-                    run_and_die(path, name, data, write)
+                if path.stem != "other":  # it goes through the same code as the member before it
+                    for write in sorted({(n + 1) // 2, n} - {0}):
+                        run_and_die(path, name, data, write)
                 run_forked(path, name, data)
         found.append(hash_files(place / "runs"))
     whole, killed = found

@@ -13,7 +13,7 @@ from nuclei.runs import Options
 SMALL = {
     "data": {"dataset": "demo", "folds": "runs/data/demo/folds.csv", "n_folds": 2},
     "model": {"encoder": "tu-test_resnet", "weights": None, "decoder_channels": [16, 8, 8]},
-    "train": {"steps": 42, "batch_size": 2, "crop_px": 64, "evaluate_every": 21, "evaluate_images": 2, "workers": 0,
+    "train": {"steps": 24, "batch_size": 2, "crop_px": 64, "evaluate_every": 12, "evaluate_images": 2, "workers": 0,
               "checkpoint_every": 20, "precision": "32-true"},
     "predict": {"tta": "none"},
     "plain": {"mask_thresholds": [0.4, 0.5], "seed_levels": [0.3, 0.5]},

@@ -101,7 +101,7 @@ class SelectionConfig(Section):
         "scored", description="components and watershed are the plain decodings with thresholds tuned out of fold"
     )
     keep_grid: tuple[float, ...] = Field(
-        (-0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.15, 0.2, 0.3), description="keep thresholds tried out of fold"
+        (-0.5, -0.4, -0.3, -0.25, -0.2, -0.15, -0.1, -0.05, 0.0, 0.05, 0.1, 0.2), description="keep thresholds tried out of fold"
     )
 
 
