@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from pipeline import list_tasks, run_and_die, run_forked, write_project
+from pipeline import list_tasks, run_forked, write_project
 
 from nuclei.stages import STAGES
 
@@ -36,9 +36,10 @@ def main(data: Path, folder: Path) -> None:
             writes = [run_forked(path, name, data) for path, name in tasks]
         else:
             for (path, name), n in zip(tasks, writes, strict=True):
-                if path.stem != "other":  # it goes through the same code as the member before it
-                    for write in sorted({(n + 1) // 2, n} - {0}):
-                        run_and_die(path, name, data, write)
+                if n and path.stem != "other":  # it goes through the same code as the member before it
+                    # Halfway, and then again at the first thing that the second attempt writes.
+                    for write in ((n + 1) // 2, 1):
+                        run_forked(path, name, data, die_at=write)
                 run_forked(path, name, data)
         found.append(hash_files(place / "runs"))
     whole, killed = found

@@ -1,6 +1,5 @@
 """A project in small: configs of two tiny members and their ensemble over demo archives, and the stages run on it."""
 
-import contextlib
 import os
 import signal
 from pathlib import Path
@@ -48,31 +47,12 @@ def run_one(path: Path, name: str, data: Path) -> None:
     run_stage(name, path, config, Options(data=data, jobs=1), Path("runs"))
 
 
-def run_and_die(path: Path, name: str, data: Path, write: int) -> None:
-    """Run one stage in a forked process that kills itself with SIGKILL when it is about to finish its write number `write`.
+def run_forked(path: Path, name: str, data: Path, die_at: int | None = None) -> int:
+    """Run one stage in a forked process and return how many files it wrote; raise RuntimeError if it failed.
 
-    Every output is written to a temporary name and then renamed, so the renames are where a kill does harm.
+    With `die_at` the process kills itself by SIGKILL when its write of that number, from 1, is about to finish. Every
+    output is written to a temporary name and then renamed, so the renames are where a kill does harm.
     """
-    child = os.fork()
-    if child == 0:
-        rename, count = os.replace, 0
-
-        def replace(*paths):
-            nonlocal count
-            count += 1
-            if count == write:
-                os.kill(os.getpid(), signal.SIGKILL)
-            rename(*paths)
-
-        os.replace = replace
-        with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
-            run_one(path, name, data)
-        os._exit(0)
-    os.waitpid(child, 0)
-
-
-def run_forked(path: Path, name: str, data: Path) -> int:
-    """Run one stage in a forked process and return how many files it wrote; raise RuntimeError if it failed."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -81,14 +61,23 @@ def run_forked(path: Path, name: str, data: Path) -> int:
         def replace(*paths):
             nonlocal count
             count += 1
+            if count == die_at:
+                os.kill(os.getpid(), signal.SIGKILL)
             rename(*paths)
 
         os.replace = replace
-        run_one(path, name, data)
-        os.write(writer, str(count).encode())
-        os._exit(0)
+        status = 1
+        try:
+            run_one(path, name, data)
+            os.write(writer, str(count).encode())
+            status = 0
+        finally:
+            os._exit(status)
     os.close(writer)
     _, status = os.waitpid(child, 0)
-    if status:
-        raise RuntimeError(f"{path.stem} {name} failed with status {status}")
-    return int(os.read(reader, 20))
+    written = os.read(reader, 20)
+    os.close(reader)
+    killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    if killed != (die_at is not None) or not killed and status:
+        raise RuntimeError(f"{path.stem} {name} ended with status {status}")
+    return int(written or 0)

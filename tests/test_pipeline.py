@@ -14,6 +14,8 @@ from nuclei.images import decode_labels_png
 from nuclei.metric import score_image
 from nuclei.submission import read_solution, read_submission, score_submission, validate_submission
 
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "src"), "OMP_NUM_THREADS": "1"}
+
 
 @pytest.fixture(scope="module")
 def project(demo_folder, tmp_path_factory):
@@ -89,11 +91,25 @@ def test_plain_decodings_end_in_a_submission_too(project, demo_folder, monkeypat
     assert run.submission("test").is_file()
 
 
+def test_two_processes_train_one_network(project, tmp_path):
+    """`--devices 2` on a machine without GPUs: two CPU processes through the command line, as a user starts them."""
+    write_project(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/data").symlink_to(project / "runs/data")
+    command = [sys.executable, "-m", "nuclei", "train", "configs/small.yaml", "--devices", "2", "--fold", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (runs.read_table(root / "runs/small/fold0/history.csv") for root in (project, tmp_path))
+    assert "MEMBER: 2/2" in done.stdout + done.stderr
+    # The same batches, halved: only what batch norm sees, and rounding, differ.
+    assert two["step"].tolist() == one["step"].tolist()
+    assert two["loss"].to_numpy() == pytest.approx(one["loss"].to_numpy(), rel=0.2)
+
+
 def test_a_killed_stage_goes_on_to_the_same_result(demo_folder, tmp_path):
     script = Path(__file__).with_name("kill_stages.py")
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "src"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, script, demo_folder, tmp_path], capture_output=True, text=True,
-                          env=environment, timeout=600)
+                          env=ENVIRONMENT, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     summary, *differing = [line for line in done.stdout.splitlines() if "files" in line or "/" in line][-1:]
     assert summary.endswith("0 differ"), done.stdout[-2000:]

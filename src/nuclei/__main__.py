@@ -87,9 +87,9 @@ def run(configs: Configs, data: Data = Path("data"), devices: Devices = 1, jobs:
                 train_alone(path, options, runs)
             else:
                 run_stage(name, path, config, options, runs)
-    for path in plan:
-        typer.echo(f"submission: {Run(path.stem, runs).submission('test')}")
-    typer.echo(f"report: {Run(path.stem, runs).report / 'report.html'}")
+    for path in configs:
+        finished = Run(path.stem, runs)
+        typer.echo(f"submission: {finished.submission('test')}\nreport: {finished.report / 'report.html'}")
 
 
 def train_alone(path: Path, options: Options, runs: Path) -> None:

@@ -14,10 +14,9 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
     folder, readme = Path("ensembles") / run.name, Path("README.md")
     for stage in ("evaluate", "submit"):
         runs.fingerprint(run.meta(stage))
-    metrics = runs.read_json(run.metrics)
-    made = {r.name: read_metas(r) for r in (*(runs.Run(name, run.folder.parent) for name in config.members), run)}
-    runs.write_json(folder / "metrics.json", metrics)
-    runs.write_json(folder / "made.json", made)
+    everyone = [runs.Run(name, run.folder.parent) for name in (*config.members, run.name)]
+    runs.write_bytes(folder / "metrics.json", run.metrics.read_bytes())
+    runs.write_json(folder / "made.json", {one.name: read_metas(one) for one in everyone})
     runs.write_bytes(folder / "per_image.csv", run.per_image("oof").read_bytes())
     compressed = gzip.compress(run.submission("test").read_bytes(), 9, mtime=0)
     runs.write_bytes(folder / "submission_stage1_test.csv.gz", compressed)
@@ -25,7 +24,8 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
     if picture.is_file():
         runs.write_bytes(folder / picture.name, picture.read_bytes())
     text = readme.read_text()
-    for name, table in blocks(run.name, metrics, made).items():
+    published = (runs.read_json(folder / name) for name in ("metrics.json", "made.json"))
+    for name, table in blocks(run.name, *published).items():
         text = replace_block(text, name, table)
     runs.write_bytes(readme, text.encode())
     print(f"{folder} and the tables of {readme} are those of {run.folder}", flush=True)
