@@ -15,7 +15,7 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
     runs.fingerprint(dataset.meta)
     path = Path(config.data.folds)
     manifest = runs.read_table(dataset.manifest)
-    train = manifest[manifest["split"] == "train"]
+    train = manifest[manifest["split"] == "train"].astype({"n_nuclei": int})  # the test images have none to count
     if path.is_file() and not options.force:
         check_images(runs.read_table(path), set(train["image_id"]), path, dataset)
         print(f"{dataset.name} folds: up to date ({path})", flush=True)
