@@ -16,6 +16,8 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
         runs.fingerprint(run.meta(stage))
     everyone = [runs.Run(name, run.folder.parent) for name in (*config.members, run.name)]
     runs.write_bytes(folder / "metrics.json", run.metrics.read_bytes())
+    for member in everyone[:-1]:
+        runs.write_bytes(folder / f"metrics_{member.name}.json", member.metrics.read_bytes())
     runs.write_json(folder / "made.json", {one.name: read_metas(one) for one in everyone})
     runs.write_bytes(folder / "per_image.csv", run.per_image("oof").read_bytes())
     compressed = gzip.compress(run.submission("test").read_bytes(), 9, mtime=0)

@@ -1,0 +1,70 @@
+"""Which center makes the best seeds and energy? One network that learned all kinds, decoded with each, on one fold.
+
+    PYTHONPATH=src python -m nuclei train configs/trials/centers.yaml --fold 0
+    PYTHONPATH=src python benchmarks/centers.py            # 100 images of fold 0, which the network never saw
+"""
+
+from pathlib import Path
+
+import numpy as np
+from lightning_fabric import Fabric
+from tqdm import tqdm
+
+from nuclei import runs
+from nuclei.config import load_config
+from nuclei.inference import network_forward
+from nuclei.metric import THRESHOLDS, best_iou, score_image
+from nuclei.selection import expected_gain, score_selection, select_candidates
+from nuclei.stages.predict import load_network, predict
+from nuclei.stages.train import read_pair
+from nuclei.statistics import paired_difference
+from nuclei.watershed import cut_basins, flood_seeds, make_candidates, make_energy
+
+KINDS = ("center", "core", "point", "none")
+SEED_LEVELS, MASK_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7), (0.4, 0.5, 0.6)
+
+
+def decode(maps: dict, truth: np.ndarray, config) -> tuple[list[float], float]:
+    """Return the scores of the plain watershed over both thresholds, and that of the best selection of candidates."""
+    energy, plain = make_energy(maps, config.watershed.center_weight), []
+    for seed_level in SEED_LEVELS:
+        basins = flood_seeds(energy, seed_level, maps["mask"] > min(MASK_THRESHOLDS))
+        plain += [score_image(truth, cut_basins(basins, maps["mask"], t, 12))[0] for t in MASK_THRESHOLDS]
+    candidates = make_candidates(maps, **config.watershed.model_dump())
+    iou, _ = best_iou(truth, candidates.indptr, candidates.pixels)
+    gain = expected_gain((iou[:, None] > THRESHOLDS).astype(float), np.full(len(THRESHOLDS), 0.5))
+    chosen = select_candidates(candidates, gain)
+    return plain, score_selection(iou[chosen], THRESHOLDS, int(truth.max())).mean()
+
+
+def main() -> None:
+    config, run = load_config("configs/trials/centers.yaml"), runs.Run("centers")
+    dataset, table = runs.Dataset(config.data.dataset), runs.read_table(Path(config.data.folds))
+    table = table[table["fold"] == 0].sample(100, random_state=0)
+    fabric = Fabric(devices=1, precision=config.train.precision)
+    forward = network_forward(fabric, load_network(fabric, run, config, 0))
+    plain, best = {kind: [] for kind in KINDS}, {kind: [] for kind in KINDS}
+    for image_id in tqdm(table["image_id"], "centers", unit="image"):
+        image, truth = read_pair(dataset, image_id)
+        maps = predict(forward, image, config)
+        for kind in KINDS:
+            own = {"mask": maps["mask"], "border": maps["border"]} | ({"center": maps[kind]} if kind != "none" else {})
+            scores, selected = decode(own, truth, config)
+            plain[kind].append(scores)
+            best[kind].append(selected)
+    groups = table["group"].to_numpy()
+    top = {}
+    for kind in KINDS:
+        grid = np.array(plain[kind])
+        option = int(grid.mean(axis=0).argmax())
+        top[kind] = grid[:, option]
+        level, threshold = SEED_LEVELS[option // len(MASK_THRESHOLDS)], MASK_THRESHOLDS[option % len(MASK_THRESHOLDS)]
+        print(f"{kind}: watershed {top[kind].mean():.4f} at {level}, {threshold}; best selection {np.mean(best[kind]):.4f}")
+    for kind in KINDS[1:]:
+        for name, scores in (("watershed", top), ("best selection", best)):
+            difference = paired_difference(np.array(scores["center"]), np.array(scores[kind]), groups)
+            print(f"center - {kind}, {name}: {difference[0]:+.4f} ({difference[1]:+.4f} to {difference[2]:+.4f})")
+
+
+if __name__ == "__main__":
+    main()
