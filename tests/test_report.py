@@ -239,8 +239,8 @@ def test_tables_hold_what_they_are_given():
     steps = [{"run": "a", "method": "components", "score": [0.4, 0.3, 0.5], "gain": None, "over": None},
              {"run": "a", "method": "scored", "score": [0.6, 0.5, 0.7], "gain": [0.2, -0.1, 0.3], "over": ["a", "components"]}]
     assert list_steps(steps).rows == [
-        ("components of the mask", "a", "", "0.4000", "0.3000 to 0.5000", "", ""),
-        ("candidate scoring and selection", "a", "components of the mask", "0.6000", "0.5000 to 0.7000", "+0.2000", "-0.1000 to +0.3000"),
+        ("components", "a", "", "0.4000", "0.3000 to 0.5000", "", ""),
+        ("candidate scoring", "a", "components", "0.6000", "0.5000 to 0.7000", "+0.2000", "-0.1000 to +0.3000"),
     ]
     errors = {"found": 6, "merged": 1, "split": 1, "badly_outlined": 1, "missed": 1, "false": 5}
     assert [row[2:] for row in list_errors(errors).rows] == [("6", "60.0"), *[("1", "10.0")] * 4, ("5", "50.0")]

@@ -8,9 +8,7 @@ from nuclei.report import Table
 
 SOLUTIONS = {"stage1_solution": "stage 1 test", "stage2_solution_final": "stage 2 test"}
 NAMES = {"oof": "out of fold", **SOLUTIONS}
-METHODS = {
-    "components": "components of the mask", "watershed": "watershed", "scored": "candidate scoring and selection",
-}
+METHODS = {"components": "components", "watershed": "watershed", "scored": "candidate scoring"}
 KINDS = {
     "found": "IoU above 0.75 with a prediction",
     "merged": "in one prediction together with another nucleus",
