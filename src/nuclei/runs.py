@@ -22,6 +22,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from nuclei.images import decode_image, decode_labels_png
+
 PACKAGES = (
     "torch", "timm", "segmentation-models-pytorch", "lightgbm", "albumentations", "numpy", "opencv-python-headless"
 )
@@ -140,6 +142,16 @@ def source_hash(path: Path) -> str:
     if path.is_file():
         return file_hash(path)
     return content_hash(sorted((str(p.relative_to(path)), p.stat().st_size) for p in path.rglob("*") if p.is_file()))
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Read an image, uint8 [H, W, 3]; raise ValueError naming the file if it is damaged."""
+    return decode_image(path.read_bytes(), str(path))
+
+
+def read_labels(path: Path) -> np.ndarray:
+    """Read a label image, int32 [H, W]; raise ValueError naming the file if it is damaged."""
+    return decode_labels_png(path.read_bytes(), str(path))
 
 
 def read_table(path: Path) -> pd.DataFrame:

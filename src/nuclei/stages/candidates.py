@@ -10,7 +10,6 @@ from nuclei import runs
 from nuclei.blend import dequantise
 from nuclei.config import Config
 from nuclei.features import compute_features
-from nuclei.images import decode_image, decode_labels_png
 from nuclei.metric import best_iou
 from nuclei.watershed import make_candidates
 
@@ -37,11 +36,11 @@ def cut_one(run: runs.Run, dataset: runs.Dataset, config: Config, split: str, im
         return
     maps = dequantise(runs.read_arrays(run.maps(split) / path.name))
     maps.pop("fold_disagreement", None)  # only maps of unseen images have it, so nothing can be learned from it
-    image = decode_image(dataset.image(image_id).read_bytes(), str(dataset.image(image_id)))
+    image = runs.read_image(dataset.image(image_id))
     candidates = make_candidates(maps, **config.watershed.model_dump())
     features = compute_features(candidates, maps, image)
     arrays = candidates.pack() | {"features": features.to_numpy(np.float32)}
     if split == "oof":
-        truth = decode_labels_png(dataset.labels(image_id).read_bytes(), str(dataset.labels(image_id)))
+        truth = runs.read_labels(dataset.labels(image_id))
         arrays["iou"] = best_iou(truth, candidates.indptr, candidates.pixels)[0]
     runs.write_arrays(path, arrays)

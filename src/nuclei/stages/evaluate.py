@@ -9,7 +9,6 @@ from tqdm import tqdm
 from nuclei import runs
 from nuclei.config import Config
 from nuclei.evaluation import compare_steps, summarise
-from nuclei.images import decode_labels_png
 from nuclei.metric import count_errors, score_image
 from nuclei.submission import SCORE_COLUMNS, read_solution, read_submission, score_submission
 
@@ -58,7 +57,7 @@ def score_out_of_fold(run: runs.Run, config: Config, dataset: runs.Dataset, opti
 def score_one(run: runs.Run, dataset: runs.Dataset, image_id: str) -> dict:
     """Score the instances of one image and count its errors: a row of per_image.csv."""
     paths = dataset.labels(image_id), run.instances("oof") / f"{image_id}.png"
-    truth, prediction = (decode_labels_png(path.read_bytes(), str(path)) for path in paths)
+    truth, prediction = (runs.read_labels(path) for path in paths)
     score, precision = score_image(truth, prediction)
     counts = {"n_true": int(truth.max()), "n_pred": int(prediction.max())}
     return dict(zip(SCORE_COLUMNS, [image_id, score, *precision], strict=True)) | counts | count_errors(truth, prediction)

@@ -7,7 +7,6 @@ from tqdm import tqdm
 from nuclei import runs
 from nuclei.config import Config
 from nuclei.folds import check_folds, fold_table, mosaic_groups
-from nuclei.images import decode_image
 
 
 def main(run: runs.Run, config: Config, options: runs.Options) -> None:
@@ -21,7 +20,7 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
         print(f"{dataset.name} folds: up to date ({path})", flush=True)
         return
     ids = tqdm(train["image_id"], "folds", unit="image", mininterval=1)
-    images = ((i, decode_image(dataset.image(i).read_bytes(), str(dataset.image(i)))) for i in ids)
+    images = ((i, runs.read_image(dataset.image(i))) for i in ids)
     groups = mosaic_groups(images)
     clusters, n_nuclei = (dict(zip(train["image_id"], train[c], strict=True)) for c in ("cluster", "n_nuclei"))
     table = fold_table(groups, clusters, n_nuclei, config.data.n_folds, config.data.folds_seed)

@@ -10,7 +10,6 @@ from tqdm import tqdm
 from nuclei import runs
 from nuclei.blend import dequantise
 from nuclei.config import Config
-from nuclei.images import decode_labels_png
 from nuclei.metric import score_image
 from nuclei.tuning import choose_per_fold
 from nuclei.watershed import cut_basins, decode_components, flood_seeds, make_energy
@@ -53,7 +52,7 @@ def list_decodings(config: Config) -> dict[str, list[dict[str, float]]]:
 def score_decodings(run: runs.Run, dataset: runs.Dataset, config: Config, image_id: str) -> dict[str, list[float]]:
     """Return the scores of one image under each setting of list_decodings."""
     maps = dequantise(runs.read_arrays(run.maps("oof") / f"{image_id}.npz"))
-    truth = decode_labels_png(dataset.labels(image_id).read_bytes(), str(dataset.labels(image_id)))
+    truth = runs.read_labels(dataset.labels(image_id))
     mask, masks, w = maps["mask"], config.plain.mask_thresholds, config.watershed
     components = [score_image(truth, decode_components(mask, t, w.min_area_px))[0] for t in masks]
     energy = make_energy(maps, w.center_weight)

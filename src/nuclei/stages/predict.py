@@ -9,7 +9,6 @@ from tqdm import tqdm
 from nuclei import runs
 from nuclei.blend import average_folds, quantise
 from nuclei.config import Config
-from nuclei.images import decode_image
 from nuclei.inference import network_forward, predict_maps
 from nuclei.model import build_network
 
@@ -34,7 +33,7 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
                 path = run.maps(split) / f"{image_id}.npz"
                 if path.is_file():  # by a run that was killed
                     continue
-                image = decode_image(dataset.image(image_id).read_bytes(), str(dataset.image(image_id)))
+                image = runs.read_image(dataset.image(image_id))
                 chosen = [fold_of[image_id]] if split == "oof" else folds
                 maps = [predict(forwards[fold], image, config) for fold in chosen]
                 runs.write_arrays(path, quantise(average_folds(maps)))

@@ -15,7 +15,6 @@ from nuclei.candidates import Candidates
 from nuclei.config import Config
 from nuclei.folds import IMAGE_TYPES
 from nuclei.galleries import count_touching
-from nuclei.images import decode_image, decode_labels_png
 from nuclei.report import Block, Files, Heading, Missing, Paragraph, Picture, render_html, render_markdown
 from nuclei.scorer import TARGETS
 from nuclei.watershed import make_energy
@@ -74,16 +73,16 @@ def report_pipeline(run: runs.Run, config: Config, dataset: runs.Dataset) -> Ite
     if config.selection.method == "scored":
         middle["candidates"] = Candidates.unpack(runs.read_arrays(run.candidates("oof") / f"{image_id}.npz"))
         middle["score"] = read_iou(run, image_id)
-    instances = read_labels(run.instances("oof") / f"{image_id}.png")
+    instances = runs.read_labels(run.instances("oof") / f"{image_id}.png")
     yield from sections.write_pipeline(
-        image_id, image=read_image(dataset, image_id), maps=maps, instances=instances, **middle)
+        image_id, image=runs.read_image(dataset.image(image_id)), maps=maps, instances=instances, **middle)
 
 
 def choose_typical(images: pd.DataFrame, dataset: runs.Dataset) -> str:
     """Return the image nearest the median score that has a number of nuclei that can be seen, some of them touching."""
     images = images.assign(off=(images["score"] - images["score"].median()).abs()).sort_values(["off", "image_id"])
     fit = images.loc[images["n_true"].between(*NUCLEI_OF_EXAMPLE), "image_id"].tolist() or images["image_id"].tolist()
-    touching = (i for i in fit if count_touching(read_labels(dataset.labels(i))) >= MIN_TOUCHING)
+    touching = (i for i in fit if count_touching(runs.read_labels(dataset.labels(i))) >= MIN_TOUCHING)
     return next(touching, fit[0])
 
 
@@ -219,19 +218,11 @@ def read_iou(run: runs.Run, image_id: str) -> np.ndarray:
     return read_array(run.scores("oof") / f"{image_id}.npz", "scores")[:, TARGETS.index("iou")]
 
 
-def read_image(dataset: runs.Dataset, image_id: str) -> np.ndarray:
-    return decode_image(dataset.image(image_id).read_bytes(), str(dataset.image(image_id)))
-
-
-def read_labels(path: Path) -> np.ndarray:
-    return decode_labels_png(path.read_bytes(), str(path))
-
-
 def read_examples(run: runs.Run, dataset: runs.Dataset, images: pd.DataFrame) -> Iterator[tuple]:
     """Yield (row, image, truth, prediction) of the rows of a table of images, each read when it is asked for."""
     for row in images.itertuples():
         truth, prediction = dataset.labels(row.image_id), run.instances("oof") / f"{row.image_id}.png"
-        yield row, read_image(dataset, row.image_id), read_labels(truth), read_labels(prediction)
+        yield row, runs.read_image(dataset.image(row.image_id)), runs.read_labels(truth), runs.read_labels(prediction)
 
 
 def read_configs(run: runs.Run, names) -> dict[str, dict]:

@@ -6,7 +6,6 @@ from tqdm import tqdm
 
 from nuclei import runs
 from nuclei.config import Config
-from nuclei.images import decode_labels_png
 from nuclei.submission import validate_submission, write_submission
 
 
@@ -26,7 +25,7 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
             path = run.submission(split)
             with runs.atomic(path) as temporary:
                 with temporary.open("w", newline="") as file:
-                    write_submission(file, ((i, decode_labels_png(p.read_bytes(), str(p))) for i, p in paths))
+                    write_submission(file, ((i, runs.read_labels(p)) for i, p in paths))
                 shapes = {i: (int(manifest["height"][i]), int(manifest["width"][i])) for i in image_ids}
                 if violations := validate_submission(temporary, shapes):
                     raise runs.StageError(f"{path} breaks the rules:\n  " + "\n  ".join(violations[:20]))

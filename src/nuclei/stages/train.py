@@ -13,7 +13,6 @@ from nuclei import runs
 from nuclei.config import Config
 from nuclei.dataset import Crops
 from nuclei.engine import fit
-from nuclei.images import decode_image, decode_labels_png
 from nuclei.inference import network_forward, predict_maps
 from nuclei.metric import score_image
 from nuclei.model import build_network
@@ -99,9 +98,7 @@ def decode_quickly(maps: dict[str, np.ndarray]) -> np.ndarray:
 
 def read_pair(dataset: runs.Dataset, image_id: str) -> tuple[np.ndarray, np.ndarray]:
     """Read an image, uint8 [H, W, 3], and its labels, uint16 [H, W]."""
-    image, labels = dataset.image(image_id), dataset.labels(image_id)
-    return (decode_image(image.read_bytes(), str(image)),
-            decode_labels_png(labels.read_bytes(), str(labels)).astype(np.uint16))
+    return runs.read_image(dataset.image(image_id)), runs.read_labels(dataset.labels(image_id)).astype(np.uint16)
 
 
 def write_weights(path: Path, state: dict) -> None:
