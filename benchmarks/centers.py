@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from nuclei import runs
 from nuclei.config import load_config
+from nuclei.engine import choose_precision
 from nuclei.inference import network_forward
 from nuclei.metric import THRESHOLDS, best_iou, score_image
 from nuclei.selection import expected_gain, score_selection, select_candidates
@@ -39,9 +40,10 @@ def decode(maps: dict, truth: np.ndarray, config) -> tuple[list[float], float]:
 
 def main() -> None:
     config, run = load_config("configs/trials/centers.yaml"), runs.Run("centers")
-    dataset, table = runs.Dataset(config.data.dataset), runs.read_table(Path(config.data.folds))
+    dataset = runs.Dataset(config.data)
+    table = dataset.read_folds()
     table = table[table["fold"] == 0].sample(100, random_state=0)
-    fabric = Fabric(devices=1, precision=config.train.precision)
+    fabric = Fabric(devices=1, precision=choose_precision(config.train.precision))
     forward = network_forward(fabric, load_network(fabric, run, config, 0))
     plain, best = {kind: [] for kind in KINDS}, {kind: [] for kind in KINDS}
     for image_id in tqdm(table["image_id"], "centers", unit="image"):

@@ -29,8 +29,8 @@ def repeat_run(source: Run, n: int, root: Path):
     """Make a run with the out-of-fold maps of `source` and n test images, and return it with its config."""
     config = parse_config(yaml.safe_load(source.config.read_text()), str(source.config))
     config = config.model_copy(update={"data": config.data.model_copy(update={"folds": str(Path(config.data.folds).resolve())})})
-    old = Dataset(config.data.dataset, source.folder.parent)
-    dataset, run = Dataset(old.name, root), Run(source.name, root)
+    old = Dataset(config.data, source.folder.parent)
+    dataset, run = Dataset(config.data, root), Run(source.name, root)
     manifest = read_table(old.manifest)
     train, test = (manifest[manifest["split"] == split] for split in ("train", "test"))
     repeated = test.iloc[[i % len(test) for i in range(n)]].copy()

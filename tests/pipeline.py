@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from nuclei.__main__ import list_runs, list_stages, run_stage
+from nuclei.pipeline import list_runs, list_stages, run_stage
 from nuclei.runs import Options
 
 SMALL = {
@@ -44,7 +44,7 @@ def list_tasks(ensemble: Path) -> list[tuple[Path, str]]:
 
 def run_one(path: Path, name: str, data: Path) -> None:
     config = dict(list_runs(path))[path]
-    run_stage(name, path, config, Options(data=data, jobs=1), Path("runs"))
+    run_stage(name, path.stem, config, Options(data=data, jobs=1), Path("runs"))
 
 
 def run_forked(path: Path, name: str, data: Path, die_at: int | None = None) -> int:

@@ -10,11 +10,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from nuclei.config import TrainConfig
+from nuclei.config import ModelConfig, TrainConfig
 from nuclei.engine import LOG_EVERY, fit
+from nuclei.networks import make_loss
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more
-CHANNELS = ("mask", "border")
+MODEL = ModelConfig(channels=("mask", "border"))
 
 
 class Body(nn.Module):
@@ -70,7 +71,8 @@ def score(average) -> float:
 def train(settings, resume=None, save=lambda state: None, evaluate=score, fabric=None, **options):
     fabric = fabric or Fabric(accelerator="cpu", devices=1, precision=settings.precision)
     crops = Crops(settings.steps * settings.batch_size)
-    state = fit(fabric, Network(**options), crops, settings, CHANNELS, resume, save, evaluate, "test")
+    loss_of = make_loss(MODEL, settings)
+    state = fit(fabric, Network(**options), crops, settings, loss_of, resume, save, evaluate, "test")
     return copy.deepcopy(state)
 
 

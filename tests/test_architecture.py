@@ -13,7 +13,9 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src/nuclei"
 MODULES = {path.relative_to(SOURCE).as_posix(): path for path in sorted(SOURCE.rglob("*.py"))}
 STAGE_FILES = [name for name in MODULES if name.startswith("stages/")]
-PURE = [name for name in MODULES if name not in STAGE_FILES + ["__main__.py", "config.py", "runs.py"]]
+CONDUCTORS = ["__main__.py", "pipeline.py"]  # they alone know the stages
+WITH_DISK = ["config.py", "runs.py", "artefacts.py", "ablate.py"]
+PURE = [name for name in MODULES if name not in STAGE_FILES + CONDUCTORS + WITH_DISK]
 MAX_LINES = 320
 SELF_EVIDENT_LINES = 3  # a public function of so few lines may do without a docstring
 WRITTEN_BY_HAND = (".py", ".sh", ".md", ".yaml", ".toml", ".txt")
@@ -84,8 +86,8 @@ def test_pure_modules_know_no_config_and_no_disk_layout(name):
     assert not forbidden(MODULES[name].read_text(), ["nuclei.config", "nuclei.runs", "nuclei.stages"])
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name != "__main__.py"])
-def test_only_the_command_line_imports_stages(name):
+@pytest.mark.parametrize("name", [name for name in MODULES if name not in CONDUCTORS])
+def test_only_the_conductors_import_stages(name):
     assert not forbidden(MODULES[name].read_text(), ["nuclei.stages", "nuclei.__main__"])
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from nuclei.__main__ import list_runs
-from nuclei.augment import resolve_preset
+from nuclei.pipeline import list_runs
+from nuclei.augment import leave_out
 from nuclei.config import load_config
 from nuclei.losses import combined_loss
 from nuclei.model import build_network
@@ -58,7 +58,7 @@ def test_no_two_files_make_the_same_run():
 @pytest.mark.parametrize("name", FILES)
 def test_what_a_config_names_exists(name):
     config = load_config(FILES[name])
-    resolve_preset(config.train.augment)
+    leave_out(config.train.augment, config.train.leave_out)
     targets = make_targets(np.zeros((8, 8), np.int32), config.model.channels)
     weight_of_channel = torch.ones(len(targets))
     combined_loss(torch.zeros(1, *targets.shape), torch.tensor(targets)[None], config.train.loss, weight_of_channel)

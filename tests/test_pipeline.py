@@ -10,6 +10,7 @@ import pytest
 from pipeline import list_tasks, run_all, run_one, write_project
 
 from nuclei import runs
+from nuclei.config import DataConfig
 from nuclei.images import decode_labels_png
 from nuclei.metric import score_image
 from nuclei.submission import read_solution, read_submission, score_submission, validate_submission
@@ -41,7 +42,7 @@ def test_every_run_ends_in_a_valid_scored_submission(project, demo_folder, name)
 
 
 def test_out_of_fold_scores_are_those_of_the_label_images(project):
-    run, dataset = runs.Run("pair", project / "runs"), runs.Dataset("demo", project / "runs")
+    run, dataset = runs.Run("pair", project / "runs"), runs.Dataset(DataConfig(dataset="demo"), project / "runs")
     table = runs.read_table(run.per_image("oof"))
     assert len(table) == 12
     for row in table.itertuples():

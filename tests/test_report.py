@@ -12,10 +12,14 @@ import pandas as pd
 import pytest
 
 from nuclei import runs
+from nuclei.artefacts import list_parts, read_array
 from nuclei.blend import quantise
 from nuclei.config import parse_config
 from nuclei.images import decode_labels_png
-from nuclei.report import Files, Heading, Missing, Paragraph, Picture, Table, anchor, render_html, render_markdown
+from nuclei.report import (
+    Code, Files, FillIn, Heading, Missing, Paragraph, Picture, References, Subheading, Table, anchor, render_html,
+    render_markdown,
+)
 from nuclei.rle import decode_labels
 from nuclei.stages import candidates, ensemble, evaluate, folds, plain, prepare, score, select, submit
 from nuclei.stages import report as report_stage
@@ -57,17 +61,17 @@ def make_run(root: Path, archives: Path, name: str = "tiny", jobs: int = 1, **ch
 
 def pretend_to_train(run: runs.Run, config) -> None:
     """Write the histories and maps that networks which are right but for blur and noise would have left."""
-    dataset, rng = runs.Dataset("demo", run.folder.parent), np.random.default_rng(0)
+    dataset, rng = runs.Dataset(config.data, run.folder.parent), np.random.default_rng(0)
     solution = read_solution(dataset.solution("stage1_solution"))
-    inputs = {"data": runs.fingerprint(dataset.meta), "folds": runs.file_hash(Path(config.data.folds))}
-    for fold in sorted(runs.read_table(Path(config.data.folds))["fold"].unique()):
+    inputs = dataset.inputs()
+    for fold in sorted(dataset.read_folds()["fold"].unique()):
         with runs.stage(run.meta(f"train_fold{fold}"), {}, inputs):
             steps = np.arange(20, 201, 20)
             scores = [None if step % 100 else step / 400 for step in steps]
             history = {"step": steps, "loss": 1 / (1 + steps / 50) + fold / 50, "learning_rate": 1e-3, "score": scores}
             runs.write_table(run.fold(fold) / "history.csv", pd.DataFrame(history))
     with runs.stage(run.meta("predict"), {}, inputs):
-        for split, image_ids in dataset.splits(Path(config.data.folds)).items():
+        for split, image_ids in dataset.splits().items():
             for image_id in image_ids:
                 if split == "oof":
                     path = dataset.labels(image_id)
@@ -163,7 +167,7 @@ def test_scores_and_errors_are_those_of_the_artefacts(made):
     assert f"| {gain[0]:+.4f} | {gain[1]:+.4f} to {gain[2]:+.4f} |" in text
     for kind, count in metrics["oof"]["errors"].items():
         assert re.search(rf"\| {kind.replace('_', ' ')} \|.*\| {count} \|", text)
-    n_candidates = sum(len(report_stage.read_array(path, "iou")) for path in run.candidates("oof").iterdir())
+    n_candidates = sum(len(read_array(path, "iou")) for path in run.candidates("oof").iterdir())
     assert f"{n_candidates:,} out-of-fold candidates" in text
     assert "nuclei <can> be found" in text and "nuclei &lt;can&gt; be found" in read(run, "report.html")
 
@@ -215,7 +219,7 @@ def test_a_run_that_was_not_evaluated_has_no_report(tmp_path):
 
 def test_a_picture_of_several_runs_shows_each_trained_one(made):
     run = made[1][0]
-    assert report_stage.list_parts(runs.Run("both", run.folder.parent), ["pair", "gone"]) == {
+    assert list_parts(runs.Run("both", run.folder.parent), ["pair", "gone"]) == {
         "tiny": [], "pair": ["tiny"], "gone": [], "both": ["pair", "gone"]
     }
 
@@ -224,15 +228,20 @@ def test_every_block_is_rendered_and_nothing_of_it_is_read_as_markup():
     blocks = [
         Heading("A <b> & C"), Paragraph("x < y"), Table(("a|b", "n"), [("c|d", "1")]),
         Picture("name_of", PNG, "it's <i>", True), Files([("settings", "../config.yaml")]), Missing("a/<x>.csv"),
+        Subheading("D <u>"), Code("ls <dir>\nls"), FillIn("who <are> you"),
+        References([("a <paper>", "https://a.org/b?c&d")]),
     ]
     markdown = render_markdown("T", blocks)
     assert markdown.startswith("# T\n\n## A <b> & C\n") and r"| a\|b | n |" in markdown and r"| c\|d | 1 |" in markdown
+    assert "### D <u>" in markdown and "```\nls <dir>\nls\n```" in markdown
+    assert "> **to be filled in:** who <are> you" in markdown and "1. a <paper> <https://a.org/b?c&d>" in markdown
     assert "![figure: name of](figures/name_of.png)" in markdown and "[config.yaml](../config.yaml)" in markdown
     page = Page(render_html("T & U", blocks))
     said = "".join(page.text)
-    for text in ("A <b> & C", "x < y", "a|b", "it's <i>", "config.yaml", "a/<x>.csv", "T & U"):
+    for text in ("A <b> & C", "x < y", "a|b", "it's <i>", "config.yaml", "a/<x>.csv", "T & U", "D <u>",
+                 "ls <dir>\nls", "who <are> you", "a <paper>"):
         assert text in said
-    assert page.links == ["#a-b-c"] and anchor("A <b> & C") == "a-b-c"
+    assert page.links == ["#a-b-c", "https://a.org/b?c&d"] and anchor("A <b> & C") == "a-b-c"
 
 
 def test_tables_hold_what_they_are_given():

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from nuclei.config import DataConfig
 from nuclei.runs import (
     Dataset, Run, StageError, atomic, content_hash, differences, file_hash, fingerprint, read_json, read_table,
     source_hash, stage, write_bytes, write_json, write_table,
@@ -257,11 +258,11 @@ def test_a_change_travels_down_the_chain_of_stages(tmp_path):
 
 def test_a_stage_before_its_predecessor_says_which_is_missing(tmp_path):
     with pytest.raises(StageError, match="prepare.json is missing: .* run it first"):
-        fingerprint(Dataset("dsb2018", tmp_path).meta)
+        fingerprint(Dataset(DataConfig(), tmp_path).meta)
 
 
 def test_runs_and_datasets_lie_below_their_root(tmp_path):
-    run, dataset = Run("resnet34", tmp_path), Dataset("dsb2018", tmp_path)
+    run, dataset = Run("resnet34", tmp_path), Dataset(DataConfig(), tmp_path)
     assert run.folder == tmp_path / "resnet34" and dataset.folder == tmp_path / "data/dsb2018"
     assert run.meta("train_fold0") == tmp_path / "resnet34/meta/train_fold0.json"
     assert dataset.image("007") == tmp_path / "data/dsb2018/images/007.png"

@@ -1,17 +1,21 @@
 """The command line: python -m nuclei STAGE CONFIG…"""
 
-import importlib
-import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
 
-from nuclei.config import Config, load_config
+from nuclei.ablate import Cluster
+from nuclei.ablate import ablate as run_ablations
+from nuclei.ablation_tables import list_gains
+from nuclei.config import load_config, run_name
 from nuclei.demo import write_demo
-from nuclei.runs import Options, Run, save_config
-from nuclei.stages import ON_DEMAND, STAGES
+from nuclei.pipeline import list_runs, run_stage, run_stages
+from nuclei.report import Table
+from nuclei.runs import Options, Run, read_table
+from nuclei.stages import STAGES
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -24,49 +28,13 @@ Runs = Annotated[Path, typer.Option(help="folder of all runs")]
 Force = Annotated[bool, typer.Option("--force", help="replace what was made with other settings")]
 
 
-def run_stage(name: str, path: Path, config: Config, options: Options, runs: Path) -> None:
-    """Run one stage of one run, with the run's complete config saved beside what it makes."""
-    run = Run(path.stem, runs)
-    if not run.config.is_file():
-        save_config(run, config)
-    importlib.import_module(f"nuclei.stages.{name}").main(run, config, options)
-    # Only now: a stage that refuses other settings must not leave them beside the results of the old ones.
-    save_config(run, config)
-
-
-def list_stages(config: Config) -> list[str]:
-    """Return the stages that a run of this config goes through."""
-    left_out = {*ON_DEMAND, *(("train", "predict") if config.members else ("ensemble",))}
-    if config.selection.method != "scored":
-        left_out |= {"candidates", "score"}
-    return [name for name in STAGES if name not in left_out]
-
-
-def list_runs(path: Path, above: tuple[str, ...] = ()) -> list[tuple[Path, Config]]:
-    """Return a config's members, theirs before them, and the config itself.
-
-    Raises ValueError on a member whose config is not found, and on a run that is a member of itself.
-    """
-    config, found = load_config(path), []
-    if path.stem in above:
-        raise ValueError(f"{path} is a member of itself, by way of {' -> '.join(above)}")
-    for name in config.members:
-        folders = (path.parent, path.parent.parent / "configs", Path("configs"))
-        places = [folder / f"{name}.yaml" for folder in folders]
-        member = next((place for place in places if place.is_file()), None)
-        if member is None:
-            raise ValueError(f"{path}: no config of the member {name}; looked for {', '.join(map(str, places))}")
-        found += list_runs(member, (*above, path.stem))
-    return [*found, (path, config)]
-
-
 def make_command(name: str):
     """Return the command of one stage, which takes configs and runs that stage of each."""
     def command(configs: Configs, data: Data = Path("data"), fold: Fold = None, devices: Devices = 1,
                 jobs: Jobs = -1, runs: Runs = Path("runs"), force: Force = False) -> None:
         options = Options(data, fold, devices, jobs, force)
         for path in configs:
-            run_stage(name, path, load_config(path), options, runs)
+            run_stage(name, run_name(path), load_config(path), options, runs)
     return command
 
 
@@ -81,23 +49,33 @@ def run(configs: Configs, data: Data = Path("data"), devices: Devices = 1, jobs:
     options = Options(data, None, devices, jobs, force)
     plan = dict(entry for path in configs for entry in list_runs(path))
     for path, config in plan.items():
-        for name in list_stages(config):
-            if name == "train" and devices > 1:
-                # Each further device is a process that repeats the command line, so that must be this stage alone.
-                train_alone(path, options, runs)
-            else:
-                run_stage(name, path, config, options, runs)
+        run_stages(run_name(path), config, options, runs)
     for path in configs:
-        finished = Run(path.stem, runs)
+        finished = Run(run_name(path), runs)
         typer.echo(f"submission: {finished.submission('test')}\nreport: {finished.report / 'report.html'}")
 
 
-def train_alone(path: Path, options: Options, runs: Path) -> None:
-    """Run the stage train in a process of its own; leave with its exit status if it fails."""
-    command = [sys.executable, "-m", "nuclei", "train", str(path), "--devices", str(options.devices), "--runs", str(runs)]
-    done = subprocess.run(command + ["--force"] * options.force)
-    if done.returncode:
-        sys.exit(done.returncode)
+@app.command()
+def ablate(
+    configs: Annotated[list[Path], typer.Argument(help="ablations, each a YAML file with `base:`, or folders of them")],
+    data: Data = Path("data"), seeds: Annotated[int, typer.Option(min=1, help="repetitions with other seeds")] = 1,
+    backend: Annotated[str, typer.Option(help="where runs are made side by side: loky (processes of this machine), ray, dask")] = "loky",
+    workers: Annotated[int, typer.Option(min=1, help="runs made side by side")] = 1,
+    address: Annotated[str | None, typer.Option(help="scheduler of a Ray or Dask cluster whose workers see this folder")] = None,
+    devices: Devices = 1, jobs: Jobs = -1, runs: Runs = Path("runs"), force: Force = False,
+) -> None:
+    """Run what is missing of ablations and their bases, and tabulate what each change gains over its base."""
+    options = Options(data, None, devices, jobs, force)
+    failed = run_ablations(configs, seeds, options, runs, Cluster(backend, workers, address))
+    folder = Run("ablations", runs).folder
+    print_table(list_gains(read_table(folder / "ablations.csv")))
+    typer.echo(f"ablations: {folder / 'ablations.html'}")
+    if failed:
+        raise ValueError("\n  ".join(["these runs failed and are not in the table:", *(f"{k}: {v}" for k, v in failed.items())]))
+
+
+def print_table(table: Table) -> None:
+    typer.echo(pd.DataFrame(table.rows, columns=table.columns).to_string(index=False))
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 
 import cv2
@@ -87,6 +87,12 @@ def resolve_preset(preset: str | Mapping[str, float]) -> dict[str, float]:
         if not 0 <= probability <= 1:
             raise ValueError(f"augmentation group {group}: probability {probability} is not in 0..1")
     return {group: float(preset.get(group, 0)) for group in GROUPS}
+
+
+def leave_out(preset: str | Mapping[str, float], groups: Collection[str]) -> dict[str, float]:
+    """Return every group's probability with some groups off; raise ValueError as resolve_preset does, also for these."""
+    off = resolve_preset(dict.fromkeys(groups, 0.0))
+    return resolve_preset(preset) | {group: off[group] for group in groups}
 
 
 def cut(image, labels, height: int, width: int, groups: Mapping[str, float], rng: np.random.Generator):

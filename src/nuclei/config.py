@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 
 class Section(BaseModel):
@@ -20,25 +20,41 @@ class DataConfig(Section):
     folds: str = Field("folds/dsb2018.csv", description="fold table: image_id, group, cluster, fold, weight")
     n_folds: int = Field(4, gt=1, description="folds dealt where the fold table does not exist yet")
     folds_seed: int = 2018
+    only_folds: tuple[int, ...] = Field((), description="train and score these folds only, for quick trials; none: all")
+    unseen: tuple[Literal["test", "stage2"], ...] = Field(
+        ("test", "stage2"), description="images without masks to predict too, where they are there"
+    )
 
 
 class ModelConfig(Section):
-    decoder: str = Field("Unet", description="any decoder of segmentation-models-pytorch")
-    encoder: str = Field("tu-mobilenetv2_100", description="any encoder of smp; 'tu-<name>' is timm's <name>")
+    decoder: str = Field(
+        "Unet", description="any decoder of segmentation-models-pytorch; KerasUnet, OriginalUnet; MaskRCNN"
+    )
+    encoder: str | None = Field(
+        "tu-mobilenetv2_100", description="any encoder of smp; 'tu-<name>' is timm's <name>; null for a whole network"
+    )
     weights: str | None = Field(
         "imagenet", description="initial encoder weights: a name of smp's or timm's hub, a local file, or null"
     )
     decoder_channels: tuple[int, ...] = Field((256, 128, 64, 32, 16), description="one width per decoder level")
-    channels: tuple[str, ...] = Field(("mask", "border", "center"), description="target channels, by name")
+    channels: tuple[str, ...] = Field(
+        ("mask", "border", "center"), description="target channels, by name; none for MaskRCNN, which learns instances"
+    )
+    width: int = Field(256, gt=0, description="channels of MaskRCNN's pyramid and heads")
+    box_batch: int = Field(128, gt=0, description="boxes per crop that train MaskRCNN's second stage")
     mean: tuple[float, float, float] | None = Field(None, description="input mean in 0..1; null: the encoder's own")
     std: tuple[float, float, float] | None = Field(None, description="input std in 0..1; null: the encoder's own")
 
 
 class TrainConfig(Section):
     steps: int = Field(1000, gt=0, description="optimiser steps per fold")
+    seconds: float | None = Field(
+        None, gt=0, description="end a fold's training, its schedule fitted, after this processor time: equal budgets"
+    )
     batch_size: int = Field(16, gt=0)
     crop_px: int = Field(256, gt=0)
     augment: str | dict[str, float] = Field("full", description="preset of augment.py, or group -> probability")
+    leave_out: tuple[str, ...] = Field((), description="augmentation groups of the preset not used (for ablations)")
     sampling: Literal["balanced", "uniform"] = Field("balanced", description="balanced: by the folds' weight column")
     loss: dict[str, float] = Field({"bce": 0.5, "dice": 0.5}, min_length=1, description="name in losses.py -> weight")
     channel_weights: dict[str, float] = Field({"border": 1.0}, description="weight of a channel's loss; others 1")
@@ -48,7 +64,9 @@ class TrainConfig(Section):
     weight_decay: float = 1e-3
     clip_norm: float = Field(1.0, description="gradient norm limit")
     ema: float = Field(0.995, description="decay of the averaged weights, which are the ones saved")
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
+        "auto", description="auto: bf16 where the hardware computes it, else fp16 on a GPU, else fp32"
+    )
     evaluate_every: int = Field(500, gt=0, description="steps between scores on the held-out fold")
     evaluate_images: int = Field(24, description="held-out images scored then, by the competition metric")
     checkpoint_every: int = Field(100, gt=0, description="steps between checkpoints to resume from")
@@ -71,6 +89,12 @@ class PlainConfig(Section):
 
     mask_thresholds: tuple[float, ...] = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)
     seed_levels: tuple[float, ...] = (0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8)
+    scores: tuple[float, ...] = Field((0.3, 0.4, 0.5, 0.6, 0.7, 0.8), description="of MaskRCNN's detections")
+
+
+class ClassicalConfig(Section):
+    recipe: str = Field("otsu", description="a recipe of classical.py, for selection.method classical")
+    settings: dict[str, float] = Field({}, description="the recipe's keyword arguments that differ from its own")
 
 
 class WatershedConfig(Section):
@@ -97,9 +121,11 @@ class ScorerConfig(Section):
 
 
 class SelectionConfig(Section):
-    method: Literal["components", "watershed", "scored"] = Field(
-        "scored", description="components and watershed are the plain decodings with thresholds tuned out of fold"
+    method: Literal["classical", "components", "watershed", "detections", "scored"] = Field(
+        "scored", description="components, watershed and (of MaskRCNN) detections: plain decodings with thresholds tuned "
+        "out of fold; classical: no network at all"
     )
+    search: Literal["exact", "greedy"] = Field("exact", description="how the best set of candidates is found")
     keep_grid: tuple[float, ...] = Field(
         (-0.5, -0.4, -0.3, -0.25, -0.2, -0.15, -0.1, -0.05, 0.0, 0.05, 0.1, 0.2), description="keep thresholds tried out of fold"
     )
@@ -115,9 +141,41 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     predict: PredictConfig = PredictConfig()
     plain: PlainConfig = PlainConfig()
+    classical: ClassicalConfig = ClassicalConfig()
     watershed: WatershedConfig = WatershedConfig()
     scorer: ScorerConfig = ScorerConfig()
     selection: SelectionConfig = SelectionConfig()
+
+    @property
+    def detects(self) -> bool:
+        """Return whether the network gives detections, not maps."""
+        return self.model.decoder == "MaskRCNN"
+
+    @property
+    def plain_methods(self) -> tuple[str, ...]:
+        """Return the plain decodings, from the plainest, that the run is also scored by."""
+        if self.selection.method == "classical":
+            return ()
+        return ("detections",) if self.detects else ("components", "watershed")
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Return the decodings from the plainest to the run's own."""
+        own = self.selection.method
+        return self.plain_methods[:self.plain_methods.index(own) + 1] if own in self.plain_methods else (*self.plain_methods, own)
+
+    @model_validator(mode="after")
+    def check_method(self):
+        """Refuse a decoding of what the network does not give."""
+        possible = (*self.plain_methods, "classical", "scored")
+        if self.selection.method not in possible:
+            raise ValueError(f"selection.method {self.selection.method} is not for {self.model.decoder}; valid: {', '.join(possible)}")
+        return self
+
+
+def run_name(path: Path) -> str:
+    """Return the name of the run that a config makes: its file's name, or that of the folder of a run's own config."""
+    return path.parent.name if path.name == "config.yaml" else path.stem
 
 
 def merge(base: dict, change: dict) -> dict:
@@ -147,6 +205,12 @@ def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict:
     return merge(read_yaml(path.parent / base, (*above, path.resolve())), content) if base else content
 
 
+def read_base(path: Path) -> Path | None:
+    """Return the path of the config that a config's `base:` names, None if it names none."""
+    base = (yaml.safe_load(path.read_text()) or {}).get("base") if path.is_file() else None
+    return path.parent / base if base else None
+
+
 def load_config(path: str | Path) -> Config:
     """Load a run's config; raise ValueError that names the file, each wrong key and the nearest valid one."""
     path = Path(path)
@@ -163,6 +227,8 @@ def parse_config(content: dict, source: str) -> Config:
 
 def explain(error: dict) -> str:
     """Say one validation error of pydantic in a line, with the nearest valid key where a key is unknown."""
+    if not error["loc"]:
+        return error["msg"].removeprefix("Value error, ")
     *parents, key = error["loc"]
     where = ".".join(str(part) for part in error["loc"])
     if error["type"] != "extra_forbidden":

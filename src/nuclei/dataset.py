@@ -23,7 +23,8 @@ def draw_images(weights: np.ndarray, n: int, seed: int, block: int = 4096) -> np
 
 
 class Crops(Dataset):
-    """Give n augmented crops: image uint8 [3, S, S] and targets float16 [C, S, S].
+    """Give n augmented crops: image uint8 [3, S, S] and targets float16 [C, S, S] or, without channels, labels int32
+    [1, S, S].
 
     Crop i depends on the seed and i alone, whatever process makes it and however many follow, so a training resumed
     at crop i sees what an uninterrupted one would have seen.
@@ -47,5 +48,5 @@ class Crops(Dataset):
             return self.images[other], self.labels[other]
 
         image, labels = augment(self.images[source], self.labels[source], self.preset, self.crop_px, rng, partner)
-        targets = make_targets(labels, self.channels).astype(np.float16)
+        targets = make_targets(labels, self.channels).astype(np.float16) if self.channels else np.int32(labels)[None]
         return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), torch.from_numpy(targets)

@@ -2,13 +2,12 @@
 
 import copy
 import math
+import time
 from collections.abc import Callable, Iterator
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
-
-from nuclei.losses import combined_loss
 
 LOG_EVERY = 20  # steps between rows of the history
 
@@ -27,11 +26,24 @@ class StepBatches:
             yield list(range(step * self.batch_size, (step + 1) * self.batch_size))[self.rank::self.world]
 
 
-def rate_share(step: int, steps: int, warmup: float, floor: float = 0.01) -> float:
+def choose_precision(wanted: str) -> str:
+    """Return Fabric's name of a precision; 'auto' becomes one that this machine computes in hardware.
+
+    A CPU without bf16 instructions takes bf16 too, but some thirty times slower than fp32.
+    """
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return "bf16-mixed" if fast and not torch.backends.mps.is_available() else "32-true"
+
+
+def rate_share(step: float, steps: int, warmup: float, floor: float = 0.01) -> float:
     """Return the share of the peak learning rate at `step`: linear warm-up, then cosine down to `floor`."""
     rising = max(1, round(warmup * steps))
     if step < rising:
-        return (step + 1) / rising
+        return min(1.0, (step + 1) / rising)
     return floor + (1 - floor) * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising))) / 2
 
 
@@ -56,13 +68,15 @@ def parameter_groups(network, learning_rate: float, encoder_rate: float, weight_
 
 
 def fit(
-    fabric, network: torch.nn.Module, crops: Dataset, settings, channels: tuple[str, ...], resume: dict | None,
+    fabric, network: torch.nn.Module, crops: Dataset, settings, loss_of: Callable, resume: dict | None,
     save: Callable[[dict], None], evaluate: Callable[[torch.nn.Module], float], title: str, writer=None,
 ) -> dict:
     """Train `network` on `crops` and return the final state, as given to `save` at every checkpoint.
 
-    settings: an object with the fields of config.TrainConfig; resume: a state that `save` was given, or None.
-    The state holds step, network, average, optimizer, precision (the loss scale), best (score and weights) and
+    settings: an object with the fields of config.TrainConfig; loss_of: network, images and targets of a batch -> loss;
+    resume: a state that `save` was given, or None. Training ends after settings.steps or, if that is set, when
+    settings.seconds of the training thread's processor time have been spent, evaluation apart. The state holds step,
+    elapsed (seconds), network, average, optimizer, precision (the loss scale), best (score and weights) and
     history (rows of step, loss, learning_rate, score). Training that is resumed goes through the same states as one
     that never stopped. Raises ValueError if the processes cannot share a batch evenly.
     """
@@ -73,7 +87,7 @@ def fit(
     groups = parameter_groups(network, settings.learning_rate, settings.encoder_rate, settings.weight_decay)
     raw = network
     network, optimizer = fabric.setup(network, torch.optim.AdamW(groups))
-    state = {"step": 0, "best": {"score": -1.0, "weights": None}, "history": []}
+    state = {"step": 0, "elapsed": 0.0, "best": {"score": -1.0, "weights": None}, "history": []}
     if resume:
         raw.load_state_dict(resume["network"])
         average.load_state_dict(resume["average"])
@@ -91,19 +105,21 @@ def fit(
         worker_init_fn=single_thread, persistent_workers=False, prefetch_factor=4 if settings.workers else None,
     )
     loader = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
-    weights = torch.tensor([settings.channel_weights.get(c, 1.0) for c in channels], device=fabric.device)
     running = []
-    progress = tqdm(loader, desc=title, initial=state["step"], total=settings.steps, unit="step",
-                    disable=not fabric.is_global_zero, mininterval=2, dynamic_ncols=True)
+    progress = tqdm(loader, desc=title, initial=state["step"], total=None if settings.seconds else settings.steps,
+                    unit="step", disable=not fabric.is_global_zero, mininterval=2, dynamic_ncols=True)
     network.train()
+    last_time = time.thread_time()
     for image, target in progress:
-        share = rate_share(state["step"], settings.steps, settings.warmup)
+        # Where the time is limited, the schedule goes by the larger share of the two limits that has been used.
+        used = state["elapsed"] / settings.seconds if settings.seconds else 0.0
+        share = rate_share(max(state["step"], used * settings.steps), settings.steps, settings.warmup)
         # What a step draws (dropout) depends on seed, step and process alone: a resumed training draws the same.
         draw = settings.seed * settings.steps + state["step"]
         torch.manual_seed(draw * fabric.world_size + fabric.global_rank)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * share
-        loss = combined_loss(network(image), target, settings.loss, weights)
+        loss = loss_of(network, image, target)
         optimizer.zero_grad()
         fabric.backward(loss)
         fabric.clip_gradients(network, optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False)
@@ -112,6 +128,9 @@ def fit(
         state["step"] += 1
         running.append(loss.item())
         step, last = state["step"], state["step"] == settings.steps
+        if settings.seconds:
+            state["elapsed"] = fabric.broadcast(state["elapsed"] + time.thread_time() - last_time)
+            last = last or state["elapsed"] >= settings.seconds
         scored = step % settings.evaluate_every == 0 or last
         if scored or step % LOG_EVERY == 0:
             row = {"step": step, "loss": float(fabric.all_reduce(sum(running) / len(running))),
@@ -132,6 +151,9 @@ def fit(
             if fabric.is_global_zero:
                 save(snapshot())
             fabric.barrier()
+        if last:
+            break
+        last_time = time.thread_time()
     return snapshot()
 
 

@@ -1,5 +1,7 @@
 """Segmentation losses: logits and targets [B, C, H, W] in, one loss per channel [C] out."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
@@ -66,3 +68,10 @@ def combined_loss(logits, target, weights: dict[str, float], channel_weights) ->
     logits, target = logits.float(), target.float()
     per_channel = sum(weight * LOSSES[name](logits, target) for name, weight in weights.items())
     return (per_channel * channel_weights).sum() / channel_weights.sum()
+
+
+def map_loss(weights: dict[str, float], channel_weights: list[float]) -> Callable:
+    """Return the function network, images, targets -> combined_loss of the network's maps."""
+    def loss_of(network, image, target) -> torch.Tensor:
+        return combined_loss(network(image), target, weights, torch.tensor(channel_weights, device=target.device))
+    return loss_of

@@ -1,5 +1,6 @@
 """The competition metric, exactly: integer arithmetic on the overlaps of nuclei and predictions."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 _TWENTIETHS = np.arange(10, 20)
 THRESHOLDS = _TWENTIETHS / 20
 _WELL_OUTLINED_TWENTIETHS = 15
+NUCLEUS_KINDS = ("found", "merged", "split", "badly_outlined", "missed")
 _LARGEST_LABEL = 2**31 - 1
 
 
@@ -129,8 +131,8 @@ def best_iou(truth: np.ndarray, indptr: np.ndarray, pixels: np.ndarray) -> tuple
     return iou, label
 
 
-def count_errors(truth: np.ndarray, prediction: np.ndarray) -> dict[str, int]:
-    """Count the nuclei of an image by how they were found, and the predictions that are no nucleus.
+def sort_errors(truth: np.ndarray, prediction: np.ndarray) -> tuple[dict[int, str], list[int]]:
+    """Say of each nucleus how it was found, {label: kind}, and list the labels of predictions that are no nucleus.
 
     Every nucleus falls into the first kind that applies; "mostly" is more than half of the pixels:
 
@@ -140,7 +142,7 @@ def count_errors(truth: np.ndarray, prediction: np.ndarray) -> dict[str, int]:
     * ``badly_outlined``: mostly inside a prediction, or holds most of one;
     * ``missed``: none of these.
 
-    ``false`` counts the predictions that neither hold most of a nucleus nor lie mostly inside one.
+    False are the predictions that neither hold most of a nucleus nor lie mostly inside one.
     Takes and raises what ``overlap_labels`` does.
     """
     overlaps = overlap_labels(truth, prediction)
@@ -154,16 +156,17 @@ def count_errors(truth: np.ndarray, prediction: np.ndarray) -> dict[str, int]:
     well_outlined = 20 * shared_px > _WELL_OUTLINED_TWENTIETHS * overlaps.union_px()
     in_clump = nucleus_inside & (nuclei_held[p] > 1)
     related = nucleus_inside | prediction_inside
-    kinds = {
-        "found": _mark(t[well_outlined], n_true),
-        "merged": _mark(t[in_clump], n_true),
-        "split": parts_held > 1,
-        "badly_outlined": _mark(t[related], n_true),
-    }
-    kind = np.select(list(kinds.values()), range(len(kinds)), default=len(kinds))
-    counts = np.bincount(kind, minlength=len(kinds) + 1)
-    false = n_pred - int(_mark(p[related], n_pred).sum())
-    return {name: int(n) for name, n in zip([*kinds, "missed"], counts, strict=True)} | {"false": false}
+    kinds = [_mark(t[well_outlined], n_true), _mark(t[in_clump], n_true), parts_held > 1, _mark(t[related], n_true)]
+    kind = np.array(NUCLEUS_KINDS)[np.select(kinds, range(len(kinds)), default=len(kinds))]
+    false = overlaps.prediction_labels[~_mark(p[related], n_pred)]
+    return dict(zip(overlaps.truth_labels.tolist(), kind.tolist(), strict=True)), false.tolist()
+
+
+def count_errors(truth: np.ndarray, prediction: np.ndarray) -> dict[str, int]:
+    """Count the nuclei of an image of each kind, and the ``false`` predictions, as ``sort_errors`` defines them."""
+    kinds, false = sort_errors(truth, prediction)
+    counts = Counter(kinds.values())
+    return {kind: counts[kind] for kind in NUCLEUS_KINDS} | {"false": len(false)}
 
 
 def _overlaps(truth_areas, prediction_areas, true, predicted, count) -> Overlaps:

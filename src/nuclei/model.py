@@ -1,4 +1,4 @@
-"""The segmentation network: any smp decoder over any smp or timm encoder, taking raw RGB."""
+"""The networks, taking raw RGB: any smp decoder over any smp or timm encoder, and the two vanilla U-Nets."""
 
 import difflib
 from pathlib import Path
@@ -8,6 +8,8 @@ import timm
 import torch
 from safetensors.torch import load_file
 from torch import nn
+
+from nuclei.vanilla import VANILLA
 
 # Not PAN, which fails below 128 px, nor DPT, which takes only timm's vision transformers.
 DECODERS = ("Unet", "UnetPlusPlus", "FPN", "MAnet", "Linknet", "PSPNet", "DeepLabV3", "DeepLabV3Plus", "UPerNet",
@@ -33,15 +35,23 @@ class Network(nn.Module):
         return self.body(normalised)
 
 
-def build_network(decoder: str, encoder: str, weights: str | None, decoder_channels, n_channels: int,
+def build_network(decoder: str, encoder: str | None, weights: str | None, decoder_channels, n_channels: int,
                   mean=None, std=None) -> Network:
     """Build a network with initial encoder weights from the hub, a local file (.pth, .pt, .safetensors) or none.
 
-    Raises ValueError listing the valid or nearest decoders, encoders and weights, or naming the weights file and the
-    fix.
+    The networks of vanilla.py are encoder and decoder in one: they take neither encoder nor weights, and input scaled
+    to 0..1. Raises ValueError listing the valid or nearest decoders, encoders and weights, or naming the weights file
+    and the fix.
     """
+    if decoder in VANILLA:
+        if encoder is not None or weights is not None:
+            raise ValueError(f"{decoder} has an encoder of its own, without published weights: set model.encoder and "
+                             "model.weights to null")
+        return Network(VANILLA[decoder](n_channels), mean or (0.0, 0.0, 0.0), std or (1.0, 1.0, 1.0))
     if decoder not in DECODERS:
-        raise ValueError(f"unknown decoder {decoder}; valid: {', '.join(DECODERS)}")
+        raise ValueError(f"unknown decoder {decoder}; valid: {', '.join((*DECODERS, *VANILLA, 'MaskRCNN'))}")
+    if encoder is None:
+        raise ValueError(f"{decoder} needs an encoder: set model.encoder, for example to resnet34")
     check_encoder(encoder)
     local = weights is not None and Path(weights).suffix in (".pth", ".pt", ".safetensors")
     if local and not Path(weights).is_file():

@@ -1,7 +1,7 @@
 """The disk layout: where every file of a run lies, atomic writes, and what counts as up to date.
 
     runs/data/<dataset>/  manifest.csv  images/<id>.png  labels/<id>.png  <solution>.csv  meta/prepare.json
-    runs/<run>/           config.yaml  fold<k>/  maps/{oof,test}/  plain/  candidates/{oof,test}/  scorer/
+    runs/<run>/           config.yaml  fold<k>/  maps/{oof,test}/  detections/{oof,test}/  plain/  candidates/{oof,test}/  scorer/
                           instances/{oof,test}/  select.json  metrics.json  per_image.csv  submission.csv  report/
                           meta/<stage>.json
 """
@@ -9,13 +9,10 @@
 import hashlib
 import json
 import os
-import platform
 import shutil
-import subprocess
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +20,10 @@ import pandas as pd
 import yaml
 
 from nuclei.images import decode_image, decode_labels_png
+from nuclei.provenance import cpu_seconds, provenance
 
-PACKAGES = (
-    "torch", "timm", "segmentation-models-pytorch", "lightgbm", "albumentations", "numpy", "opencv-python-headless"
-)
+# The stages that may have made a run's maps and instances.
+MAKERS = {"maps": ("ensemble", "predict"), "instances": ("select", "classical")}
 
 
 class StageError(ValueError):
@@ -45,10 +42,14 @@ class Options:
 
 
 class Dataset:
-    """Name the files of prepared data: runs/data/<name>/."""
+    """Name the files of prepared data, runs/data/<dataset>/, and the images that a run is about.
 
-    def __init__(self, name: str, root: Path = Path("runs")):
-        self.name, self.folder = name, Path(root) / "data" / name
+    settings: an object with the fields of config.DataConfig.
+    """
+
+    def __init__(self, settings, root: Path = Path("runs")):
+        self.settings, self.name = settings, settings.dataset
+        self.folder, self.folds = Path(root) / "data" / settings.dataset, Path(settings.folds)
         self.manifest = self.folder / "manifest.csv"
         self.meta = self.folder / "meta" / "prepare.json"
 
@@ -61,11 +62,26 @@ class Dataset:
     def solution(self, name: str) -> Path:
         return self.folder / f"{name}.csv"
 
-    def splits(self, folds: Path) -> dict[str, list[str]]:
-        """Return the images whose maps a run has: 'oof', those of the fold table, and each split without masks."""
+    def read_folds(self) -> pd.DataFrame:
+        """Return the rows of the fold table that are predicted and scored out of fold."""
+        table, only = read_table(self.folds), self.settings.only_folds
+        if unknown := set(only) - set(table["fold"]):
+            raise ValueError(f"no fold {unknown.pop()} in {self.folds}; it has {sorted(set(table['fold'].tolist()))}")
+        return table[table["fold"].isin(only)].reset_index(drop=True) if only else table
+
+    def splits(self) -> dict[str, list[str]]:
+        """Return the images whose maps a run has: 'oof', those of read_folds, and each split without masks."""
         manifest = read_table(self.manifest)
-        rest = manifest[manifest["split"] != "train"].groupby("split")["image_id"].apply(list).to_dict()
-        return {"oof": read_table(folds)["image_id"].tolist(), **rest}
+        unseen = manifest[manifest["split"].isin(self.settings.unseen)]
+        return {"oof": self.read_folds()["image_id"].tolist(), **unseen.groupby("split")["image_id"].apply(list).to_dict()}
+
+    def inputs(self) -> dict[str, str]:
+        """Return the fingerprints of the data and of the fold table."""
+        return {"data": fingerprint(self.meta), "folds": file_hash(self.folds)}
+
+    def choice(self) -> dict:
+        """Return what the settings choose of the images."""
+        return {"only_folds": self.settings.only_folds, "unseen": self.settings.unseen}
 
 
 class Run:
@@ -85,6 +101,9 @@ class Run:
 
     def maps(self, split: str) -> Path:
         return self.folder / "maps" / split
+
+    def detections(self, split: str) -> Path:
+        return self.folder / "detections" / split
 
     def candidates(self, split: str) -> Path:
         return self.folder / "candidates" / split
@@ -178,24 +197,6 @@ def content_hash(content) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def provenance() -> dict:
-    """Return the commit, its dirty flag, versions and machine that a result was made with."""
-    def git(*words):
-        done = subprocess.run(["git", *words], capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = None
-    return {
-        "commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain")),
-        "python": platform.python_version(), "cpus": os.cpu_count(), "versions": versions,
-    }
-
-
 def fingerprint(meta: Path) -> str:
     """Return the fingerprint a finished stage left; raise StageError naming the stage that has not finished."""
     if not meta.is_file():
@@ -203,16 +204,21 @@ def fingerprint(meta: Path) -> str:
     return read_json(meta)["fingerprint"]
 
 
-def maps_meta(run: Run) -> Path:
-    """Return the meta of the stage that made a run's maps; raise StageError if none has finished."""
-    for name in ("ensemble", "predict"):
-        if run.meta(name).is_file():
-            return run.meta(name)
-    raise StageError(f"{run.folder} has no maps: run its stages up to predict (or ensemble) first")
+def find_meta(run: Run, what: str) -> Path:
+    """Return the meta of the stage that made a run's maps or instances; raise StageError if none has finished."""
+    names = MAKERS[what]
+    found = next((run.meta(name) for name in names if run.meta(name).is_file()), None)
+    if found is None:
+        raise StageError(f"{run.folder} has no {what}: run its stages up to {' or '.join(names)} first")
+    return found
 
 
 def maps_fingerprint(run: Run) -> str:
-    return fingerprint(maps_meta(run))
+    return fingerprint(find_meta(run, "maps"))
+
+
+def instances_fingerprint(run: Run) -> str:
+    return fingerprint(find_meta(run, "instances"))
 
 
 def is_up_to_date(meta: Path, settings: dict, inputs: dict[str, str]) -> bool:
@@ -229,12 +235,15 @@ def as_json(content: dict) -> dict:
 
 
 @contextmanager
-def stage(meta: Path, settings: dict, inputs: dict[str, str], outputs: list[Path] = (), force: bool = False):
+def stage(meta: Path, settings: dict, inputs: dict[str, str], outputs: list[Path] = (), force: bool = False,
+          share: bool = False, same_as: str | None = None):
     """Guard one stage: yield True if it must run, False if `meta` says that it is up to date.
 
     settings: what the stage reads of the config; inputs: name -> fingerprint or hash of what it reads from disk;
     outputs: what it writes. What a killed stage left in `outputs` is kept to go on from if it was begun with the
     same settings and inputs, and removed otherwise. `meta` is written last, so a killed stage never looks finished.
+    share: take the outputs of another run whose stage had the same settings and inputs, if there is one; not for
+    outputs that name the run. same_as: fingerprint of what the outputs are a copy of, to be that of this stage too.
     Raises StageError that says what differs if `meta` was left by other settings or inputs, unless `force`.
     """
     wanted = as_json({"settings": settings, "inputs": inputs})
@@ -255,13 +264,40 @@ def stage(meta: Path, settings: dict, inputs: dict[str, str], outputs: list[Path
         for path in outputs:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         write_json(begun, wanted)
-    print(f"{name}: running", flush=True)
-    start = time.monotonic()
-    yield True
-    seconds = round(time.monotonic() - start, 1)
-    fingerprint = content_hash([meta.stem, wanted])
-    write_json(meta, wanted | {"stage": meta.stem, "fingerprint": fingerprint, "seconds": seconds} | provenance())
+    start, cpu_start = time.monotonic(), cpu_seconds()
+    twin = find_twin(meta, wanted) if share else None
+    print(f"{name}: the same as {twin.parent.parent.name}'s" if twin else f"{name}: running", flush=True)
+    if twin:
+        link_outputs(outputs, meta.parent.parent, twin.parent.parent)
+        yield False
+    else:
+        yield True
+    made = {"stage": meta.stem, "fingerprint": same_as or content_hash([meta.stem, wanted])}
+    made |= {"seconds": round(time.monotonic() - start, 1), "cpu_seconds": round(cpu_seconds() - cpu_start, 1)}
+    made |= {"shared_with": twin.parent.parent.name} if twin else {}
+    write_json(meta, wanted | made | provenance())
     begun.unlink()
+
+
+def find_twin(meta: Path, wanted: dict) -> Path | None:
+    """Return the meta of the same stage of another run that was made with the settings and inputs `wanted`."""
+    others = (path for path in sorted(meta.parent.parent.parent.glob(f"*/meta/{meta.name}")) if path != meta)
+    return next((path for path in others if is_up_to_date(path, **wanted)), None)
+
+
+def link_outputs(outputs: list[Path], folder: Path, source: Path) -> None:
+    """Put the files that `source` has in place of the outputs of a run's `folder`, without copying their content.
+
+    No stage writes into a file that is there, so the two runs cannot disturb each other.
+    """
+    for path in outputs:
+        shutil.rmtree(path, ignore_errors=True)
+        other = source / path.relative_to(folder)
+        if other.is_dir():
+            shutil.copytree(other, path, copy_function=os.link)
+        elif other.is_file():
+            path.unlink(missing_ok=True)
+            os.link(other, path)
 
 
 def differences(found, wanted, where: str = "") -> list[str]:

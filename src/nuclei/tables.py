@@ -8,7 +8,8 @@ from nuclei.report import Table
 
 SOLUTIONS = {"stage1_solution": "stage 1 test", "stage2_solution_final": "stage 2 test"}
 NAMES = {"oof": "out of fold", **SOLUTIONS}
-METHODS = {"components": "components", "watershed": "watershed", "scored": "candidate scoring"}
+METHODS = {"classical": "classical recipe", "components": "components", "watershed": "watershed",
+           "detections": "detections", "scored": "candidate scoring"}
 KINDS = {
     "found": "IoU above 0.75 with a prediction",
     "merged": "in one prediction together with another nucleus",
@@ -20,6 +21,10 @@ KINDS = {
 STAGE_ORDER = (
     "prepare", "folds", "train", "predict", "ensemble", "plain", "candidates", "score", "select", "submit", "evaluate"
 )
+PARTS_OF_TIME = {
+    "data": ("prepare", "folds"), "training": ("train",), "maps": ("predict", "ensemble"),
+    "post-processing": ("classical", "plain", "candidates", "score", "select"), "submission": ("submit", "evaluate"),
+}
 ID_LENGTH = 8
 
 
@@ -32,7 +37,7 @@ def list_results(metrics: dict) -> dict[str, dict]:
 
 def format_interval(interval: list[float], sign: str = "") -> tuple[str, str]:
     """Return [mean, low, high] as two cells."""
-    mean, low, high = (f"{value:{sign}.4f}" for value in interval)
+    mean, low, high = (f"{round(value, 4) + 0.0:{sign}.4f}" for value in interval)  # zero has no sign
     return mean, f"{low} to {high}"
 
 
@@ -146,7 +151,7 @@ def commit_of(meta: dict) -> str:
 
 def describe_machine(meta: dict) -> str:
     """Return what a meta says of the machine."""
-    parts = [str(meta[key]) for key in ("device", "gpu") if meta.get(key)]
+    parts = [str(meta[key]) for key in ("device", "gpu", "processor") if meta.get(key)]
     return ", ".join([*parts, f"{meta['cpus']} CPU cores"] if meta.get("cpus") else parts) or "not recorded"
 
 
@@ -174,3 +179,70 @@ def list_settings(configs: dict[str, dict], defaults: dict) -> Table:
     rows = [(run, name, value, usual.get(name, "")) for run, config in configs.items()
             for name, value in flatten(config).items() if value != usual.get(name)]
     return Table(("run", "setting", "value", "default"), rows, n_text=4)
+
+
+def list_splits(manifest: pd.DataFrame) -> Table:
+    """Tabulate images and nuclei of each split of the manifest."""
+    rows = []
+    for split, images in manifest.groupby("split", sort=False):
+        sizes = images[["width", "height"]].drop_duplicates().shape[0]
+        nuclei = f"{images['n_nuclei'].sum():,.0f}" if images["n_nuclei"].notna().all() else "not given"
+        rows.append((split, f"{len(images):,}", nuclei, str(sizes)))
+    return Table(("split", "images", "nuclei", "image sizes"), rows)
+
+
+def list_types(folds: pd.DataFrame, manifest: pd.DataFrame, order: tuple[str, ...]) -> Table:
+    """Tabulate the image types: images, mosaic groups and nuclei of the fold table, and images without masks."""
+    rest = manifest[manifest["split"] != "train"]
+    rows = []
+    for cluster in order_clusters({*folds["cluster"], *rest["cluster"]}, order):
+        own = folds[folds["cluster"] == cluster]
+        rows.append((name_type(cluster), str(len(own)), str(own["group"].nunique()), f"{own['n_nuclei'].sum():,}",
+                     f"{(rest['cluster'] == cluster).sum():,}"))
+    return Table(("image type", "training images", "mosaic groups", "nuclei", "test images"), rows)
+
+
+def list_folds(folds: pd.DataFrame, order: tuple[str, ...]) -> Table:
+    """Tabulate the folds side by side: images, mosaic groups, nuclei, and images of each type."""
+    numbers = sorted(folds["fold"].unique().tolist())
+    of_fold = [folds[folds["fold"] == fold] for fold in numbers]
+    rows = [("images", *(str(len(own)) for own in of_fold)),
+            ("mosaic groups", *(str(own["group"].nunique()) for own in of_fold)),
+            ("nuclei", *(f"{own['n_nuclei'].sum():,}" for own in of_fold))]
+    rows += [(name_type(cluster), *(str((own["cluster"] == cluster).sum()) for own in of_fold))
+             for cluster in order_clusters(folds["cluster"], order)]
+    return Table(("", *(f"fold {fold}" for fold in numbers)), rows)
+
+
+def list_chosen(tuned: dict) -> Table:
+    """Tabulate the thresholds chosen for each fold on the others, and for new images: `tuned` as select leaves it."""
+    chosen = {**{f"fold {fold}": setting for fold, setting in tuned["fold"].items()}, "new images": tuned["test"]}
+    names = [name for name, value in tuned["test"].items() if not isinstance(value, list)]
+    rows = [(images, *(f"{setting[name]:g}" for name in names)) for images, setting in chosen.items()]
+    return Table(("images", *map(name_type, names)), rows)
+
+
+def format_time(seconds: float) -> str:
+    """Return a time as people say it: seconds, minutes, or hours and minutes."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def list_times(metas: dict[str, list[dict]]) -> Table:
+    """Tabulate the time that each run took, by parts of the pipeline, {run: metas}: wall clock, and processor in all."""
+    rows, everything = [], []
+    for run, found in metas.items():
+        everything += found
+        rows.append((run, "; ".join(sorted({describe_machine(m) for m in found})) or "not recorded", *sum_times(found)))
+    rows.append(("all", "", *sum_times(everything)))
+    return Table(("run", "machine", *PARTS_OF_TIME, "all", "processor time"), rows, n_text=2)
+
+
+def sum_times(metas: list[dict]) -> list[str]:
+    """Return the time of each of PARTS_OF_TIME, of all stages and of the processor, where that was recorded."""
+    sums = [[m["seconds"] for m in metas if m["stage"].split("_")[0] in stages] for stages in PARTS_OF_TIME.values()]
+    processor = [m["cpu_seconds"] for m in metas if "cpu_seconds" in m]
+    cells = [format_time(sum(seconds)) if seconds else "–" for seconds in [*sums, [m["seconds"] for m in metas]]]
+    return [*cells, format_time(sum(processor)) if metas and len(processor) == len(metas) else "not recorded"]

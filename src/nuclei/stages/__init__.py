@@ -5,6 +5,7 @@ STAGES = {
     "download": "fetch the official archives into --data, where they are not there yet",
     "prepare": "decode the official archives into images, label images and a manifest",
     "folds": "find mosaics and deal the training images into folds",
+    "classical": "segment by a classical recipe, without any network",
     "train": "train one network per fold",
     "predict": "predict maps: out of fold, and of the test images averaged over folds",
     "ensemble": "average the maps of the members",
@@ -15,8 +16,9 @@ STAGES = {
     "submit": "write and validate submission.csv",
     "evaluate": "score by the competition metric, out of fold and against solution files",
     "report": "write report.md and report.html",
+    "writeup": "write up a run as a competition asks of its winners: writeup.md and writeup.html",
     "publish": "copy a run's results to ensembles/<run>/ and its tables into README.md",
 }
 
 # Stages that `run` leaves to be asked for.
-ON_DEMAND = ("publish",)
+ON_DEMAND = ("writeup", "publish")

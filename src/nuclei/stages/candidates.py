@@ -1,6 +1,4 @@
-"""Maps and images -> candidates/{oof,test}: nested candidates, their features and, out of fold, their true IoU."""
-
-from pathlib import Path
+"""Maps, or detections, and images -> candidates/{oof,test}: nested candidates, their features and, out of fold, their true IoU."""
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -10,18 +8,19 @@ from nuclei import runs
 from nuclei.blend import dequantise
 from nuclei.config import Config
 from nuclei.features import compute_features
+from nuclei.mask_rcnn import make_detection_candidates
 from nuclei.metric import best_iou
 from nuclei.watershed import make_candidates
 
 
 def main(run: runs.Run, config: Config, options: runs.Options) -> None:
-    dataset = runs.Dataset(config.data.dataset, run.folder.parent)
+    dataset = runs.Dataset(config.data, run.folder.parent)
     settings = {"watershed": config.watershed.model_dump()}
     with runs.stage(run.meta("candidates"), settings, {"maps": runs.maps_fingerprint(run)},
-                    [run.folder / "candidates"], options.force) as needed:
+                    [run.folder / "candidates"], options.force, share=True) as needed:
         if not needed:
             return
-        for split, image_ids in dataset.splits(Path(config.data.folds)).items():
+        for split, image_ids in dataset.splits().items():
             results = Parallel(options.jobs, return_as="generator_unordered")(
                 delayed(cut_one)(run, dataset, config, split, image_id) for image_id in image_ids
             )
@@ -37,7 +36,11 @@ def cut_one(run: runs.Run, dataset: runs.Dataset, config: Config, split: str, im
     maps = dequantise(runs.read_arrays(run.maps(split) / path.name))
     maps.pop("fold_disagreement", None)  # only maps of unseen images have it, so nothing can be learned from it
     image = runs.read_image(dataset.image(image_id))
-    candidates = make_candidates(maps, **config.watershed.model_dump())
+    if config.detects:
+        detections, w = runs.read_arrays(run.detections(split) / path.name), config.watershed
+        candidates = make_detection_candidates(detections, image.shape[:2], w.mask_thresholds, 0.0, w.min_area_px)
+    else:
+        candidates = make_candidates(maps, **config.watershed.model_dump())
     features = compute_features(candidates, maps, image)
     arrays = candidates.pack() | {"features": features.to_numpy(np.float32)}
     if split == "oof":

@@ -10,7 +10,7 @@ NAMES = ["stage1_train.zip", "stage1_test.zip", "stage1_solution.csv"]
 
 
 def main(run: runs.Run, config: Config, options: runs.Options) -> None:
-    dataset = runs.Dataset(config.data.dataset, run.folder.parent)
+    dataset = runs.Dataset(config.data, run.folder.parent)
     try:
         find_archives(options.data)
     except FileNotFoundError:

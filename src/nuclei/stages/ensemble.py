@@ -1,4 +1,4 @@
-"""Maps of the members -> maps/{oof,test} of the ensemble, their weighted average."""
+"""Maps of the members -> maps/{oof,test} of the ensemble, their weighted average; those of a single member as they are."""
 
 from pathlib import Path
 
@@ -14,18 +14,23 @@ from nuclei.config import Config, parse_config
 def main(run: runs.Run, config: Config, options: runs.Options) -> None:
     if not config.members:
         raise ValueError(f"{run.name} has no members: it trains, and only an ensemble averages maps")
-    dataset = runs.Dataset(config.data.dataset, run.folder.parent)
+    dataset = runs.Dataset(config.data, run.folder.parent)
     members = [runs.Run(name, run.folder.parent) for name in config.members]
-    folds = runs.file_hash(Path(config.data.folds))
-    inputs = {"data": runs.fingerprint(dataset.meta), "folds": folds}
+    inputs = dataset.inputs()
     for member in members:
-        check_member(member, config, folds)
-        inputs[member.name] = runs.maps_fingerprint(member)
-    with runs.stage(run.meta("ensemble"), {"members": config.members}, inputs, [run.folder / "maps"],
-                    options.force) as needed:
+        check_member(member, config, inputs["folds"])
+    inputs |= {member.name: runs.maps_fingerprint(member) for member in members}
+    alone = members[0] if len(members) == 1 else None
+    settings = {"members": config.members, "images": dataset.choice()}
+    outputs = [run.folder / "maps", run.folder / "detections"]
+    with runs.stage(run.meta("ensemble"), settings, inputs, outputs, options.force,
+                    same_as=alone and runs.maps_fingerprint(alone)) as needed:
         if not needed:
             return
-        for split, image_ids in dataset.splits(Path(config.data.folds)).items():
+        if alone:
+            runs.link_outputs(outputs, run.folder, alone.folder)
+            return
+        for split, image_ids in dataset.splits().items():
             tasks = (delayed(blend_one)(run, members, list(config.members.values()), split, i) for i in image_ids)
             results = Parallel(options.jobs, return_as="generator_unordered")(tasks)
             for _ in tqdm(results, f"{run.name} ensemble {split}", len(image_ids), unit="image", mininterval=2):
@@ -34,10 +39,12 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
 
 def check_member(member: runs.Run, config: Config, folds: str) -> None:
     """Raise StageError if a member has no maps yet, or has those of other data or of other folds."""
-    meta = runs.read_json(runs.maps_meta(member))
-    dataset = parse_config(yaml.safe_load(member.config.read_text()), str(member.config)).data.dataset
-    if dataset != config.data.dataset:
-        raise runs.StageError(f"member {member.name} is of the data {dataset}, the ensemble of {config.data.dataset}")
+    meta = runs.read_json(runs.find_meta(member, "maps"))
+    data = parse_config(yaml.safe_load(member.config.read_text()), str(member.config)).data
+    for key in ("dataset", "only_folds", "unseen"):
+        ours, theirs = getattr(config.data, key), getattr(data, key)
+        if ours != theirs:
+            raise runs.StageError(f"member {member.name} has data.{key} {theirs}, the ensemble {ours}: they must be the same")
     if meta["inputs"]["folds"] != folds:
         raise runs.StageError(
             f"member {member.name} was trained on other folds than {config.data.folds}: its out-of-fold maps would "

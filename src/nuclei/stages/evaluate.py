@@ -13,16 +13,17 @@ from nuclei.metric import count_errors, score_image
 from nuclei.submission import SCORE_COLUMNS, read_solution, read_submission, score_submission
 
 SOLUTIONS = {"test": "stage1_solution", "stage2": "stage2_solution_final"}
-METHODS = ("components", "watershed", "scored")  # of selection, from the plainest
 
 
 def main(run: runs.Run, config: Config, options: runs.Options) -> None:
-    dataset = runs.Dataset(config.data.dataset, run.folder.parent)
+    dataset = runs.Dataset(config.data, run.folder.parent)
     solutions = {split: dataset.solution(name) for split, name in SOLUTIONS.items()
                  if dataset.solution(name).is_file() and run.submission(split).is_file()}
     members = [runs.Run(name, run.folder.parent) for name in config.members]
     members = [member for member in members if member.meta("evaluate").is_file()]
-    inputs = {"select": runs.fingerprint(run.meta("select")), "plain": runs.fingerprint(run.meta("plain"))}
+    inputs = {"instances": runs.instances_fingerprint(run)}
+    if config.plain_methods:
+        inputs["plain"] = runs.fingerprint(run.meta("plain"))
     inputs |= {member.name: runs.fingerprint(member.meta("evaluate")) for member in members}
     inputs |= {path.stem: runs.file_hash(path) for path in solutions.values()}
     with runs.stage(run.meta("evaluate"), {}, inputs, [run.metrics, run.per_image("oof")], options.force) as needed:
@@ -42,13 +43,13 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
 
 def score_out_of_fold(run: runs.Run, config: Config, dataset: runs.Dataset, options: runs.Options) -> pd.DataFrame:
     """Return one row per image of the fold table: its score, precisions, plain scores and counts of errors."""
-    table = runs.read_table(Path(config.data.folds))
+    table = dataset.read_folds()
     rows = Parallel(options.jobs, return_as="generator")(
         delayed(score_one)(run, dataset, image_id) for image_id in table["image_id"]
     )
     scores = pd.DataFrame(list(tqdm(rows, f"{run.name} evaluate", len(table), unit="image", mininterval=2)))
     table = table[["image_id", "group", "cluster", "fold"]].merge(scores, on="image_id")
-    for method in METHODS[:2]:
+    for method in config.plain_methods:
         plain = runs.read_table(run.plain / f"{method}.csv").rename(columns={"score": method})
         table = table.merge(plain, on="image_id")
     return table
@@ -66,13 +67,12 @@ def score_one(run: runs.Run, dataset: runs.Dataset, image_id: str) -> dict:
 def compare(run: runs.Run, config: Config, table: pd.DataFrame, members: list[runs.Run]) -> list[dict]:
     """Return the steps from the plain decodings to this run's own, the best member's before an ensemble's."""
     method = config.selection.method
-    methods = METHODS[:METHODS.index(method) + 1]
     # A member that selects otherwise has no score to compare the last step with.
     members = [member for member in members if runs.read_json(member.metrics)["method"] == method]
     tables = [(member.name, runs.read_table(member.per_image("oof"))) for member in members]
     best = max(tables, key=lambda named: named[1]["score"].mean(), default=None)
     steps = [(name, m, rows["score" if m == method else m])
-             for name, rows in ([best] if best else []) + [(run.name, table)] for m in methods]
+             for name, rows in ([best] if best else []) + [(run.name, table)] for m in config.methods]
     return compare_steps(steps, table["group"].to_numpy())
 
 

@@ -10,7 +10,7 @@ from nuclei.folds import check_folds, fold_table, mosaic_groups
 
 
 def main(run: runs.Run, config: Config, options: runs.Options) -> None:
-    dataset = runs.Dataset(config.data.dataset, run.folder.parent)
+    dataset = runs.Dataset(config.data, run.folder.parent)
     runs.fingerprint(dataset.meta)
     path = Path(config.data.folds)
     manifest = runs.read_table(dataset.manifest)

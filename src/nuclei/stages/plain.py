@@ -1,6 +1,4 @@
-"""Maps -> plain/: scores of the plain decodings over their thresholds, and the thresholds chosen on the other folds."""
-
-from pathlib import Path
+"""Maps or detections -> plain/: scores of the plain decodings over their thresholds, and the thresholds chosen on the other folds."""
 
 import numpy as np
 import pandas as pd
@@ -10,20 +8,21 @@ from tqdm import tqdm
 from nuclei import runs
 from nuclei.blend import dequantise
 from nuclei.config import Config
+from nuclei.mask_rcnn import decode_detections
 from nuclei.metric import score_image
 from nuclei.tuning import choose_per_fold
 from nuclei.watershed import cut_basins, decode_components, flood_seeds, make_energy
 
 
 def main(run: runs.Run, config: Config, options: runs.Options) -> None:
-    dataset = runs.Dataset(config.data.dataset, run.folder.parent)
-    table = runs.read_table(Path(config.data.folds))
+    dataset = runs.Dataset(config.data, run.folder.parent)
     settings = {"plain": config.plain.model_dump(), "center_weight": config.watershed.center_weight,
                 "min_area_px": config.watershed.min_area_px}
     with runs.stage(run.meta("plain"), settings, {"maps": runs.maps_fingerprint(run)}, [run.plain],
-                    options.force) as needed:
+                    options.force, share=True) as needed:
         if not needed:
             return
+        table = dataset.read_folds()
         results = Parallel(options.jobs, return_as="generator")(
             delayed(score_decodings)(run, dataset, config, image_id) for image_id in table["image_id"]
         )
@@ -43,6 +42,8 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
 def list_decodings(config: Config) -> dict[str, list[dict[str, float]]]:
     """Return the threshold settings tried of each plain decoding, in the order that score_decodings follows."""
     masks = config.plain.mask_thresholds
+    if config.detects:
+        return {"detections": [{"score": s, "mask_threshold": t} for s in config.plain.scores for t in masks]}
     return {
         "components": [{"mask_threshold": t} for t in masks],
         "watershed": [{"seed_level": s, "mask_threshold": t} for s in config.plain.seed_levels for t in masks],
@@ -51,8 +52,13 @@ def list_decodings(config: Config) -> dict[str, list[dict[str, float]]]:
 
 def score_decodings(run: runs.Run, dataset: runs.Dataset, config: Config, image_id: str) -> dict[str, list[float]]:
     """Return the scores of one image under each setting of list_decodings."""
-    maps = dequantise(runs.read_arrays(run.maps("oof") / f"{image_id}.npz"))
     truth = runs.read_labels(dataset.labels(image_id))
+    if config.detects:
+        detections = runs.read_arrays(run.detections("oof") / f"{image_id}.npz")
+        tried, least = list_decodings(config)["detections"], config.watershed.min_area_px
+        labels = (decode_detections(detections, truth.shape, s["score"], s["mask_threshold"], least) for s in tried)
+        return {"detections": [score_image(truth, one)[0] for one in labels]}
+    maps = dequantise(runs.read_arrays(run.maps("oof") / f"{image_id}.npz"))
     mask, masks, w = maps["mask"], config.plain.mask_thresholds, config.watershed
     components = [score_image(truth, decode_components(mask, t, w.min_area_px))[0] for t in masks]
     energy = make_energy(maps, w.center_weight)

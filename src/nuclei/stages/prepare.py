@@ -14,7 +14,7 @@ SOLUTION_OF_SPLIT = {"test": "stage1_solution", "stage2": "stage2_solution_final
 
 
 def main(run: runs.Run, config: Config, options: runs.Options) -> None:
-    dataset = runs.Dataset(config.data.dataset, run.folder.parent)
+    dataset = runs.Dataset(config.data, run.folder.parent)
     try:
         found = find_archives(options.data)
     except FileNotFoundError:

@@ -2,8 +2,6 @@
 
 import gzip
 import json
-from pathlib import Path
-
 import lightgbm as lgb
 import numpy as np
 import pandas as pd
@@ -16,18 +14,18 @@ from nuclei.scorer import TARGETS, feature_importance, fold_rows, predict_scores
 
 
 def main(run: runs.Run, config: Config, options: runs.Options) -> None:
-    dataset = runs.Dataset(config.data.dataset, run.folder.parent)
+    dataset = runs.Dataset(config.data, run.folder.parent)
     inputs = {"candidates": runs.fingerprint(run.meta("candidates"))}
     with runs.stage(run.meta("score"), {"scorer": config.scorer.model_dump()}, inputs, [run.scorer],
-                    options.force) as needed:
+                    options.force, share=True) as needed:
         if not needed:
             return
-        table = runs.read_table(Path(config.data.folds))
+        table = dataset.read_folds()
         columns = choose_columns(config.scorer.leave_out)
         boosters = train_all(run, config, table, columns, options.jobs)
         everyone = [b for sets in boosters.values() for b in sets]
         fold_of = dict(zip(table["image_id"], table["fold"], strict=True))
-        for split, image_ids in dataset.splits(Path(config.data.folds)).items():
+        for split, image_ids in dataset.splits().items():
             for image_id in tqdm(image_ids, f"{run.name} score {split}", unit="image", mininterval=2):
                 features = runs.read_arrays(run.candidates(split) / f"{image_id}.npz")["features"][:, columns]
                 chosen = boosters[fold_of[image_id]] if split == "oof" else everyone

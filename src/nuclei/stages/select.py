@@ -1,7 +1,5 @@
 """Scores, or maps -> instances/{oof,test}: label images, by selection or by a plain decoding; and select.json."""
 
-from pathlib import Path
-
 import numpy as np
 from joblib import Parallel, delayed
 from tqdm import tqdm
@@ -11,8 +9,9 @@ from nuclei.blend import dequantise
 from nuclei.candidates import Candidates
 from nuclei.config import Config
 from nuclei.images import encode_labels_png
+from nuclei.mask_rcnn import decode_detections
 from nuclei.metric import THRESHOLDS
-from nuclei.selection import expected_gain, paint, score_selection, select_candidates
+from nuclei.selection import SEARCHES, expected_gain, paint, score_selection
 from nuclei.tuning import choose_per_fold
 from nuclei.watershed import cut_basins, decode_components, flood_seeds, make_energy
 
@@ -20,16 +19,16 @@ PASSES = 2  # the precision that the gain is measured against is that of the sel
 
 
 def main(run: runs.Run, config: Config, options: runs.Options) -> None:
-    dataset = runs.Dataset(config.data.dataset, run.folder.parent)
+    dataset = runs.Dataset(config.data, run.folder.parent)
     scored = config.selection.method == "scored"
     source = "score" if scored else "plain"
     inputs = {source: runs.fingerprint(run.meta(source))}
     settings = {"selection": config.selection.model_dump()}
     outputs = [run.folder / "instances", run.tuned]
-    with runs.stage(run.meta("select"), settings, inputs, outputs, options.force) as needed:
+    with runs.stage(run.meta("select"), settings, inputs, outputs, options.force, share=True) as needed:
         if not needed:
             return
-        table = runs.read_table(Path(config.data.folds))
+        table = dataset.read_folds()
         # The manifest's counts are of these labels, the fold table's of those it was made from.
         n_nuclei = runs.read_table(dataset.manifest).set_index("image_id")["n_nuclei"]
         table["n_nuclei"] = table["image_id"].map(n_nuclei)
@@ -37,7 +36,7 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
         runs.write_json(run.tuned, tuned)
         fold_of = dict(zip(table["image_id"], table["fold"].astype(str), strict=True))
         decode = decode_scored if scored else decode_plain
-        for split, image_ids in dataset.splits(Path(config.data.folds)).items():
+        for split, image_ids in dataset.splits().items():
             def setting(image_id, split=split):
                 return tuned["fold"][fold_of[image_id]] if split == "oof" else tuned["test"]
 
@@ -57,6 +56,10 @@ def write_instances(decode, run: runs.Run, config: Config, split: str, image_id:
 
 def decode_plain(run: runs.Run, config: Config, split: str, image_id: str, setting: dict) -> np.ndarray:
     """Return the labels of a plain decoding under its tuned thresholds."""
+    if config.detects:
+        detections = runs.read_arrays(run.detections(split) / f"{image_id}.npz")
+        shape = runs.read_arrays(run.maps(split) / f"{image_id}.npz")["mask"].shape
+        return decode_detections(detections, shape, setting["score"], setting["mask_threshold"], config.watershed.min_area_px)
     maps = dequantise(runs.read_arrays(run.maps(split) / f"{image_id}.npz"))
     threshold, min_area_px = setting["mask_threshold"], config.watershed.min_area_px
     if config.selection.method == "components":
@@ -71,7 +74,7 @@ def decode_scored(run: runs.Run, config: Config, split: str, image_id: str, sett
     candidates = Candidates.unpack(runs.read_arrays(run.candidates(split) / f"{image_id}.npz"))
     scores = runs.read_arrays(run.scores(split) / f"{image_id}.npz")["scores"]
     gain = expected_gain(scores[:, :-1], np.array(setting["precision"])) - setting["keep"]
-    return paint(candidates, select_candidates(candidates, gain))
+    return paint(candidates, SEARCHES[config.selection.search](candidates, gain))
 
 
 def tune(run: runs.Run, config: Config, table, options: runs.Options) -> dict:
@@ -81,7 +84,7 @@ def tune(run: runs.Run, config: Config, table, options: runs.Options) -> dict:
     precision = {fold: start for fold in [*np.unique(folds).tolist(), None]}  # None: for new images
     for number in range(PASSES):
         rows = Parallel(options.jobs, return_as="generator")(
-            delayed(try_thresholds)(run, row.image_id, row.n_nuclei, grid, [precision[row.fold], precision[None]])
+            delayed(try_thresholds)(run, config, row.image_id, row.n_nuclei, [precision[row.fold], precision[None]])
             for row in table.itertuples()
         )
         title = f"{run.name} select: tune {number + 1}/{PASSES}"
@@ -99,14 +102,14 @@ def tune(run: runs.Run, config: Config, table, options: runs.Options) -> dict:
     }
 
 
-def try_thresholds(run: runs.Run, image_id: str, n_true: int, grid, precisions) -> np.ndarray:
+def try_thresholds(run: runs.Run, config: Config, image_id: str, n_true: int, precisions) -> np.ndarray:
     """Return the precision of an image at each threshold, for each expected precision and keep threshold: [2, K, T]."""
     arrays = runs.read_arrays(run.candidates("oof") / f"{image_id}.npz")
     scores = runs.read_arrays(run.scores("oof") / f"{image_id}.npz")["scores"]
-    candidates = Candidates.unpack(arrays)
+    candidates, search = Candidates.unpack(arrays), SEARCHES[config.selection.search]
     result = []
     for precision in precisions:
         gain = expected_gain(scores[:, :-1], precision)
-        chosen = [select_candidates(candidates, gain - keep) for keep in grid]
+        chosen = [search(candidates, gain - keep) for keep in config.selection.keep_grid]
         result.append([score_selection(arrays["iou"][c], THRESHOLDS, n_true) for c in chosen])
     return np.array(result)

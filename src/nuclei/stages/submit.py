@@ -1,7 +1,5 @@
 """Instances of unseen images -> submission.csv, validated against every rule of the competition."""
 
-from pathlib import Path
-
 from tqdm import tqdm
 
 from nuclei import runs
@@ -10,11 +8,11 @@ from nuclei.submission import validate_submission, write_submission
 
 
 def main(run: runs.Run, config: Config, options: runs.Options) -> None:
-    dataset = runs.Dataset(config.data.dataset, run.folder.parent)
-    splits = dataset.splits(Path(config.data.folds))
+    dataset = runs.Dataset(config.data, run.folder.parent)
+    splits = dataset.splits()
     del splits["oof"]
     outputs = [run.submission(split) for split in splits]
-    with runs.stage(run.meta("submit"), {}, {"select": runs.fingerprint(run.meta("select"))}, outputs,
+    with runs.stage(run.meta("submit"), {}, {"instances": runs.instances_fingerprint(run)}, outputs,
                     options.force) as needed:
         if not needed:
             return

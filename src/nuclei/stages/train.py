@@ -10,64 +10,59 @@ from safetensors.torch import save_file
 from torch.utils.tensorboard import SummaryWriter
 
 from nuclei import runs
+from nuclei.augment import leave_out
 from nuclei.config import Config
 from nuclei.dataset import Crops
-from nuclei.engine import fit
-from nuclei.inference import network_forward, predict_maps
+from nuclei.engine import choose_precision, fit
 from nuclei.metric import score_image
-from nuclei.model import build_network
-from nuclei.watershed import cut_basins, flood_seeds, make_energy
-
-# Thresholds of the quick look during training, which chooses nothing that is reported.
-SEED_LEVEL, MASK_THRESHOLD = 0.6, 0.5
-
+from nuclei.networks import build, make_loss, segment_quickly
 
 def main(run: runs.Run, config: Config, options: runs.Options) -> None:
-    dataset = runs.Dataset(config.data.dataset, run.folder.parent)
-    table = runs.read_table(Path(config.data.folds))
-    folds = sorted(table["fold"].unique().tolist()) if options.fold is None else [options.fold]
-    if unknown := set(folds) - set(table["fold"]):
-        raise ValueError(f"no fold {unknown.pop()} in {config.data.folds}; it has {sorted(set(table['fold']))}")
+    dataset = runs.Dataset(config.data, run.folder.parent)
+    folds = sorted(dataset.read_folds()["fold"].unique().tolist())
+    if options.fold is not None:
+        if options.fold not in folds:
+            raise ValueError(f"{run.name} has no fold {options.fold}; it has {folds}")
+        folds = [options.fold]
     settings = {"model": config.model.model_dump(), "train": config.train.model_dump()}
-    inputs = {"data": runs.fingerprint(dataset.meta), "folds": runs.file_hash(Path(config.data.folds))}
+    inputs = dataset.inputs()
     if config.model.weights and Path(config.model.weights).is_file():
         inputs["weights"] = runs.file_hash(Path(config.model.weights))
     if all(runs.is_up_to_date(run.meta(f"train_fold{fold}"), settings, inputs) for fold in folds) and not options.force:
         print(f"{run.name} train: up to date", flush=True)
         return
-    fabric = Fabric(accelerator="auto", devices=options.devices, precision=config.train.precision,
+    fabric = Fabric(accelerator="auto", devices=options.devices, precision=choose_precision(config.train.precision),
                     strategy="auto" if options.devices == 1 else "ddp_find_unused_parameters_true")
     fabric.launch()
     for fold in folds:
         meta = run.meta(f"train_fold{fold}")
         if not fabric.is_global_zero:  # one process keeps the books
             if not meta.is_file() or options.force:
-                train_fold(fabric, run, config, dataset, table, fold)
+                train_fold(fabric, run, config, dataset, fold)
             continue
-        with runs.stage(meta, settings, inputs, [run.fold(fold)], options.force) as needed:
+        with runs.stage(meta, settings, inputs, [run.fold(fold)], options.force, share=True) as needed:
             if needed:
-                train_fold(fabric, run, config, dataset, table, fold)
+                train_fold(fabric, run, config, dataset, fold)
 
 
-def train_fold(fabric: Fabric, run: runs.Run, config: Config, dataset: runs.Dataset, table, fold: int) -> None:
+def train_fold(fabric: Fabric, run: runs.Run, config: Config, dataset: runs.Dataset, fold: int) -> None:
     """Train the network that never sees `fold`, going on from last.ckpt if it is there."""
     fabric.barrier()  # what an earlier run left has been cleared by now
-    folder, channels, seed = run.fold(fold), config.model.channels, [config.train.seed, fold]
+    table = runs.read_table(dataset.folds)
+    folder, seed = run.fold(fold), [config.train.seed, fold]
     train, held_out = table[table["fold"] != fold], table[table["fold"] == fold]
     weights = train["weight"] if config.train.sampling == "balanced" else np.ones(len(train))
     images, labels = zip(*(read_pair(dataset, i) for i in train["image_id"]), strict=True)
     seed = int(np.random.default_rng(seed).integers(2**31))
-    crops = Crops(images, labels, weights, config.train.steps * config.train.batch_size, channels,
-                  config.train.augment, config.train.crop_px, seed)
+    crops = Crops(images, labels, weights, config.train.steps * config.train.batch_size, config.model.channels,
+                  leave_out(config.train.augment, config.train.leave_out), config.train.crop_px, seed)
     torch.manual_seed(seed)
-    m = config.model
-    network = build_network(m.decoder, m.encoder, m.weights, m.decoder_channels, len(channels), m.mean, m.std)
+    network = build(config.model, config.model.weights)
     few = held_out.sample(min(len(held_out), config.train.evaluate_images), random_state=config.train.seed)
     pairs = [read_pair(dataset, i) for i in few["image_id"]]
 
     def evaluate(average: torch.nn.Module) -> float:
-        forward = network_forward(fabric, average)
-        return float(np.mean([score_image(truth, decode_quickly(predict_maps(forward, image, channels, tta="none")))[0]
+        return float(np.mean([score_image(truth, segment_quickly(fabric, average, config.model, image))[0]
                               for image, truth in pairs]))
 
     checkpoint = folder / "last.ckpt"
@@ -80,7 +75,8 @@ def train_fold(fabric: Fabric, run: runs.Run, config: Config, dataset: runs.Data
     writer = None
     if fabric.is_global_zero:
         writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resume["step"] + 1 if resume else None)
-    state = fit(fabric, network.to(memory_format=torch.channels_last), crops, config.train, channels, resume, save,
+    state = fit(fabric, network.to(memory_format=torch.channels_last), crops, config.train,
+                make_loss(config.model, config.train), resume, save,
                 evaluate, f"{run.name} fold {fold}", writer)
     if fabric.is_global_zero:
         writer.close()
@@ -89,11 +85,6 @@ def train_fold(fabric: Fabric, run: runs.Run, config: Config, dataset: runs.Data
         runs.write_table(folder / "history.csv", pd.DataFrame(state["history"]))
         checkpoint.unlink()  # its optimiser state is five times the weights
     fabric.barrier()
-
-
-def decode_quickly(maps: dict[str, np.ndarray]) -> np.ndarray:
-    energy, mask = make_energy(maps, 0.5), maps["mask"]
-    return cut_basins(flood_seeds(energy, SEED_LEVEL, mask > MASK_THRESHOLD), mask, MASK_THRESHOLD, 12)
 
 
 def read_pair(dataset: runs.Dataset, image_id: str) -> tuple[np.ndarray, np.ndarray]:

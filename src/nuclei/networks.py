@@ -1,0 +1,43 @@
+"""What training and prediction need of a network, whether it gives maps or detections.
+
+`model` is an object with the fields of config.ModelConfig, `train` one with those of config.TrainConfig.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from nuclei.inference import network_forward, predict_maps
+from nuclei.losses import map_loss
+from nuclei.mask_rcnn import build_mask_rcnn, decode_detections, detect, detector_forward
+from nuclei.model import Network, build_network
+from nuclei.watershed import cut_basins, flood_seeds, make_energy
+
+DETECTOR = "MaskRCNN"
+# Thresholds of the quick look during training, which chooses nothing that is reported.
+SEED_LEVEL, THRESHOLD, MIN_AREA_PX = 0.6, 0.5, 12
+
+
+def build(model, weights: str | None) -> Network:
+    """Build the network of a config's model section with initial `weights`; raise ValueError as its builders do."""
+    if model.decoder == DETECTOR:
+        return build_mask_rcnn(model.encoder, weights, model.mean, model.std, width=model.width, box_batch=model.box_batch)
+    return build_network(model.decoder, model.encoder, weights, model.decoder_channels, len(model.channels), model.mean,
+                         model.std)
+
+
+def make_loss(model, train) -> Callable:
+    """Return the function network, images, targets -> loss, a scalar."""
+    if model.decoder == DETECTOR:
+        return lambda network, image, labels: network(image, labels)
+    return map_loss(train.loss, [train.channel_weights.get(channel, 1.0) for channel in model.channels])
+
+
+def segment_quickly(fabric, network: Network, model, image: np.ndarray) -> np.ndarray:
+    """Return labels, int32 [H, W], of an image by a plain decoding with fixed thresholds and without augmentation."""
+    if model.decoder == DETECTOR:
+        detections = detect(detector_forward(fabric, network), image, 1280, 128)
+        return decode_detections(detections, image.shape[:2], THRESHOLD, THRESHOLD, MIN_AREA_PX)
+    maps = predict_maps(network_forward(fabric, network), image, model.channels, tta="none")
+    energy, mask = make_energy(maps, 0.5), maps["mask"]
+    return cut_basins(flood_seeds(energy, SEED_LEVEL, mask > THRESHOLD), mask, THRESHOLD, MIN_AREA_PX)
