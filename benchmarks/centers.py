@@ -13,10 +13,10 @@ from tqdm import tqdm
 from nuclei import runs
 from nuclei.config import load_config
 from nuclei.engine import choose_precision
-from nuclei.inference import network_forward
+from nuclei.inference import network_forward, predict_maps
 from nuclei.metric import THRESHOLDS, best_iou, score_image
 from nuclei.selection import expected_gain, score_selection, select_candidates
-from nuclei.stages.predict import load_network, predict
+from nuclei.predictor import load_network
 from nuclei.stages.train import read_pair
 from nuclei.statistics import paired_difference
 from nuclei.watershed import cut_basins, flood_seeds, make_candidates, make_energy
@@ -48,7 +48,7 @@ def main() -> None:
     plain, best = {kind: [] for kind in KINDS}, {kind: [] for kind in KINDS}
     for image_id in tqdm(table["image_id"], "centers", unit="image"):
         image, truth = read_pair(dataset, image_id)
-        maps = predict(forward, image, config)
+        maps = predict_maps(forward, image, config.model.channels, config.predict.tta)
         for kind in KINDS:
             own = {"mask": maps["mask"], "border": maps["border"]} | ({"center": maps[kind]} if kind != "none" else {})
             scores, selected = decode(own, truth, config)

@@ -11,7 +11,7 @@ from nuclei.augment import leave_out
 from nuclei.config import load_config
 from nuclei.losses import combined_loss
 from nuclei.model import build_network
-from nuclei.stages.score import choose_columns
+from nuclei.features import feature_columns
 from nuclei.targets import make_targets
 
 ROOT = Path(__file__).parents[1]
@@ -63,7 +63,7 @@ def test_what_a_config_names_exists(name):
     weight_of_channel = torch.ones(len(targets))
     combined_loss(torch.zeros(1, *targets.shape), torch.tensor(targets)[None], config.train.loss, weight_of_channel)
     assert set(config.train.channel_weights) <= set(config.model.channels)
-    assert len(choose_columns(config.scorer.leave_out)) > 0
+    assert len(feature_columns(config.scorer.leave_out)) > 0
     weights = local_weights(config.model)
     assert weights is None or weights.is_file()
 

@@ -1,22 +1,17 @@
-"""The command line: python -m nuclei STAGE CONFIG…"""
+"""Find every nucleus: python -m nuclei COMMAND …; a command's own --help explains it."""
 
 import sys
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
 import typer
 
-from nuclei.ablate import Cluster
-from nuclei.ablate import ablate as run_ablations
-from nuclei.ablation_tables import list_gains
 from nuclei.config import load_config, run_name
-from nuclei.demo import write_demo
 from nuclei.pipeline import list_runs, run_stage, run_stages
-from nuclei.report import Table
 from nuclei.runs import Options, Run, read_table
 from nuclei.stages import STAGES
 
+# What a command needs is imported when it is called: torch alone takes seconds, for which nobody waits at --help.
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 Configs = Annotated[list[Path], typer.Argument(help="YAML files of runs; a file's name is its run's name")]
@@ -35,6 +30,11 @@ def make_command(name: str):
         options = Options(data, fold, devices, jobs, force)
         for path in configs:
             run_stage(name, run_name(path), load_config(path), options, runs)
+        if name == "report":
+            from nuclei.leaderboard import compare_runs
+
+            print_table(compare_runs([run_name(path) for path in configs], runs))
+            typer.echo(f"leaderboard: {runs / 'report' / 'leaderboard.html'}")
     return command
 
 
@@ -65,6 +65,10 @@ def ablate(
     devices: Devices = 1, jobs: Jobs = -1, runs: Runs = Path("runs"), force: Force = False,
 ) -> None:
     """Run what is missing of ablations and their bases, and tabulate what each change gains over its base."""
+    from nuclei.ablate import Cluster
+    from nuclei.ablate import ablate as run_ablations
+    from nuclei.ablation_tables import list_gains
+
     options = Options(data, None, devices, jobs, force)
     failed = run_ablations(configs, seeds, options, runs, Cluster(backend, workers, address))
     folder = Run("ablations", runs).folder
@@ -74,8 +78,42 @@ def ablate(
         raise ValueError("\n  ".join(["these runs failed and are not in the table:", *(f"{k}: {v}" for k, v in failed.items())]))
 
 
-def print_table(table: Table) -> None:
+def print_table(table) -> None:
+    """Print a table of a report so that its columns line up in a terminal."""
+    import pandas as pd
+
     typer.echo(pd.DataFrame(table.rows, columns=table.columns).to_string(index=False))
+
+
+@app.command("predict-images")
+def predict_images(
+    images: Annotated[list[Path], typer.Argument(help="image files (PNG, TIFF, JPEG), or folders of them")],
+    weights: Annotated[Path, typer.Option(help="folder of a finished run, for example runs/mobilenets")],
+    output: Annotated[Path, typer.Option(help="folder to write to")] = Path("nuclei_of_images"), force: Force = False,
+) -> None:
+    """Segment your own images: label TIFF, outlines, CSV of measurements, GeoJSON for QuPath and ROIs for ImageJ."""
+    from nuclei.segment_files import segment_files
+
+    found = segment_files(images, weights, output, force)
+    typer.echo(f"{found['n_nuclei'].sum()} nuclei in {len(found)} images -> {output}")
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(metavar="RUN", help="name of a finished run")],
+         image_id: Annotated[str, typer.Argument(help="an image's id, or what it begins with")], runs: Runs = Path("runs")) -> None:
+    """Draw one image's whole way: truth, maps, candidates with predicted and true IoU, selection, errors."""
+    from nuclei.inspection import show_image
+
+    typer.echo(show_image(name, image_id, runs))
+
+
+@app.command()
+def coco(name: Annotated[str, typer.Argument(metavar="RUN", help="name of a finished run")], runs: Runs = Path("runs")) -> None:
+    """Write a run's nuclei, and the true ones, as COCO JSON."""
+    from nuclei.inspection import export_coco
+
+    for path in export_coco(name, runs):
+        typer.echo(path)
 
 
 @app.command()
@@ -85,6 +123,8 @@ def demo(data: Data = Path("runs/demo_archives"), n_train: int = 36, n_test: int
     if (data / "stage1_solution.csv").is_file():  # written last
         typer.echo(f"demo: up to date ({data})")
         return
+    from nuclei.demo import write_demo
+
     write_demo(data, n_train, n_test, size, seed)
     typer.echo(f"demo: {n_train} training and {n_test} test images -> {data}")
 

@@ -107,8 +107,8 @@ def draw_ablations(table: pd.DataFrame) -> Figure:
         gain, low, high = np.array([[row.gain], [row.gain_low], [row.gain_high]])
         axes.errorbar(gain, [i], xerr=spans(gain, low, high), fmt=MARKERS.get(row.kind, "s"), color=VERDICTS[verdict],
                       capsize=3, elinewidth=1.6)
-        axes.text(1.01, i, f"{row.gain:+.4f}".replace("-", "−"), transform=axes.get_yaxis_transform(), va="center",
-                  fontsize=9, color=VERDICTS[verdict])
+        text = f"{round(row.gain, 4) + 0.0:+.4f}".replace("-", "−")
+        axes.text(1.01, i, text, transform=axes.get_yaxis_transform(), va="center", fontsize=9, color=VERDICTS[verdict])
     axes.axvline(0, color=GRAY, linewidth=1)
     several = table["base"].nunique() > 1
     names = [f"{row.ablation} (of {row.base})" if several else row.ablation for row in table.itertuples()]

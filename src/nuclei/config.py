@@ -135,6 +135,9 @@ class Config(Section):
     """Hold everything that decides what a run contains."""
 
     hypothesis: str = Field("", description="one line: what this run is to show")
+    system: Literal["", "classical", "vanilla_unet", "mask_rcnn", "deep_watershed", "full"] = Field(
+        "", description="the system of the field (systems.py) that this run stands for"
+    )
     members: dict[str, float] = Field({}, description="runs whose maps are averaged -> weight; none: the run trains")
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()

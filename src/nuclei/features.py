@@ -163,6 +163,13 @@ def feature_group(name: str) -> str:
     raise KeyError(f"unknown feature {name!r}; known: {', '.join(n for f in FEATURES.values() for n in f)}")
 
 
+def feature_columns(leave_out: Iterable[str]) -> np.ndarray:
+    """Return the indices of the features outside some groups; raise ValueError listing the groups on an unknown one."""
+    if unknown := set(leave_out) - FEATURES.keys():
+        raise ValueError(f"unknown feature group {', '.join(sorted(unknown))}; valid: {', '.join(FEATURES)}")
+    return np.flatnonzero([group not in leave_out for group, features in FEATURES.items() for _ in features])
+
+
 def compute_features(
     candidates: Candidates,
     maps: Mapping[str, np.ndarray],

@@ -139,7 +139,7 @@ def draw_steps(labels: list[str], steps: list[dict]) -> Figure:
             colour = GREEN if gain_low > 0 else VERMILION if gain_high < 0 else GRAY
             whiskers = spans(gain, gain_low, gain_high)
             right.errorbar(gain, [i], xerr=whiskers, fmt="D", color=colour, capsize=3, elinewidth=1.6)
-            right.annotate(f"{gain[0]:+.3f}".replace("-", "−"), (gain[0], i), (0, 6), textcoords="offset points",
+            right.annotate(f"{round(gain[0], 3) + 0.0:+.3f}".replace("-", "−"), (gain[0], i), (0, 6), textcoords="offset points",
                            ha="center", fontsize=9)
             over = label_of[tuple(step["over"])].replace("\n", " of ")
             right.text(0.99, i + 0.3, f"over {over}", transform=right.get_yaxis_transform(), ha="right", va="center",

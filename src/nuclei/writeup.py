@@ -115,8 +115,8 @@ def describe_networks(networks: Mapping[str, dict], n_folds: int) -> list[str]:
     models = [config["model"] for config in networks.values()]
     names = [" over ".join(name.removeprefix("tu-") for name in (m["decoder"], m["encoder"]) if name) for m in models]
     channels = ", ".join(dict.fromkeys(name for model in models for name in model["channels"]))
-    kinds = "One kind of network" if len(networks) == 1 else f"{len(networks)} kinds of networks"
-    return [f"{kinds}, {', '.join(dict.fromkeys(names))}, trained once for each fold of a {n_folds}-fold "
+    sets = "One set of networks" if len(networks) == 1 else f"{len(networks)} sets of networks"
+    return [f"{sets} ({', '.join(dict.fromkeys(names))}), one network for each fold of a {n_folds}-fold "
             f"cross-validation: each gives {f'for every pixel the maps {channels}' if channels else 'detections'}."]
 
 
@@ -193,8 +193,8 @@ def describe_scorer(scorer: dict) -> str:
     """Return how the boosters learn, with their settings."""
     return (
         "Scorer: LightGBM, for each of the ten IoU thresholds the probability to pass it (log loss), and the IoU "
-        f"itself (squared error); {scorer['rounds']} rounds, {scorer['leaves']} leaves, rate {scorer['learning_rate']:g}, at "
-        f"least {scorer['min_leaf_rows']} candidates a leaf, {100 * scorer['share']:g} % of candidates and of features "
+        f"itself (squared error); {scorer['rounds']} rounds, {scorer['leaves']} leaves, rate "
+        f"{scorer['learning_rate']:g}, at least {scorer['min_leaf_rows']} candidates a leaf, {100 * scorer['share']:g} % of candidates and of features "
         f"per tree; seeds averaged: {scorer['seeds']}. Trained by the networks' own folds; a candidate weighs one over "
         "the root of their number in its image.")
 
@@ -204,8 +204,8 @@ def describe_selection(selection: dict) -> str:
     keep = ", ".join(f"{value:g}" for value in selection["keep_grid"])
     return (
         "Selection: a candidate's expected gain is the mean over thresholds of p − (1 − p) · precision, precision "
-        f"being what the other folds reach there. {SEARCHES[selection['search']]}. A keep threshold is taken off each gain; "
-        f"each fold uses the one of {keep} that is best on the other folds.")
+        f"being what the other folds reach there. {SEARCHES[selection['search']]}. A keep threshold is taken off each "
+        f"gain; each fold uses the one of {keep} that is best on the other folds.")
 
 
 def list_features(leave_out: Iterable[str], importance: Mapping[str, float]) -> Table:

@@ -7,10 +7,8 @@ from tqdm import tqdm
 from nuclei import runs
 from nuclei.blend import dequantise
 from nuclei.config import Config
-from nuclei.features import compute_features
-from nuclei.mask_rcnn import make_detection_candidates
+from nuclei.decoding import cut_candidates
 from nuclei.metric import best_iou
-from nuclei.watershed import make_candidates
 
 
 def main(run: runs.Run, config: Config, options: runs.Options) -> None:
@@ -33,15 +31,9 @@ def cut_one(run: runs.Run, dataset: runs.Dataset, config: Config, split: str, im
     path = run.candidates(split) / f"{image_id}.npz"
     if path.is_file():  # by a run that was killed
         return
-    maps = dequantise(runs.read_arrays(run.maps(split) / path.name))
-    maps.pop("fold_disagreement", None)  # only maps of unseen images have it, so nothing can be learned from it
-    image = runs.read_image(dataset.image(image_id))
-    if config.detects:
-        detections, w = runs.read_arrays(run.detections(split) / path.name), config.watershed
-        candidates = make_detection_candidates(detections, image.shape[:2], w.mask_thresholds, 0.0, w.min_area_px)
-    else:
-        candidates = make_candidates(maps, **config.watershed.model_dump())
-    features = compute_features(candidates, maps, image)
+    maps, image = dequantise(runs.read_arrays(run.maps(split) / path.name)), runs.read_image(dataset.image(image_id))
+    detections = runs.read_arrays(run.detections(split) / path.name) if config.detects else None
+    candidates, features = cut_candidates(maps, detections, image, config)
     arrays = candidates.pack() | {"features": features.to_numpy(np.float32)}
     if split == "oof":
         truth = runs.read_labels(dataset.labels(image_id))

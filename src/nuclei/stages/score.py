@@ -2,15 +2,15 @@
 
 import gzip
 import json
-import lightgbm as lgb
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from nuclei import runs
 from nuclei.config import Config
-from nuclei.features import FEATURES, feature_group
-from nuclei.scorer import TARGETS, feature_importance, fold_rows, predict_scores, train_boosters
+from nuclei.features import FEATURES, feature_columns
+from nuclei.predictor import read_boosters
+from nuclei.scorer import feature_importance, fold_rows, predict_scores, train_boosters
 
 
 def main(run: runs.Run, config: Config, options: runs.Options) -> None:
@@ -21,7 +21,7 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
         if not needed:
             return
         table = dataset.read_folds()
-        columns = choose_columns(config.scorer.leave_out)
+        columns = feature_columns(config.scorer.leave_out)
         boosters = train_all(run, config, table, columns, options.jobs)
         everyone = [b for sets in boosters.values() for b in sets]
         fold_of = dict(zip(table["image_id"], table["fold"], strict=True))
@@ -31,13 +31,6 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
                 chosen = boosters[fold_of[image_id]] if split == "oof" else everyone
                 runs.write_arrays(run.scores(split) / f"{image_id}.npz", {"scores": predict_scores(chosen, features)})
         runs.write_json(run.scorer / "features.json", {"importance": feature_importance(everyone)})
-
-
-def choose_columns(leave_out: tuple[str, ...]) -> np.ndarray:
-    """Return the indices of the features used; raise ValueError listing the groups on an unknown one."""
-    if unknown := set(leave_out) - FEATURES.keys():
-        raise ValueError(f"scorer.leave_out: unknown group {', '.join(sorted(unknown))}; valid: {', '.join(FEATURES)}")
-    return np.flatnonzero([feature_group(name) not in leave_out for name in feature_names()])
 
 
 def feature_names() -> list[str]:
@@ -64,8 +57,7 @@ def train_all(run: runs.Run, config: Config, table: pd.DataFrame, columns: np.nd
             runs.write_bytes(path, gzip.compress(content.encode(), 6, mtime=0))
     boosters = {fold: [] for fold, _ in paths}
     for (fold, _), path in paths.items():
-        content = json.loads(gzip.decompress(path.read_bytes()))
-        boosters[fold].append({target: lgb.Booster(model_str=content[target]) for target in TARGETS})
+        boosters[fold].append(read_boosters(path))
     return boosters
 
 

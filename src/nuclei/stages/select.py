@@ -8,12 +8,11 @@ from nuclei import runs
 from nuclei.blend import dequantise
 from nuclei.candidates import Candidates
 from nuclei.config import Config
+from nuclei.decoding import choose_candidates, decode_plain
 from nuclei.images import encode_labels_png
-from nuclei.mask_rcnn import decode_detections
 from nuclei.metric import THRESHOLDS
 from nuclei.selection import SEARCHES, expected_gain, paint, score_selection
 from nuclei.tuning import choose_per_fold
-from nuclei.watershed import cut_basins, decode_components, flood_seeds, make_energy
 
 PASSES = 2  # the precision that the gain is measured against is that of the selection before
 
@@ -35,46 +34,33 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
         tuned = tune(run, config, table, options) if scored else runs.read_json(run.plain / f"{config.selection.method}.json")
         runs.write_json(run.tuned, tuned)
         fold_of = dict(zip(table["image_id"], table["fold"].astype(str), strict=True))
-        decode = decode_scored if scored else decode_plain
         for split, image_ids in dataset.splits().items():
             def setting(image_id, split=split):
                 return tuned["fold"][fold_of[image_id]] if split == "oof" else tuned["test"]
 
             results = Parallel(options.jobs, return_as="generator_unordered")(
-                delayed(write_instances)(decode, run, config, split, i, setting(i)) for i in image_ids
+                delayed(write_instances)(run, config, split, i, setting(i)) for i in image_ids
             )
             for _ in tqdm(results, f"{run.name} select {split}", len(image_ids), unit="image", mininterval=2):
                 pass
 
 
-def write_instances(decode, run: runs.Run, config: Config, split: str, image_id: str, setting: dict) -> None:
+def write_instances(run: runs.Run, config: Config, split: str, image_id: str, setting: dict) -> None:
     """Decode one image and write its label image."""
     path = run.instances(split) / f"{image_id}.png"
     if not path.is_file():  # else by a run that was killed
-        runs.write_bytes(path, encode_labels_png(decode(run, config, split, image_id, setting)))
+        runs.write_bytes(path, encode_labels_png(decode_one(run, config, split, image_id, setting)))
 
 
-def decode_plain(run: runs.Run, config: Config, split: str, image_id: str, setting: dict) -> np.ndarray:
-    """Return the labels of a plain decoding under its tuned thresholds."""
-    if config.detects:
-        detections = runs.read_arrays(run.detections(split) / f"{image_id}.npz")
-        shape = runs.read_arrays(run.maps(split) / f"{image_id}.npz")["mask"].shape
-        return decode_detections(detections, shape, setting["score"], setting["mask_threshold"], config.watershed.min_area_px)
-    maps = dequantise(runs.read_arrays(run.maps(split) / f"{image_id}.npz"))
-    threshold, min_area_px = setting["mask_threshold"], config.watershed.min_area_px
-    if config.selection.method == "components":
-        return decode_components(maps["mask"], threshold, min_area_px)
-    energy = make_energy(maps, config.watershed.center_weight)
-    basins = flood_seeds(energy, setting["seed_level"], maps["mask"] > min(config.plain.mask_thresholds))
-    return cut_basins(basins, maps["mask"], threshold, min_area_px)
-
-
-def decode_scored(run: runs.Run, config: Config, split: str, image_id: str, setting: dict) -> np.ndarray:
-    """Return the labels of the best candidates under the tuned keep threshold."""
-    candidates = Candidates.unpack(runs.read_arrays(run.candidates(split) / f"{image_id}.npz"))
-    scores = runs.read_arrays(run.scores(split) / f"{image_id}.npz")["scores"]
-    gain = expected_gain(scores[:, :-1], np.array(setting["precision"])) - setting["keep"]
-    return paint(candidates, SEARCHES[config.selection.search](candidates, gain))
+def decode_one(run: runs.Run, config: Config, split: str, image_id: str, setting: dict) -> np.ndarray:
+    """Return the labels of the best candidates, or of a plain decoding, under what was tuned."""
+    name = f"{image_id}.npz"
+    if config.selection.method != "scored":
+        detections = runs.read_arrays(run.detections(split) / name) if config.detects else None
+        return decode_plain(dequantise(runs.read_arrays(run.maps(split) / name)), detections, config, setting)
+    candidates = Candidates.unpack(runs.read_arrays(run.candidates(split) / name))
+    scores = runs.read_arrays(run.scores(split) / name)["scores"]
+    return paint(candidates, choose_candidates(candidates, scores, setting, config.selection.search))
 
 
 def tune(run: runs.Run, config: Config, table, options: runs.Options) -> dict:

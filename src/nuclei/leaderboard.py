@@ -1,0 +1,74 @@
+"""Finished runs in one table, scored alike: what each was given and what it scored."""
+
+from pathlib import Path
+
+from nuclei import artefacts, runs, systems
+from nuclei.config import parse_config
+from nuclei.report import Paragraph, Table
+
+ABOUT = (
+    "All runs are scored out of fold on the same images by the competition's metric; the interval is the 95 % bootstrap "
+    "interval over mosaic groups. The talk's scores are of the public leaderboard's images, for which most of these "
+    "runs have no truth: the order can be compared, the numbers cannot. Training: number of networks times minutes."
+)
+
+
+def compare_runs(names: list[str], root: Path) -> Table:
+    """Write <root>/report/leaderboard.{csv,md,html} of finished runs and return the table to print.
+
+    Raises StageError naming a run that has not finished, or whose data or folds are not those of the first.
+    """
+    rows, first = [], None
+    for name in dict.fromkeys(names):
+        run = runs.Run(name, root)
+        runs.fingerprint(run.meta("evaluate"))
+        scored_on = describe_images(run)
+        first = first or (name, scored_on)
+        if scored_on != first[1]:
+            raise runs.StageError(f"{name} and {first[0]} were scored on other data or folds, so they are not for one table: "
+                                  f"{'; '.join(runs.differences(first[1], scored_on))}")
+        rows.append(describe_run(run))
+    table = systems.sort_systems(rows)
+    folder = root / "report"
+    runs.write_table(folder / "leaderboard.csv", table)
+    artefacts.write_report(folder, "leaderboard", "Leaderboard", [Paragraph(ABOUT), systems.list_systems(table)])
+    return systems.list_systems(table)
+
+
+def describe_images(run: runs.Run) -> dict:
+    """Return what decides which images a run is scored on, and with which folds."""
+    config = read_config(run)
+    makers = ("classical", "predict", "ensemble")
+    meta = next(run.meta(name) for name in makers if run.meta(name).is_file())
+    inputs = runs.read_json(meta)["inputs"]
+    return {"data": inputs["data"], "folds": inputs["folds"], "only_folds": list(config.data.only_folds)}
+
+
+def describe_run(run: runs.Run) -> dict:
+    """Return the row of a run, columns systems.COLUMNS; what its members were trained with counts as its own."""
+    metrics, config = runs.read_json(run.metrics)["oof"], read_config(run)
+    networks = [] if config.selection.method == "classical" else artefacts.list_networks(run, config)
+    metas = [runs.read_json(meta) for network in networks for meta in sorted(network.meta("x").parent.glob("train_fold*.json"))]
+    own = [runs.read_json(meta) for meta in run.meta("x").parent.glob("*.json") if not meta.stem.startswith("train_")]
+    files = [network.fold(0) / "weights.safetensors" for network in networks]
+    weights = [read_config(network).model.weights for network in networks]
+    return {
+        "system": config.system, "run": run.name, **dict(zip(("score", "score_low", "score_high"), metrics["score"], strict=True)),
+        "mean_over_types": metrics["mean_over_clusters"], "trainings": len(metas),
+        "train_seconds": sum(find_origin(run.folder.parent, meta)["seconds"] for meta in metas),
+        "rest_seconds": sum(meta["seconds"] for meta in own),
+        "parameters": sum(artefacts.count_parameters(path) for path in files if path.is_file()),
+        "weights": ", ".join(dict.fromkeys(Path(w).stem if w else "random" for w in weights)) or "none",
+        "processor": next((meta["processor"] for meta in metas + own), ""),
+    }
+
+
+def find_origin(root: Path, meta: dict) -> dict:
+    """Return the meta of the run that did the work which a meta shares."""
+    while "shared_with" in meta:
+        meta = runs.read_json(runs.Run(meta["shared_with"], root).meta(meta["stage"]))
+    return meta
+
+
+def read_config(run: runs.Run):
+    return parse_config(artefacts.read_configs(run, [run.name])[run.name], str(run.config))
