@@ -22,9 +22,11 @@ def run_stage(stage: str, name: str, config: Config, options: Options, runs: Pat
     save_config(run, config)
 
 
-def run_stages(name: str, config: Config, options: Options, runs: Path) -> None:
-    """Run all stages of one run, those that are up to date passed over."""
+def run_stages(name: str, config: Config, options: Options, runs: Path, left_out: tuple[str, ...] = ()) -> None:
+    """Run all stages of one run but those `left_out`; what is up to date is passed over."""
     for stage in list_stages(config):
+        if stage in left_out:
+            continue
         if stage == "train" and options.devices > 1:
             # Each further device is a process that repeats the command line, so that must be this stage alone.
             train_alone(name, options, runs)
