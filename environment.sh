@@ -37,3 +37,5 @@ make_environment() {
 }
 
 make_environment
+# So that `.venv/bin/python -m nuclei` finds the project from any folder.
+echo "$PWD/src" >.venv/lib/python3.11/site-packages/nuclei.pth

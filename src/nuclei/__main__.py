@@ -8,7 +8,7 @@ import typer
 
 from nuclei.config import load_config, run_name
 from nuclei.pipeline import list_runs, run_stage, run_stages
-from nuclei.runs import Options, Run, read_table
+from nuclei.runs import Options, Run, comparison, read_table
 from nuclei.stages import STAGES
 
 # What a command needs is imported when it is called: torch alone takes seconds, for which nobody waits at --help.
@@ -20,6 +20,7 @@ Fold = Annotated[int | None, typer.Option(help="train this fold only")]
 Devices = Annotated[int, typer.Option(help="GPUs, or CPU processes, to train on")]
 Jobs = Annotated[int, typer.Option(help="processes of the stages that go image by image; -1: one per core")]
 Runs = Annotated[Path, typer.Option(help="folder of all runs")]
+Publish = Annotated[bool, typer.Option("--publish", help="also put the table into ensembles/ and README.md")]
 Force = Annotated[bool, typer.Option("--force", help="replace what was made with other settings")]
 
 
@@ -30,16 +31,32 @@ def make_command(name: str):
         options = Options(data, fold, devices, jobs, force)
         for path in configs:
             run_stage(name, run_name(path), load_config(path), options, runs)
-        if name == "report":
-            from nuclei.leaderboard import compare_runs
-
-            print_table(compare_runs([run_name(path) for path in configs], runs))
-            typer.echo(f"leaderboard: {runs / 'report' / 'leaderboard.html'}")
     return command
 
 
 for stage_name, stage_help in STAGES.items():
-    app.command(stage_name, help=stage_help)(make_command(stage_name))
+    if stage_name != "report":
+        app.command(stage_name, help=stage_help)(make_command(stage_name))
+
+
+@app.command()
+def report(configs: Configs, runs: Runs = Path("runs"), force: Force = False, publish: Publish = False) -> None:
+    """Write a report of each run, and tabulate all of them beside the systems of the field."""
+    from nuclei.leaderboard import compare_runs
+
+    make_command("report")(configs, runs=runs, force=force)
+    print_table(compare_runs([run_name(path) for path in configs], runs))
+    typer.echo(f"leaderboard: {comparison(runs, 'leaderboard').with_suffix('.html')}")
+    if publish:
+        publish_comparison(runs, "leaderboard")
+
+
+def publish_comparison(runs: Path, kind: str) -> None:
+    """Put a table that compares runs into ensembles/ and README.md."""
+    from nuclei.leaderboard import publish
+
+    publish(runs, kind)
+    typer.echo(f"published: ensembles/{kind}.csv and README.md")
 
 
 @app.command()
@@ -62,7 +79,7 @@ def ablate(
     backend: Annotated[str, typer.Option(help="where runs are made side by side: loky (processes of this machine), ray, dask")] = "loky",
     workers: Annotated[int, typer.Option(min=1, help="runs made side by side")] = 1,
     address: Annotated[str | None, typer.Option(help="scheduler of a Ray or Dask cluster whose workers see this folder")] = None,
-    devices: Devices = 1, jobs: Jobs = -1, runs: Runs = Path("runs"), force: Force = False,
+    devices: Devices = 1, jobs: Jobs = -1, runs: Runs = Path("runs"), force: Force = False, publish: Publish = False,
 ) -> None:
     """Run what is missing of ablations and their bases, and tabulate what each change gains over its base."""
     from nuclei.ablate import Cluster
@@ -71,9 +88,11 @@ def ablate(
 
     options = Options(data, None, devices, jobs, force)
     failed = run_ablations(configs, seeds, options, runs, Cluster(backend, workers, address))
-    folder = Run("ablations", runs).folder
-    print_table(list_gains(read_table(folder / "ablations.csv")))
-    typer.echo(f"ablations: {folder / 'ablations.html'}")
+    path = comparison(runs, "ablations")
+    print_table(list_gains(read_table(path)))
+    typer.echo(f"ablations: {path.with_suffix('.html')}")
+    if publish:
+        publish_comparison(runs, "ablations")
     if failed:
         raise ValueError("\n  ".join(["these runs failed and are not in the table:", *(f"{k}: {v}" for k, v in failed.items())]))
 

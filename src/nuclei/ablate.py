@@ -20,7 +20,7 @@ from nuclei import ablations, artefacts
 from nuclei.ablation_tables import COLUMNS, write_ablations
 from nuclei.config import Config, load_config, parse_config, read_base, run_name
 from nuclei.pipeline import list_runs, run_stages
-from nuclei.runs import Options, Run, read_json, read_table, write_table
+from nuclei.runs import Options, Run, comparison, read_json, read_table, write_table
 
 BACKENDS = ("loky", "ray", "dask", "sequential")
 
@@ -210,7 +210,7 @@ def ablate(paths: list[Path], seeds: int, options: Options, runs: Path, cluster:
         options = replace(options, jobs=max(1, joblib.cpu_count() // cluster.workers))
     failed = run_tasks(tasks, options, runs, cluster)
     table = tabulate(found, seeds, runs)
-    folder = Run("ablations", runs).folder
-    write_table(folder / "ablations.csv", table)
-    artefacts.write_report(folder, "ablations", "Ablations", list(write_ablations(table)))
+    path = comparison(runs, "ablations")
+    write_table(path, table)
+    artefacts.write_report(path.parent, path.stem, "Ablations", list(write_ablations(table)))
     return failed

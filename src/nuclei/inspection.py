@@ -82,7 +82,7 @@ def export_coco(name: str, root: Path) -> list[Path]:
     Raises StageError if the run's instances are missing.
     """
     run, config, dataset = open_run(name, root)
-    runs.instances_fingerprint(run)
+    runs.find_fingerprint(run, "instances")
     manifest, written = runs.read_table(dataset.manifest).set_index("image_id"), []
     for split, image_ids in dataset.splits().items():
         images = [{"id": i, "file_name": f"{i}.png", "height": int(manifest["height"][i]), "width": int(manifest["width"][i])}

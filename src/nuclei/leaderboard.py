@@ -4,6 +4,7 @@ from pathlib import Path
 
 from nuclei import artefacts, runs, systems
 from nuclei.config import parse_config
+from nuclei.readme import comparison_block, replace_block
 from nuclei.report import Paragraph, Table
 
 ABOUT = (
@@ -14,7 +15,7 @@ ABOUT = (
 
 
 def compare_runs(names: list[str], root: Path) -> Table:
-    """Write <root>/report/leaderboard.{csv,md,html} of finished runs and return the table to print.
+    """Write <root>/comparisons/leaderboard.{csv,md,html} of finished runs and return the table to print.
 
     Raises StageError naming a run that has not finished, or whose data or folds are not those of the first.
     """
@@ -29,10 +30,18 @@ def compare_runs(names: list[str], root: Path) -> Table:
                                   f"{'; '.join(runs.differences(first[1], scored_on))}")
         rows.append(describe_run(run))
     table = systems.sort_systems(rows)
-    folder = root / "report"
-    runs.write_table(folder / "leaderboard.csv", table)
-    artefacts.write_report(folder, "leaderboard", "Leaderboard", [Paragraph(ABOUT), systems.list_systems(table)])
+    path = runs.comparison(root, "leaderboard")
+    runs.write_table(path, table)
+    artefacts.write_report(path.parent, path.stem, "Leaderboard", [Paragraph(ABOUT), systems.list_systems(table)])
     return systems.list_systems(table)
+
+
+def publish(root: Path, kind: str) -> None:
+    """Copy a comparison, 'leaderboard' or 'ablations', to ensembles/, which is committed, and its table into README.md."""
+    source, readme = runs.comparison(root, kind), Path("README.md")
+    runs.write_bytes(Path("ensembles") / source.name, source.read_bytes())
+    block = comparison_block(kind, runs.read_table(source))
+    runs.write_bytes(readme, replace_block(readme.read_text(), kind, block).encode())
 
 
 def describe_images(run: runs.Run) -> dict:

@@ -2,7 +2,15 @@
 
 import re
 
+import pandas as pd
+
+from nuclei.ablation_tables import list_gains
+from nuclei.report import render_block
+from nuclei.systems import list_systems
 from nuclei.tables import METHODS
+
+# Tables that compare runs, from the published file of the name.
+COMPARISONS = {"leaderboard": list_systems, "ablations": list_gains}
 
 
 def results_table(metrics: dict) -> str:
@@ -58,3 +66,8 @@ def blocks(name: str, metrics: dict, made: dict) -> dict[str, str]:
     """Return the generated blocks of the README for the ensemble `name`, by the name of their markers."""
     tables = {"results": results_table(metrics), "types": clusters_table(metrics), "made": made_table(made)}
     return {f"{name} {kind}": table for kind, table in tables.items()}
+
+
+def comparison_block(kind: str, table: pd.DataFrame) -> str:
+    """Return the README's block of a published comparison, 'leaderboard' or 'ablations'."""
+    return render_block(COMPARISONS[kind](table))

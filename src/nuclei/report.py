@@ -120,7 +120,7 @@ pre { overflow-x: auto; background: var(--tint); border: 1px solid var(--line); 
 
 def render_markdown(title: str, blocks: list[Block]) -> str:
     """Return the report as Markdown that refers to figures/<name>.png."""
-    return "\n\n".join([f"# {title}", *map(_markdown, blocks)]) + "\n"
+    return "\n\n".join([f"# {title}", *map(render_block, blocks)]) + "\n"
 
 
 def render_html(title: str, blocks: list[Block]) -> str:
@@ -144,7 +144,8 @@ def describe(name: str) -> str:
     return "figure: " + name.replace("_", " ")
 
 
-def _markdown(block: Block) -> str:
+def render_block(block: Block) -> str:
+    """Return one block as Markdown."""
     match block:
         case Heading(text):
             return f"## {text}"

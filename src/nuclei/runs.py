@@ -1,5 +1,6 @@
 """The disk layout: where every file of a run lies, atomic writes, and what counts as up to date.
 
+    runs/comparisons/     leaderboard.csv  ablations.csv, each with its page
     runs/data/<dataset>/  manifest.csv  images/<id>.png  labels/<id>.png  <solution>.csv  meta/prepare.json
     runs/<run>/           config.yaml  fold<k>/  maps/{oof,test}/  detections/{oof,test}/  plain/  candidates/{oof,test}/  scorer/
                           instances/{oof,test}/  select.json  metrics.json  per_image.csv  submission.csv  report/
@@ -94,6 +95,7 @@ class Run:
         self.scorer = self.folder / "scorer"
         self.tuned = self.folder / "select.json"
         self.report = self.folder / "report"
+        self.writeup = self.folder / "writeup"
         self.metrics = self.folder / "metrics.json"
 
     def fold(self, fold: int) -> Path:
@@ -122,6 +124,11 @@ class Run:
 
     def meta(self, stage: str) -> Path:
         return self.folder / "meta" / f"{stage}.json"
+
+
+def comparison(root: Path, kind: str) -> Path:
+    """Return the table that compares runs, kind 'leaderboard' or 'ablations'; its page lies beside it."""
+    return root / "comparisons" / f"{kind}.csv"
 
 
 @contextmanager
@@ -213,12 +220,8 @@ def find_meta(run: Run, what: str) -> Path:
     return found
 
 
-def maps_fingerprint(run: Run) -> str:
-    return fingerprint(find_meta(run, "maps"))
-
-
-def instances_fingerprint(run: Run) -> str:
-    return fingerprint(find_meta(run, "instances"))
+def find_fingerprint(run: Run, what: str) -> str:
+    return fingerprint(find_meta(run, what))
 
 
 def is_up_to_date(meta: Path, settings: dict, inputs: dict[str, str]) -> bool:

@@ -148,7 +148,7 @@ def write_keep(tuned: dict) -> Iterator[Block]:
 
 def write_plain(method: str, tuned: dict) -> Iterator[Block]:
     """Show the curves of a plain decoding: `tuned` as the stage plain leaves it."""
-    line = "seed_level" if method == "watershed" else None
+    line = {"watershed": "seed_level", "detections": "score"}.get(method)
     title, x_label = f"Plain decoding by {method}", "threshold of the mask map"
     figure = figures.draw_threshold(title, x_label, tuned, "mask_threshold", line)
     yield make_picture(method, figure, f"Score of the plain decoding by {method} against its thresholds.")

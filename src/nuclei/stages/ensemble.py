@@ -19,12 +19,12 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
     inputs = dataset.inputs()
     for member in members:
         check_member(member, config, inputs["folds"])
-    inputs |= {member.name: runs.maps_fingerprint(member) for member in members}
+    inputs |= {member.name: runs.find_fingerprint(member, "maps") for member in members}
     alone = members[0] if len(members) == 1 else None
     settings = {"members": config.members, "images": dataset.choice()}
     outputs = [run.folder / "maps", run.folder / "detections"]
     with runs.stage(run.meta("ensemble"), settings, inputs, outputs, options.force,
-                    same_as=alone and runs.maps_fingerprint(alone)) as needed:
+                    same_as=alone and runs.find_fingerprint(alone, "maps")) as needed:
         if not needed:
             return
         if alone:

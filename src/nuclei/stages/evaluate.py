@@ -21,7 +21,7 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
                  if dataset.solution(name).is_file() and run.submission(split).is_file()}
     members = [runs.Run(name, run.folder.parent) for name in config.members]
     members = [member for member in members if member.meta("evaluate").is_file()]
-    inputs = {"instances": runs.instances_fingerprint(run)}
+    inputs = {"instances": runs.find_fingerprint(run, "instances")}
     if config.plain_methods:
         inputs["plain"] = runs.fingerprint(run.meta("plain"))
     inputs |= {member.name: runs.fingerprint(member.meta("evaluate")) for member in members}

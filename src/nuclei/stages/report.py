@@ -96,7 +96,7 @@ def report_examples(run: runs.Run, config: Config, dataset: runs.Dataset) -> Ite
 def report_scoring(run: runs.Run, config: Config, dataset: runs.Dataset) -> Iterator[Block]:
     """Show how good the predicted IoU is and what it is predicted from."""
     if config.selection.method != "scored":
-        yield Paragraph(f"This run decodes its maps by {config.selection.method}; it has no candidates and no scorer.")
+        yield Paragraph(f"This run's nuclei are those of its {tables.METHODS[config.selection.method]}: no candidates were scored.")
         return
     image_ids = dataset.read_folds()["image_id"]
     yield from attempt(run, lambda: sections.write_reliability(artefacts.sum_bins(run, image_ids)))
@@ -105,10 +105,13 @@ def report_scoring(run: runs.Run, config: Config, dataset: runs.Dataset) -> Iter
 
 def report_thresholds(run: runs.Run, config: Config, dataset: runs.Dataset) -> Iterator[Block]:
     """Show the score against every threshold that was chosen."""
+    if not config.plain_methods:
+        yield Paragraph("No threshold of this run was chosen by its score: the recipe's settings are those of its config.")
+        return
     yield Paragraph(sections.ABOUT_THRESHOLDS)
     if config.selection.method == "scored":
         yield from attempt(run, lambda: sections.write_keep(runs.read_json(run.tuned)))
-    for method in ("components", "watershed"):
+    for method in config.plain_methods:
         path = run.plain / f"{method}.json"
         yield from attempt(run, lambda method=method, path=path: sections.write_plain(method, runs.read_json(path)))
 

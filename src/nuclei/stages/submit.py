@@ -12,7 +12,7 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
     splits = dataset.splits()
     del splits["oof"]
     outputs = [run.submission(split) for split in splits]
-    with runs.stage(run.meta("submit"), {}, {"instances": runs.instances_fingerprint(run)}, outputs,
+    with runs.stage(run.meta("submit"), {}, {"instances": runs.find_fingerprint(run, "instances")}, outputs,
                     options.force) as needed:
         if not needed:
             return

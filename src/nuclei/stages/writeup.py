@@ -25,7 +25,7 @@ ABOUT_RIGHTS = (
 
 
 def main(run: runs.Run, config: Config, options: runs.Options) -> None:
-    folder, ablations = run.folder / "writeup", find_ablations(run)
+    folder, ablations = run.writeup, runs.comparison(run.folder.parent, "ablations")
     inputs = {"evaluate": runs.fingerprint(run.meta("evaluate"))}
     if ablations.is_file():
         inputs["ablations"] = runs.file_hash(ablations)
@@ -36,10 +36,6 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
         title = f"{run.name}: a solution of the 2018 Data Science Bowl"
         artefacts.write_report(folder, "writeup", title, list(write_all(run, config)))
     print(f"{run.name}: {folder / 'writeup.html'}", flush=True)
-
-
-def find_ablations(run: runs.Run) -> Path:
-    return run.folder.parent / "ablations" / "ablations.csv"
 
 
 def write_all(run: runs.Run, config: Config) -> Iterator[Block]:
@@ -191,7 +187,7 @@ def write_findings(run: runs.Run, config: Config, dataset: runs.Dataset) -> Iter
     """Sort the steps and the ablations by what they gained."""
     yield Subheading("The steps of the method")
     yield from attempt(run, lambda: iter([writeup.list_findings(runs.read_json(run.metrics)["steps"])]))
-    yield from writeup.write_ablations(runs.read_table(find_ablations(run)))
+    yield from writeup.write_ablations(runs.read_table(runs.comparison(run.folder.parent, "ablations")))
 
 
 def write_features(run: runs.Run, config: Config, dataset: runs.Dataset) -> Iterator[Block]:
