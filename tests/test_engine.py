@@ -19,7 +19,8 @@ from lightning_fabric.plugins.precision import MixedPrecision
 from stub_training import Disk, Network, make_settings, score, train
 from torch import nn
 
-from nuclei.engine import StepBatches, parameter_groups, rate_share, update_average
+from nuclei import engine
+from nuclei.engine import StepBatches, choose_precision, parameter_groups, rate_share, update_average
 
 
 def assert_same(ours, expected):
@@ -184,6 +185,85 @@ def test_the_average_and_not_the_last_weights_are_scored():
     final = train(make_settings(steps=20, ema=0.5))
     assert_same(seen[-1].state_dict(), final["average"])
     assert not torch.equal(final["average"]["body.encoder.0.weight"], final["network"]["body.encoder.0.weight"])
+
+
+class Clock:
+    """Stand in for the thread's processor time: a step takes a second, an evaluation a hundred."""
+
+    def __init__(self, monkeypatch):
+        self.now, move = 0.0, update_average
+        monkeypatch.setattr(engine.time, "thread_time", lambda: self.now)
+        monkeypatch.setattr(engine, "update_average", lambda *args: (move(*args), self.pass_by(1)))
+
+    def pass_by(self, seconds):
+        self.now += seconds
+
+    def score(self, average):
+        self.pass_by(100)
+        return score(average)
+
+
+def test_training_ends_when_its_time_is_spent_and_its_schedule_with_it(monkeypatch, tmp_path):
+    clock, disk = Clock(monkeypatch), Disk(tmp_path / "last.ckpt")
+    settings = make_settings(seconds=65, steps=10_000, checkpoint_every=10_000)
+    state = train(settings, save=disk.save, evaluate=clock.score)
+    assert (state["step"], state["elapsed"], disk.steps) == (65, 65, [65])
+    last = state["history"][-1]
+    assert last["step"] == 65 and last["score"] is not None
+    rates = [settings.learning_rate * rate_share(10_000 * (row["step"] - 1) / 65, 10_000, settings.warmup)
+             for row in state["history"]]
+    assert [row["learning_rate"] for row in state["history"]] == pytest.approx(rates)
+    assert 0.01 <= last["learning_rate"] / settings.learning_rate < 0.011
+    assert_same(train(settings, disk.load(), evaluate=clock.score), state)
+
+
+def test_training_of_limited_time_ends_with_its_steps_where_these_come_first(monkeypatch):
+    clock = Clock(monkeypatch)
+    state = train(make_settings(seconds=1000), evaluate=clock.score)
+    assert state.pop("elapsed") == 50
+    unlimited = train(make_settings(), evaluate=clock.score)
+    assert unlimited.pop("elapsed") == 0
+    assert_same(state, unlimited)
+
+
+def test_resumed_training_counts_the_time_it_had_spent(monkeypatch, tmp_path):
+    settings, disk = make_settings(seconds=45, steps=10_000), Disk(tmp_path / "last.ckpt")
+    uninterrupted = train(settings, evaluate=Clock(monkeypatch).score)
+    assert uninterrupted["step"] == 45
+
+    def save_and_die(state):
+        disk.save(state)
+        raise Killed
+
+    for _ in range(2):
+        with pytest.raises(Killed):
+            train(settings, disk.load(), save_and_die, Clock(monkeypatch).score)
+    assert disk.steps == [20, 40]
+    assert_same(train(settings, disk.load(), evaluate=Clock(monkeypatch).score), uninterrupted)
+
+
+@pytest.mark.parametrize(("gpu", "cpu", "apple", "expected"), [
+    (None, (), False, "32-true"), (None, ("_is_amx_tile_supported",), False, "bf16-mixed"),
+    (None, ("_is_avx512_bf16_supported",), False, "bf16-mixed"), (None, ("_is_avx512_bf16_supported",), True, "32-true"),
+    ("new", (), False, "bf16-mixed"), ("old", (), False, "16-mixed"), ("old", ("_is_amx_tile_supported",), False, "16-mixed"),
+])
+def test_precision_is_one_that_the_machine_computes(monkeypatch, gpu, cpu, apple, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu is not None)
+    # Emulated, bf16 runs on old GPUs too.
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or gpu == "new")
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda name=name: name in cpu)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: apple)
+    assert choose_precision("auto") == expected
+    for wanted in ("32-true", "bf16-mixed", "16-mixed"):
+        assert choose_precision(wanted) == wanted
+
+
+@given(st.integers(1, 500), st.floats(0, 1), st.integers(0, 499), st.floats(0, 1))
+def test_the_rate_between_two_steps_lies_between_theirs(steps, warmup, step, fraction):
+    step %= steps
+    ends = sorted(rate_share(s, steps, warmup) for s in (step, step + 1))
+    assert 0 < ends[0] - 1e-9 <= rate_share(step + fraction, steps, warmup) <= ends[1] + 1e-9 <= 1 + 1e-9
 
 
 @pytest.mark.parametrize(("step", "decay"), [(0, 0.1), (9, 10 / 19), (10**6, 0.9)])
