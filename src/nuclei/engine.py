@@ -99,7 +99,9 @@ def fit(
         return state | {"network": raw.state_dict(), "average": average.state_dict(),
                         "optimizer": optimizer.state_dict(), "precision": fabric.strategy.precision.state_dict()}
 
-    batches = StepBatches(state["step"], settings.steps, settings.batch_size, fabric.global_rank, fabric.world_size)
+    spent = settings.seconds is not None and state["elapsed"] >= settings.seconds
+    end = state["step"] if spent else settings.steps
+    batches = StepBatches(state["step"], end, settings.batch_size, fabric.global_rank, fabric.world_size)
     loader = DataLoader(
         crops, batch_sampler=batches, num_workers=settings.workers, pin_memory=fabric.device.type == "cuda",
         worker_init_fn=single_thread, persistent_workers=False, prefetch_factor=4 if settings.workers else None,

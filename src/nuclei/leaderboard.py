@@ -59,14 +59,14 @@ def describe_run(run: runs.Run) -> dict:
     networks = [] if config.selection.method == "classical" else artefacts.list_networks(run, config)
     metas = [runs.read_json(meta) for network in networks for meta in sorted(network.meta("x").parent.glob("train_fold*.json"))]
     own = [runs.read_json(meta) for meta in run.meta("x").parent.glob("*.json") if not meta.stem.startswith("train_")]
-    files = [network.fold(0) / "weights.safetensors" for network in networks]
+    files = [path for network in networks for path in sorted(network.folder.glob("fold*/weights.safetensors"))[:1]]
     weights = [read_config(network).model.weights for network in networks]
     return {
         "system": config.system, "run": run.name, **dict(zip(("score", "score_low", "score_high"), metrics["score"], strict=True)),
         "mean_over_types": metrics["mean_over_clusters"], "trainings": len(metas),
         "train_seconds": sum(find_origin(run.folder.parent, meta)["seconds"] for meta in metas),
-        "rest_seconds": sum(meta["seconds"] for meta in own),
-        "parameters": sum(artefacts.count_parameters(path) for path in files if path.is_file()),
+        "rest_seconds": sum(find_origin(run.folder.parent, meta)["seconds"] for meta in own),
+        "parameters": sum(artefacts.count_parameters(path) for path in files),
         "weights": ", ".join(dict.fromkeys(Path(w).stem if w else "random" for w in weights)) or "none",
         "processor": next((meta["processor"] for meta in metas + own), ""),
     }

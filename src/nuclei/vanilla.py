@@ -60,9 +60,10 @@ class PlainUnet(nn.Module):
 
 def mirror(image: torch.Tensor, margin_px: int) -> torch.Tensor:
     """Mirror an image [B, C, H, W] beyond its frame, as often as a margin wider than the image needs."""
-    while margin_px:
-        step = min(margin_px, min(image.shape[-2:]) - 1)
-        image, margin_px = F.pad(image, (step,) * 4, mode="reflect"), margin_px - step
+    for axis in (-2, -1):
+        period = 2 * max(1, image.shape[axis] - 1)
+        place = torch.arange(-margin_px, image.shape[axis] + margin_px, device=image.device) % period
+        image = image.index_select(axis, torch.minimum(place, period - place))
     return image
 
 
