@@ -174,7 +174,7 @@ def test_scores_and_errors_are_those_of_the_artefacts(made):
 
 def test_a_run_without_candidates_says_so(made):
     run = made[1][0]
-    assert "by watershed; it has no candidates" in read(run, "report.md")
+    assert "no candidates were scored" in read(run, "report.md")
     names = {path.stem for path in (run.report / "figures").iterdir()}
     assert {"pipeline", "training_tiny", "watershed", "components"} <= names
     assert not names & {"reliability", "importance", "keep"}

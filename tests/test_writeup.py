@@ -40,7 +40,7 @@ def made(tmp_path_factory, demo_folder):
     weights = {"body.a": np.zeros((3, 4)), "body.b": np.zeros(5), "body.running_mean": np.zeros(9), "mean": np.zeros(3)}
     for fold in (0, 1):
         save_file(weights, cases[0][0].fold(fold) / "weights.safetensors")
-    runs.write_table(root / "ablations/ablations.csv", make_ablations())
+    runs.write_table(runs.comparison(root, "ablations"), make_ablations())
     for case in cases:
         stage.main(*case)
     return cases
@@ -113,12 +113,12 @@ def test_a_write_up_of_almost_nothing_names_what_is_missing(made, tmp_path, caps
     stage.main(bare, config, options)
     text = read(bare)
     missing = set(re.findall(r"\*\*not there:\*\* `([^`]+)`", text))
-    assert {"pair/metrics.json", "folds.csv", "data/demo/manifest.csv", "ablations/ablations.csv", "tiny/metrics.json",
+    assert {"pair/metrics.json", "folds.csv", "data/demo/manifest.csv", "comparisons/ablations.csv", "tiny/metrics.json",
             "pair/select.json", "pair/scorer/features.json", "pair/per_image.csv", "data/demo/meta"} <= missing
     assert text.count("\n## ") == 15 and "Energy" in text
     stage.main(bare, config, options)
     assert "pair writeup: up to date" in capsys.readouterr().out
-    runs.write_table(tmp_path / "ablations/ablations.csv", make_ablations())
+    runs.write_table(runs.comparison(tmp_path, "ablations"), make_ablations())
     with pytest.raises(runs.StageError, match="ablations"):
         stage.main(bare, config, options)
 
