@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from nuclei.evaluation import summarise
-from nuclei.readme import blocks, replace_block
+from nuclei.readme import blocks, comparison_block, replace_block
+from nuclei.runs import read_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,6 +38,12 @@ def test_the_tables_are_those_of_the_artefacts(folder):
     text = (ROOT / "README.md").read_text()
     for name, table in blocks(folder.name, metrics, made).items():
         assert f"<!-- {name} -->\n{table}\n<!-- /{name} -->" in text
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "ensembles").glob("*.csv")), ids=lambda path: path.name)
+def test_the_comparisons_are_those_of_the_artefacts(path):
+    block = comparison_block(path.stem, read_table(path))
+    assert f"<!-- {path.stem} -->\n{block}\n<!-- /{path.stem} -->" in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("folder", sorted(path.parent for path in (ROOT / "ensembles").glob("*/metrics.json")), ids=str)
