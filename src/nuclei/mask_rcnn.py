@@ -129,7 +129,7 @@ def make_target(labels: torch.Tensor) -> dict[str, torch.Tensor]:
 def build_mask_rcnn(
     backbone: str, weights: str | None, mean=None, std=None, *, width: int = PUBLISHED_WIDTH,
     anchors_px: tuple[float, ...] = (8, 16, 32, 64, 128), proposals: int = 1000, box_batch: int = 128,
-    max_detections: int = 500, min_score: float = 0.05, nms_threshold: float = 0.5,
+    max_detections: int = 500, min_score: float = 0.2, nms_threshold: float = 0.5,
 ) -> Detector:
     """Build a Mask R-CNN over `backbone` with random predictors for one class, nucleus.
 
