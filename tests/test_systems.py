@@ -25,12 +25,12 @@ def finish(run: runs.Run, stage: str, seconds: float, settings: dict | None = No
         runs.write_json(run.meta(stage), runs.read_json(run.meta(stage)) | {"seconds": seconds})
 
 
-def write_run(root, name: str, folds=(0, 1), train=(), made_by="predict", inputs=INPUTS, score=0.5, n_parameters=1000,
+def write_run(root, name: str, folds=(0, 1), took=(), made_by="predict", inputs=INPUTS, score=0.5, n_parameters=1000,
               own=None, **config) -> runs.Run:
-    """Write what a comparison reads of a finished run; `train` are the seconds of its trainings, settings as `own`."""
+    """Write what a comparison reads of a finished run; `took` are the seconds of its trainings, settings as `own`."""
     run = runs.Run(name, root)
     runs.save_config(run, Config.model_validate(config))
-    for fold, seconds in zip(folds, train, strict=False):
+    for fold, seconds in zip(folds, took, strict=False):
         run.fold(fold).mkdir()
         # What is counted in the forward pass is not learned.
         save_file({"w": torch.zeros(n_parameters // 10, 10), "norm.running_mean": torch.zeros(77)},
@@ -69,15 +69,15 @@ def test_rows_come_in_the_order_of_the_systems_and_then_by_score():
 
 def test_a_row_says_minutes_per_training_and_millions_of_parameters():
     row = make_row("vanilla_unet", "keras", 0.25, score_low=0.2, score_high=0.3, mean_over_types=0.125, trainings=4,
-                   train_seconds=4 * 90, rest_seconds=150, parameters=1_940_000, weights="random")
-    untrained = make_row("classical", "otsu", trainings=0, parameters=0)
+                   train_seconds=4 * 90, train_budget="80 s", rest_seconds=150, parameters=1_940_000, weights="random")
+    untrained = make_row("classical", "otsu", trainings=0, train_budget="none", parameters=0)
     first, second = list_systems(sort_systems([row, untrained])).rows
-    assert second[3:] == ("0.2500 (0.2000 to 0.3000)", "0.1250", "4 x 1.5", "2.5", "1.9", "random")
-    assert first[5:] == ("none", "0.0", "none", "none")
+    assert second[3:] == ("0.2500 (0.2000 to 0.3000)", "0.1250", "4 x 1.5", "80 s", "2.5", "1.9", "random")
+    assert first[5:] == ("none", "none", "0.0", "none", "none")
 
 
 def test_a_run_is_told_by_its_own_files(tmp_path):
-    write_run(tmp_path, "keras", train=(60, 80), score=0.3, system="vanilla_unet",
+    write_run(tmp_path, "keras", took=(60, 80), score=0.3, system="vanilla_unet",
               model={"decoder": "KerasUnet", "encoder": None, "weights": None})
     write_run(tmp_path, "otsu", made_by="classical", score=0.2, system="classical", selection={"method": "classical"})
     table = compare(tmp_path, "keras", "otsu", "keras")
@@ -91,22 +91,23 @@ def test_a_run_is_told_by_its_own_files(tmp_path):
 
 
 def test_an_ensemble_adds_up_what_its_members_took_each_once(tmp_path):
-    write_run(tmp_path, "a", train=(10, 20), n_parameters=1000, model={"weights": "imagenet"})
-    write_run(tmp_path, "b", train=(30, 40), n_parameters=500, model={"weights": "pretrained/small.pth"})
+    write_run(tmp_path, "a", took=(10, 20), n_parameters=1000, model={"weights": "imagenet"}, train={"seconds": 60})
+    write_run(tmp_path, "b", took=(30, 40), n_parameters=500, model={"weights": "pretrained/small.pth"})
     write_run(tmp_path, "pair", made_by="ensemble", members={"a": 1, "b": 1})
     write_run(tmp_path, "pair_and_a", made_by="ensemble", members={"pair": 1, "a": 2}, system="full")
     table = compare(tmp_path, "pair", "pair_and_a")
     for name in ("pair", "pair_and_a"):
         row = table.loc[name]
         assert row[["trainings", "train_seconds", "parameters", "weights"]].tolist() == [4, 100, 1500, "imagenet, small"]
+        assert row["train_budget"] == "60 s, no limit"
         assert row["rest_seconds"] == 120
 
 
 def test_work_that_was_shared_counts_as_if_it_had_been_done(tmp_path):
     same = {"steps": 10}
-    write_run(tmp_path, "b_first", train=(100, 200), own=same)
-    write_run(tmp_path, "a_second", train=(0, 0), own=same)
-    write_run(tmp_path, "third", train=(0, 0), own=same)  # takes the second's, which are the first's
+    write_run(tmp_path, "b_first", took=(100, 200), own=same)
+    write_run(tmp_path, "a_second", took=(0, 0), own=same)
+    write_run(tmp_path, "third", took=(0, 0), own=same)  # takes the second's, which are the first's
     metas = [runs.read_json(runs.Run(name, tmp_path).meta("train_fold1")) for name in ("a_second", "third")]
     assert [meta["shared_with"] for meta in metas] == ["b_first", "a_second"]
     table = compare(tmp_path, "third", "a_second", "b_first")
@@ -116,7 +117,7 @@ def test_work_that_was_shared_counts_as_if_it_had_been_done(tmp_path):
 
 
 def test_a_run_of_some_folds_has_parameters_too(tmp_path):
-    write_run(tmp_path, "trial", folds=(1,), train=(50,), data={"only_folds": [1]})
+    write_run(tmp_path, "trial", folds=(1,), took=(50,), data={"only_folds": [1]})
     assert compare(tmp_path, "trial").loc["trial", ["parameters", "trainings", "train_seconds"]].tolist() == [1000, 1, 50]
 
 

@@ -10,7 +10,8 @@ from nuclei.report import Paragraph, Table
 ABOUT = (
     "All runs are scored out of fold on the same images by the competition's metric; the interval is the 95 % bootstrap "
     "interval over mosaic groups. The talk's scores are of the public leaderboard's images, for which most of these "
-    "runs have no truth: the order can be compared, the numbers cannot. Training: number of networks times minutes."
+    "runs have no truth: the order can be compared, the numbers cannot. Training: number of networks times minutes, waiting for other "
+    "work on the machine included, and the seconds of processor time that each was allowed."
 )
 
 
@@ -60,11 +61,14 @@ def describe_run(run: runs.Run) -> dict:
     metas = [runs.read_json(meta) for network in networks for meta in sorted(network.meta("x").parent.glob("train_fold*.json"))]
     own = [runs.read_json(meta) for meta in run.meta("x").parent.glob("*.json") if not meta.stem.startswith("train_")]
     files = [path for network in networks for path in sorted(network.folder.glob("fold*/weights.safetensors"))[:1]]
-    weights = [read_config(network).model.weights for network in networks]
+    configs = [read_config(network) for network in networks]
+    budgets = dict.fromkeys(config.train.seconds for config in configs)
+    weights = [config.model.weights for config in configs]
     return {
         "system": config.system, "run": run.name, **dict(zip(("score", "score_low", "score_high"), metrics["score"], strict=True)),
         "mean_over_types": metrics["mean_over_clusters"], "trainings": len(metas),
         "train_seconds": sum(find_origin(run.folder.parent, meta)["seconds"] for meta in metas),
+        "train_budget": ", ".join(f"{seconds:.0f} s" if seconds else "no limit" for seconds in budgets) or "none",
         "rest_seconds": sum(find_origin(run.folder.parent, meta)["seconds"] for meta in own),
         "parameters": sum(artefacts.count_parameters(path) for path in files),
         "weights": ", ".join(dict.fromkeys(Path(w).stem if w else "random" for w in weights)) or "none",

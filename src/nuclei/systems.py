@@ -28,7 +28,7 @@ SYSTEMS = {
     "full": System("full ensemble with candidate scoring", 0.65, 0.65),
 }
 COLUMNS = ("system", "run", "score", "score_low", "score_high", "mean_over_types", "train_seconds", "trainings",
-           "rest_seconds", "parameters", "weights", "processor")
+           "train_budget", "rest_seconds", "parameters", "weights", "processor")
 
 
 def sort_systems(rows: list[dict]) -> pd.DataFrame:
@@ -42,7 +42,7 @@ def sort_systems(rows: list[dict]) -> pd.DataFrame:
 def list_systems(table: pd.DataFrame) -> Table:
     """Tabulate runs beside the talk's scores of their systems."""
     return Table(("system", "in the talk", "run", "out-of-fold score (95 % interval)", "mean over types",
-                  "training, minutes", "the rest, minutes", "parameters, millions", "initial weights"),
+                  "training, minutes", "allowed each", "the rest, minutes", "parameters, millions", "initial weights"),
                  [list_row(row) for row in table.itertuples()], n_text=3)
 
 
@@ -53,6 +53,6 @@ def list_row(row) -> tuple[str, ...]:
     trained = "none" if not row.trainings else f"{row.trainings} x {row.train_seconds / 60 / row.trainings:.1f}"
     return (
         system.title if system else "", talk, row.run, f"{row.score:.4f} ({row.score_low:.4f} to {row.score_high:.4f})",
-        f"{row.mean_over_types:.4f}", trained, f"{row.rest_seconds / 60:.1f}",
+        f"{row.mean_over_types:.4f}", trained, row.train_budget, f"{row.rest_seconds / 60:.1f}",
         f"{row.parameters / 1e6:.1f}" if row.parameters else "none", row.weights,
     )
