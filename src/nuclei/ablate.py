@@ -200,7 +200,8 @@ def read_scores(name: str, seeds: int, runs: Path) -> list[pd.DataFrame] | None:
 def count_seconds(name: str, seeds: int, runs: Path) -> float:
     """Add up the seconds of a run's stages, all seeds; what another run had made already took none."""
     folders = [Run(name_seed(name, number), runs).meta("evaluate").parent for number in range(seeds)]
-    return round(sum(read_json(path)["seconds"] for folder in folders for path in folder.glob("*.json")), 1)
+    metas = [read_json(path) for folder in folders for path in folder.glob("*.json")]
+    return round(sum(meta["seconds"] for meta in metas if "shared_with" not in meta), 1)
 
 
 def ablate(paths: list[Path], seeds: int, options: Options, runs: Path, cluster: Cluster) -> dict[str, str]:

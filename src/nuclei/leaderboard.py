@@ -67,20 +67,13 @@ def describe_run(run: runs.Run) -> dict:
     return {
         "system": config.system, "run": run.name, **dict(zip(("score", "score_low", "score_high"), metrics["score"], strict=True)),
         "mean_over_types": metrics["mean_over_clusters"], "trainings": len(metas),
-        "train_seconds": sum(find_origin(run.folder.parent, meta)["seconds"] for meta in metas),
+        "train_seconds": sum(meta["seconds"] for meta in metas),
         "train_budget": ", ".join(f"{seconds:.0f} s" if seconds else "no limit" for seconds in budgets) or "none",
-        "rest_seconds": sum(find_origin(run.folder.parent, meta)["seconds"] for meta in own),
+        "rest_seconds": sum(meta["seconds"] for meta in own),
         "parameters": sum(artefacts.count_parameters(path) for path in files),
         "weights": ", ".join(dict.fromkeys(Path(w).stem if w else "random" for w in weights)) or "none",
         "processor": next((meta["processor"] for meta in metas + own), ""),
     }
-
-
-def find_origin(root: Path, meta: dict) -> dict:
-    """Return the meta of the run that did the work which a meta shares."""
-    while "shared_with" in meta:
-        meta = runs.read_json(runs.Run(meta["shared_with"], root).meta(meta["stage"]))
-    return meta
 
 
 def read_config(run: runs.Run):

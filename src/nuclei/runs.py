@@ -273,12 +273,13 @@ def stage(meta: Path, settings: dict, inputs: dict[str, str], outputs: list[Path
     if twin:
         link_outputs(outputs, meta.parent.parent, twin.parent.parent)
         yield False
+        # Whoever asks how the outputs were made, and in what time, means the run that made them.
+        made = {"shared_with": twin.parent.parent.name} | read_json(twin)
     else:
         yield True
-    made = {"stage": meta.stem, "fingerprint": same_as or content_hash([meta.stem, wanted])}
-    made |= {"seconds": round(time.monotonic() - start, 1), "cpu_seconds": round(cpu_seconds() - cpu_start, 1)}
-    made |= {"shared_with": twin.parent.parent.name} if twin else {}
-    write_json(meta, wanted | made | provenance())
+        made = {"stage": meta.stem, "fingerprint": same_as or content_hash([meta.stem, wanted])} | provenance()
+        made |= {"seconds": round(time.monotonic() - start, 1), "cpu_seconds": round(cpu_seconds() - cpu_start, 1)}
+    write_json(meta, wanted | made)
     begun.unlink()
 
 
