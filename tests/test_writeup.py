@@ -205,6 +205,16 @@ def test_left_out_features_are_not_counted():
     assert rows["shape"] == ("shape", "solidity", str(len(FEATURES["shape"])), "90.0", "60.0")
 
 
+def test_the_config_is_the_one_that_is_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ensemble, run = Config(members={"a": 1}), runs.Run("pair", tmp_path)
+    assert stage.find_config(run, ensemble) == "ensembles/pair.yaml" and stage.find_config(run, Config()) == "configs/pair.yaml"
+    place = tmp_path / "configs/systems/pair.yaml"
+    place.parent.mkdir(parents=True)
+    place.touch()
+    assert stage.find_config(run, ensemble) == stage.find_config(run, Config()) == "configs/systems/pair.yaml"
+
+
 @pytest.mark.parametrize("dirty", [False, True])
 def test_commands_name_a_commit_only_if_there_is_one(dirty):
     metas = {"r": [{"stage": "evaluate", "commit": "0123456789abcdef", "dirty": dirty}]}

@@ -285,7 +285,7 @@ def write_commands(path: str, metas: Mapping[str, list[dict]]) -> Iterator[Block
     clean = len(stages) == 1 and not stages.keys() & {"none"} and "changes" not in next(iter(stages))
     yield Code("\n".join([
         f"git checkout {next(iter(stages)) if clean else 'COMMIT'}", f"./run_pipeline.sh {path} --data DIR",
-        f"PYTHONPATH=src .venv/bin/python -m nuclei writeup {path}",
+        f".venv/bin/python -m nuclei writeup {path}",
     ]))
     yield Paragraph(ABOUT_COMMANDS)
     if stages and not clean:

@@ -227,9 +227,10 @@ def write_making(run: runs.Run, config: Config, dataset: runs.Dataset) -> Iterat
 
 
 def find_config(run: runs.Run, config: Config) -> str:
-    """Return the path of the config that makes a run."""
-    folder = "ensembles" if config.members else "configs"
-    return str(next(iter(sorted(Path(folder).rglob(f"{run.name}.yaml"))), Path(folder, f"{run.name}.yaml")))
+    """Return the path of the config that makes a run: the one that is there, or else where it ought to be."""
+    folders = [Path("ensembles"), Path("configs")]
+    found = (path for folder in folders for path in sorted(folder.rglob(f"{run.name}.yaml")))
+    return str(next(found, folders[not config.members] / f"{run.name}.yaml"))
 
 
 def list_initial_weights(networks) -> list[Path]:
