@@ -7,7 +7,8 @@ from safetensors.torch import save_file
 
 from nuclei import runs
 from nuclei.config import Config
-from nuclei.leaderboard import compare_runs
+from nuclei.ablation_tables import COLUMNS as ABLATION_COLUMNS
+from nuclei.leaderboard import compare_runs, publish
 from nuclei.systems import COLUMNS, SYSTEMS, list_systems, sort_systems
 
 INPUTS = {"data": "of the demo", "folds": "two"}
@@ -140,3 +141,21 @@ def test_a_run_that_has_not_finished_is_refused_by_name(tmp_path):
     write_run(tmp_path, "half").meta("evaluate").unlink()
     with pytest.raises(runs.StageError, match="half.*evaluate.json is missing"):
         compare_runs(["good", "half"], tmp_path)
+
+
+def test_ablations_of_other_bases_stay_published(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.md").write_text("<!-- ablations -->\n<!-- /ablations -->\n")
+
+    def publish_table(**scores):
+        rows = [dict.fromkeys(ABLATION_COLUMNS, 0.0) | {"ablation": name, "base": name.split("_")[0], "kind": "post-process",
+                                                         "changed": "a", "hypothesis": "b", "score": score, "seed_spread": None}
+                for name, score in scores.items()]
+        runs.write_table(runs.comparison(tmp_path, "ablations"), pd.DataFrame(rows, columns=ABLATION_COLUMNS))
+        publish(tmp_path, "ablations")
+        table = runs.read_table(tmp_path / "ensembles/ablations.csv")
+        assert all(f"| {name} |" in (tmp_path / "README.md").read_text() for name in table["ablation"])
+        return dict(zip(table["ablation"], table["score"], strict=True))
+
+    assert publish_table(a_x=0.5, b_x=0.25) == {"a_x": 0.5, "b_x": 0.25}
+    assert publish_table(b_y=0.75, c_x=0.125) == {"a_x": 0.5, "b_y": 0.75, "c_x": 0.125}

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pandas as pd
+
 from nuclei import artefacts, runs, systems
 from nuclei.config import parse_config
 from nuclei.readme import comparison_block, replace_block
@@ -38,10 +40,18 @@ def compare_runs(names: list[str], root: Path) -> Table:
 
 
 def publish(root: Path, kind: str) -> None:
-    """Copy a comparison, 'leaderboard' or 'ablations', to ensembles/, which is committed, and its table into README.md."""
-    source, readme = runs.comparison(root, kind), Path("README.md")
-    runs.write_bytes(Path("ensembles") / source.name, source.read_bytes())
-    block = comparison_block(kind, runs.read_table(source))
+    """Copy a comparison, 'leaderboard' or 'ablations', to ensembles/, which is committed, and its table into README.md.
+
+    Ablations of bases that are not in the new table stay: few machines have the time to run all of them at once.
+    """
+    table, readme = runs.read_table(runs.comparison(root, kind)), Path("README.md")
+    published = Path("ensembles") / f"{kind}.csv"
+    if kind == "ablations" and published.is_file():
+        before = runs.read_table(published)
+        table = pd.concat([before[~before["base"].isin(table["base"])], table], ignore_index=True)
+    # Files first: the README is held to them.
+    runs.write_table(published, table)
+    block = comparison_block(kind, runs.read_table(published))
     runs.write_bytes(readme, replace_block(readme.read_text(), kind, block).encode())
 
 
