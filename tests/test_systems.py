@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import save_file
 
 from nuclei import runs
-from nuclei.config import Config
 from nuclei.ablation_tables import COLUMNS as ABLATION_COLUMNS
+from nuclei.config import Config
 from nuclei.leaderboard import compare_runs, publish
 from nuclei.systems import COLUMNS, SYSTEMS, list_systems, sort_systems
 
@@ -101,7 +101,7 @@ def test_an_ensemble_adds_up_what_its_members_took_each_once(tmp_path):
         row = table.loc[name]
         assert row[["trainings", "train_seconds", "parameters", "weights"]].tolist() == [4, 100, 1500, "imagenet, small"]
         assert row["train_budget"] == "60 s, no limit"
-        assert row["rest_seconds"] == 120
+        assert row["rest_seconds"] == 120 + 2 * 30
 
 
 def test_work_that_was_shared_counts_as_if_it_had_been_done(tmp_path):
@@ -143,19 +143,22 @@ def test_a_run_that_has_not_finished_is_refused_by_name(tmp_path):
         compare_runs(["good", "half"], tmp_path)
 
 
-def test_ablations_of_other_bases_stay_published(tmp_path, monkeypatch):
+def test_published_ablations_stay_unless_their_base_has_changed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "README.md").write_text("<!-- ablations -->\n<!-- /ablations -->\n")
 
     def publish_table(**scores):
-        rows = [dict.fromkeys(ABLATION_COLUMNS, 0.0) | {"ablation": name, "base": name.split("_")[0], "kind": "post-process",
-                                                         "changed": "a", "hypothesis": "b", "score": score, "seed_spread": None}
-                for name, score in scores.items()]
+        rows = [dict.fromkeys(ABLATION_COLUMNS, 0.0) | {
+            "ablation": name, "base": name[0], "kind": "post-process", "changed": "a", "hypothesis": "b", "score": score,
+            "seed_spread": None} for name, score in scores.items()]
         runs.write_table(runs.comparison(tmp_path, "ablations"), pd.DataFrame(rows, columns=ABLATION_COLUMNS))
         publish(tmp_path, "ablations")
         table = runs.read_table(tmp_path / "ensembles/ablations.csv")
         assert all(f"| {name} |" in (tmp_path / "README.md").read_text() for name in table["ablation"])
         return dict(zip(table["ablation"], table["score"], strict=True))
 
-    assert publish_table(a_x=0.5, b_x=0.25) == {"a_x": 0.5, "b_x": 0.25}
-    assert publish_table(b_y=0.75, c_x=0.125) == {"a_x": 0.5, "b_y": 0.75, "c_x": 0.125}
+    assert publish_table(a=0.5, a_x=0.25) == {"a": 0.5, "a_x": 0.25}
+    assert publish_table(b=0.75, b_x=0.125) == {"a": 0.5, "a_x": 0.25, "b": 0.75, "b_x": 0.125}
+    assert publish_table(a=0.5, a_y=0.375) == {"a": 0.5, "a_x": 0.25, "a_y": 0.375, "b": 0.75, "b_x": 0.125}
+    assert publish_table(b=0.625, b_y=0.5) == {"a": 0.5, "a_x": 0.25, "a_y": 0.375, "b": 0.625, "b_y": 0.5}
+    assert publish_table() == {"a": 0.5, "a_x": 0.25, "a_y": 0.375, "b": 0.625, "b_y": 0.5}

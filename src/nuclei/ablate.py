@@ -17,7 +17,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from nuclei import ablations, artefacts
-from nuclei.ablation_tables import COLUMNS, write_ablations
+from nuclei.ablation_tables import COLUMNS, add_ablations, write_ablations
 from nuclei.config import Config, load_config, parse_config, read_base, run_name
 from nuclei.pipeline import list_runs, run_stages
 from nuclei.runs import Options, Run, comparison, read_json, read_table, write_table
@@ -205,13 +205,13 @@ def count_seconds(name: str, seeds: int, runs: Path) -> float:
 
 
 def ablate(paths: list[Path], seeds: int, options: Options, runs: Path, cluster: Cluster) -> dict[str, str]:
-    """Run the ablations of files and folders and write their table; return what went wrong, {run: error}."""
+    """Run the ablations of files and folders and add them to the table; return what went wrong, {run: error}."""
     found, tasks = plan(find_configs(paths), seeds)
     if options.jobs == -1 and cluster.workers > 1:
         options = replace(options, jobs=max(1, joblib.cpu_count() // cluster.workers))
     failed = run_tasks(tasks, options, runs, cluster)
-    table = tabulate(found, seeds, runs)
-    path = comparison(runs, "ablations")
+    table, path = tabulate(found, seeds, runs), comparison(runs, "ablations")
+    table = add_ablations(read_table(path), table) if path.is_file() else table
     write_table(path, table)
     artefacts.write_report(path.parent, path.stem, "Ablations", list(write_ablations(table)))
     return failed

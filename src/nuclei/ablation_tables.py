@@ -36,6 +36,19 @@ def check_ablations(table: pd.DataFrame) -> None:
         raise ValueError(f"the table of ablations lacks the columns {', '.join(missing)}; it has {', '.join(table)}")
 
 
+def add_ablations(before: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """Return `table` with the rows of an earlier one that it does not have: few have the time to run all at once.
+
+    Rows are left out whose base has another score by now, as their gains are over what is no longer there. Raises
+    ValueError as check_ablations does.
+    """
+    check_ablations(before)
+    others = before[~before["ablation"].isin(table["ablation"])]
+    now, then = (others["base"].map(rows.set_index("ablation")["score"]) for rows in (table, before))
+    parts = [part for part in (others[now.isna() | (now == then)], table) if len(part)]
+    return pd.concat(parts, ignore_index=True) if parts else table
+
+
 def judge(table: pd.DataFrame) -> pd.Series:
     """Return what can be told of each row: better or worse than its base, undecided, or base."""
     low, high = table["gain_low"], table["gain_high"]

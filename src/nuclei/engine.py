@@ -99,6 +99,7 @@ def fit(
         return state | {"network": raw.state_dict(), "average": average.state_dict(),
                         "optimizer": optimizer.state_dict(), "precision": fabric.strategy.precision.state_dict()}
 
+    # A checkpoint may have been written after the last step: there is nothing left to do then.
     spent = settings.seconds is not None and state["elapsed"] >= settings.seconds
     end = state["step"] if spent else settings.steps
     batches = StepBatches(state["step"], end, settings.batch_size, fabric.global_rank, fabric.world_size)

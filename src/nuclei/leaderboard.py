@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-import pandas as pd
-
 from nuclei import artefacts, runs, systems
+from nuclei.ablation_tables import add_ablations
 from nuclei.config import parse_config
 from nuclei.readme import comparison_block, replace_block
 from nuclei.report import Paragraph, Table
@@ -12,8 +11,9 @@ from nuclei.report import Paragraph, Table
 ABOUT = (
     "All runs are scored out of fold on the same images by the competition's metric; the interval is the 95 % bootstrap "
     "interval over mosaic groups. The talk's scores are of the public leaderboard's images, for which most of these "
-    "runs have no truth: the order can be compared, the numbers cannot. Training: number of networks times minutes, waiting for other "
-    "work on the machine included, and the seconds of processor time that each was allowed."
+    "runs have no truth: the order can be compared, the numbers cannot. Training: number of networks times minutes, "
+    "waiting for other work on the machine included, and the seconds of processor time that each was allowed. The rest "
+    "of an ensemble includes its members' maps."
 )
 
 
@@ -42,14 +42,12 @@ def compare_runs(names: list[str], root: Path) -> Table:
 def publish(root: Path, kind: str) -> None:
     """Copy a comparison, 'leaderboard' or 'ablations', to ensembles/, which is committed, and its table into README.md.
 
-    Ablations of bases that are not in the new table stay: few machines have the time to run all of them at once.
+    What was published of other ablations stays, as add_ablations says.
     """
     table, readme = runs.read_table(runs.comparison(root, kind)), Path("README.md")
     published = Path("ensembles") / f"{kind}.csv"
     if kind == "ablations" and published.is_file():
-        before = runs.read_table(published)
-        table = pd.concat([before[~before["base"].isin(table["base"])], table], ignore_index=True)
-    # Files first: the README is held to them.
+        table = add_ablations(runs.read_table(published), table)
     runs.write_table(published, table)
     block = comparison_block(kind, runs.read_table(published))
     runs.write_bytes(readme, replace_block(readme.read_text(), kind, block).encode())
@@ -65,11 +63,13 @@ def describe_images(run: runs.Run) -> dict:
 
 
 def describe_run(run: runs.Run) -> dict:
-    """Return the row of a run, columns systems.COLUMNS; what its members were trained with counts as its own."""
+    """Return the row of a run, columns systems.COLUMNS; the training and the maps of its members count as its own."""
     metrics, config = runs.read_json(run.metrics)["oof"], read_config(run)
     networks = [] if config.selection.method == "classical" else artefacts.list_networks(run, config)
     metas = [runs.read_json(meta) for network in networks for meta in sorted(network.meta("x").parent.glob("train_fold*.json"))]
-    own = [runs.read_json(meta) for meta in run.meta("x").parent.glob("*.json") if not meta.stem.startswith("train_")]
+    maps = [network.meta("predict") for network in networks if network.name != run.name]
+    rest = [meta for meta in run.meta("x").parent.glob("*.json") if not meta.stem.startswith("train_")]
+    own = [runs.read_json(meta) for meta in (*rest, *maps)]
     files = [path for network in networks for path in sorted(network.folder.glob("fold*/weights.safetensors"))[:1]]
     configs = [read_config(network) for network in networks]
     budgets = dict.fromkeys(config.train.seconds for config in configs)
@@ -77,9 +77,9 @@ def describe_run(run: runs.Run) -> dict:
     return {
         "system": config.system, "run": run.name, **dict(zip(("score", "score_low", "score_high"), metrics["score"], strict=True)),
         "mean_over_types": metrics["mean_over_clusters"], "trainings": len(metas),
-        "train_seconds": sum(meta["seconds"] for meta in metas),
+        "train_seconds": round(sum(meta["seconds"] for meta in metas), 1),
         "train_budget": ", ".join(f"{seconds:.0f} s" if seconds else "no limit" for seconds in budgets) or "none",
-        "rest_seconds": sum(meta["seconds"] for meta in own),
+        "rest_seconds": round(sum(meta["seconds"] for meta in own), 1),
         "parameters": sum(artefacts.count_parameters(path) for path in files),
         "weights": ", ".join(dict.fromkeys(Path(w).stem if w else "random" for w in weights)) or "none",
         "processor": next((meta["processor"] for meta in metas + own), ""),

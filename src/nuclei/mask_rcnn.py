@@ -137,7 +137,7 @@ def build_mask_rcnn(
     under a feature pyramid. weights: coco (the whole of resnet50_fpn*), imagenet or another of the encoder's published
     ones, a local file of an encoder or of a whole resnet50_fpn*, or None. width: channels of pyramid and mask head, a
     quarter of the box head's. anchors_px: side per level, strides 4 to 64. proposals: kept of the first stage, per
-    image; box_batch: of those, how many train the second. Raises ValueError listing the valid or nearest options.
+    image; box_batch: of those, how many train the second; min_score: lower ones get no mask. Raises ValueError listing the valid or nearest options.
     """
     if len(anchors_px) != len(LEVELS) + 1:
         raise ValueError(f"anchors_px {anchors_px} must be {len(LEVELS) + 1} sides, one per level of the pyramid")

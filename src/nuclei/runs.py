@@ -181,8 +181,8 @@ def read_labels(path: Path) -> np.ndarray:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read a CSV table whose ids stay text, whatever digits they are made of."""
-    return pd.read_csv(path, dtype={"image_id": str, "group": str})
+    """Read a CSV table whose ids stay text, whatever digits they are made of, and whose numbers are those written."""
+    return pd.read_csv(path, dtype={"image_id": str, "group": str}, float_precision="round_trip")
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
