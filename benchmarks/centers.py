@@ -17,7 +17,7 @@ from nuclei.inference import network_forward, predict_maps
 from nuclei.metric import THRESHOLDS, best_iou, score_image
 from nuclei.selection import expected_gain, score_selection, select_candidates
 from nuclei.predictor import load_network
-from nuclei.stages.train import read_pair
+from nuclei.crops import read_pair
 from nuclei.statistics import paired_difference
 from nuclei.watershed import cut_basins, flood_seeds, make_candidates, make_energy
 

@@ -2,55 +2,79 @@
 
     PYTHONPATH=src python benchmarks/training.py configs/systems/deep_watershed.yaml ...
 
-A step is forward, loss and backward of one batch as the config has it, on noise, in the precision that the machine
-computes; for networks that give maps. The ratio is the time that as many floating point operations take in products of
-two 1024 x 1024 matrices, measured in the same run on as many threads, over the time of the step.
+A step is forward, loss, backward and optimiser of one batch as the config has it, on noise and random initial weights, in
+the precision and on the device that training would choose. The ratio is the time that as many floating point operations
+take in products of two 1024 x 1024 matrices (8192 on a GPU), measured in the same run on as many threads, over the time of
+the step. Afterwards the trained network predicts one noisy image of 512 x 640.
 """
 
 import argparse
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch.utils.flop_counter import FlopCounterMode
 
 from nuclei.config import load_config
 from nuclei.engine import choose_precision
+from nuclei.inference import network_forward
+from nuclei.mask_rcnn import detector_forward
 from nuclei.networks import build, make_loss
+from nuclei.predictor import predict_image
 
-SIDE, REPEATS = 1024, 5
+REPEATS = 5
+ON_GPU = torch.cuda.is_available()
+SIDE = 8192 if ON_GPU else 1024
 
 
 def time_best(work) -> float:
-    """Return the seconds of the fastest of REPEATS calls, after one that is not counted."""
-    work()
+    """Return the seconds of the fastest of REPEATS calls, after two that are not counted."""
     times = []
-    for _ in range(REPEATS):
+    for _ in range(REPEATS + 2):
         start = time.perf_counter()
         work()
+        if ON_GPU:
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
-    return min(times)
+    return min(times[2:])
 
 
 def measure(path: Path, precision: str, rate: float) -> None:
     config = load_config(path)
-    fabric = Fabric(accelerator="cpu", precision=precision)
-    network = fabric.setup(build(config.model, None).to(memory_format=torch.channels_last))
+    fabric = Fabric(accelerator="auto", devices=1, precision=precision)
+    network = build(config.model, None).to(memory_format=torch.channels_last).train()
+    network, optimizer = fabric.setup(network, torch.optim.AdamW(network.parameters(), 1e-4))
     loss_of = make_loss(config.model, config.train)
     side, batch = config.train.crop_px, config.train.batch_size
     image = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8)
-    target = torch.rand(batch, len(config.model.channels), side, side)
+    if config.detects:  # learns instances: squares
+        cell = side // 8
+        target = torch.arange(64).view(1, 1, 8, 8).repeat_interleave(cell, 2).repeat_interleave(cell, 3).repeat(batch, 1, 1, 1).int()
+    else:
+        target = torch.rand(batch, len(config.model.channels), side, side)
+    image, target = fabric.to_device((image, target))
 
     def step():
+        optimizer.zero_grad()
         fabric.backward(loss_of(network, image, target))
+        optimizer.step()
 
     with FlopCounterMode(display=False) as counter:
-        network(image)
+        loss_of(network, image, target)
     # Backward takes twice the products of forward; torch's own count of it is wrong for depthwise convolutions.
     seconds, flops = time_best(step), 3 * counter.get_total_flops()
-    print(f"{path.stem}: {batch} crops of {side} px, {flops / batch / 1e9:.2f} GFLOP a crop, {batch / seconds:.1f} crops/s, "
-          f"{flops / seconds / 1e9:.0f} GFLOPS, ratio to matrix products {flops / seconds / rate:.2f}")
+    print(f"{path.stem}: {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters, {batch} crops of {side} px, "
+          f"{flops / batch / 1e9:.2f} GFLOP a crop, {batch / seconds:.1f} crops/s, "
+          f"{flops / seconds / 1e9:.0f} GFLOPS, ratio to matrix products {flops / seconds / rate:.2f}", flush=True)
+    network.eval()
+    noise = np.random.default_rng(0).integers(0, 256, (512, 640, 3), np.uint8)
+    forward = (detector_forward if config.detects else network_forward)(fabric, network)
+    seconds = time_best(lambda: predict_image([forward], noise, config))
+    memory = f", peak memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if ON_GPU else ""
+    print(f"{path.stem}: an image of 512 x 640, {config.predict.tta} at {len(config.predict.scales)} sizes, {seconds:.2f} s{memory}",
+          flush=True)
 
 
 def main() -> None:
@@ -60,7 +84,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     precision = choose_precision("auto")
-    a = torch.randn(SIDE, SIDE, dtype=torch.bfloat16 if precision == "bf16-mixed" else torch.float32)
+    a = torch.randn(SIDE, SIDE, dtype=torch.bfloat16 if precision == "bf16-mixed" else torch.float32, device="cuda" if ON_GPU else "cpu")
     rate = 2 * SIDE**3 / time_best(lambda: a @ a)
     print(f"{precision}, {arguments.threads} thread(s), matrix products: {rate / 1e9:.0f} GFLOPS")
     for path in arguments.configs:

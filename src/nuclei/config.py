@@ -42,6 +42,9 @@ class ModelConfig(Section):
     )
     width: int = Field(256, gt=0, description="channels of MaskRCNN's pyramid and heads")
     box_batch: int = Field(128, gt=0, description="boxes per crop that train MaskRCNN's second stage")
+    min_side_px: int = Field(
+        0, ge=0, description="images with a shorter side are enlarged to it, at most twofold, before they are learned or predicted"
+    )
     mean: tuple[float, float, float] | None = Field(None, description="input mean in 0..1; null: the encoder's own")
     std: tuple[float, float, float] | None = Field(None, description="input std in 0..1; null: the encoder's own")
 
@@ -53,6 +56,9 @@ class TrainConfig(Section):
     )
     batch_size: int = Field(16, gt=0)
     crop_px: int = Field(256, gt=0)
+    pool: int = Field(
+        0, ge=0, description="crops made once, by all cores, that the folds share and see turned anew; 0: each is made anew"
+    )
     augment: str | dict[str, float] = Field("full", description="preset of augment.py, or group -> probability")
     leave_out: tuple[str, ...] = Field((), description="augmentation groups of the preset not used (for ablations)")
     sampling: Literal["balanced", "uniform"] = Field("balanced", description="balanced: by the folds' weight column")
@@ -173,6 +179,8 @@ class Config(Section):
         possible = (*self.plain_methods, "classical", "scored")
         if self.selection.method not in possible:
             raise ValueError(f"selection.method {self.selection.method} is not for {self.model.decoder}; valid: {', '.join(possible)}")
+        if self.detects and (self.model.min_side_px or self.train.pool):
+            raise ValueError("model.min_side_px and train.pool are for networks that give maps, not for MaskRCNN")
         return self
 
 

@@ -1,10 +1,12 @@
 """Training crops: which image each crop comes from, and the crop itself, as functions of the seed and its number."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from nuclei.augment import augment
+from nuclei.augment import augment, turn
 from nuclei.targets import make_targets
 
 
@@ -27,14 +29,19 @@ class Crops(Dataset):
     [1, S, S].
 
     Crop i depends on the seed and i alone, whatever process makes it and however many follow, so a training resumed
-    at crop i sees what an uninterrupted one would have seen.
+    at crop i sees what an uninterrupted one would have seen. folds [K]: a mosaic's other images are of its own fold;
+    without them they may be any.
     """
 
-    def __init__(self, images: list, labels: list, weights, n: int, channels, preset, crop_px: int, seed: int):
+    def __init__(self, images: list, labels: list, weights, n: int, channels, preset, crop_px: int, seed: int, folds=None):
         self.images, self.labels = images, labels
         self.channels, self.preset, self.crop_px, self.seed = channels, preset, crop_px, seed
         weights = np.asarray(weights, float)
-        self.order, self.shares = draw_images(weights, n, seed), weights / weights.sum()
+        self.order = draw_images(weights, n, seed)
+        folds = np.zeros(len(weights), int) if folds is None else np.asarray(folds)
+        self.fold_of = folds[self.order]
+        of_fold = {fold: weights * (folds == fold) for fold in np.unique(folds)}
+        self.shares = {fold: part / part.sum() for fold, part in of_fold.items()}
 
     def __len__(self) -> int:
         return len(self.order)
@@ -44,9 +51,34 @@ class Crops(Dataset):
         source = self.order[i]
 
         def partner():
-            other = rng.choice(len(self.images), p=self.shares)
+            other = rng.choice(len(self.images), p=self.shares[self.fold_of[i]])
             return self.images[other], self.labels[other]
 
         image, labels = augment(self.images[source], self.labels[source], self.preset, self.crop_px, rng, partner)
         targets = make_targets(labels, self.channels).astype(np.float16) if self.channels else np.int32(labels)[None]
         return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), torch.from_numpy(targets)
+
+
+class Pool(Dataset):
+    """Give n crops of those that lie in a folder (the stage crops) and are not of `fold`, each time turned anew.
+
+    All are seen before any is seen again. Crop i depends on the seed and i alone; it has the form that Crops gives.
+    turned: probability of one of the eight views.
+    """
+
+    def __init__(self, folder: Path, fold: int, n: int, turned: float, seed: int):
+        self.images, self.targets = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", "targets"))
+        self.turned, self.seed = turned, seed
+        rows = np.flatnonzero(np.load(folder / "folds.npy") != fold)
+        self.order = rows[draw_images(np.ones(len(rows)), n, seed, block=len(rows))]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, i: int):
+        rng = np.random.default_rng([self.seed, 2, i])
+        arrays = [array[self.order[i]].transpose(1, 2, 0) for array in (self.images, self.targets)]
+        if rng.random() < self.turned:
+            arrays = turn(*arrays, int(rng.integers(8)))
+        image, targets = (np.ascontiguousarray(array.transpose(2, 0, 1)) for array in arrays)
+        return torch.from_numpy(image), torch.from_numpy(targets).half() / 255

@@ -51,8 +51,13 @@ def update_average(average: torch.nn.Module, network: torch.nn.Module, decay: fl
     """Move `average`, buffers included, towards `network`; early steps move it faster, so it forgets its start."""
     decay = min(decay, (1 + step) / (10 + step))
     with torch.no_grad():
-        for old, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-            old.lerp_(new, 1 - decay) if old.is_floating_point() else old.copy_(new)
+        pairs = list(zip(average.state_dict().values(), network.state_dict().values(), strict=True))
+        numbers = [pair for pair in pairs if pair[0].is_floating_point()]
+        # All tensors in one call: a GPU would wait for each of hundreds of small ones.
+        torch._foreach_lerp_(*map(list, zip(*numbers, strict=True)), 1 - decay)
+        for old, new in pairs:
+            if not old.is_floating_point():
+                old.copy_(new)
 
 
 def parameter_groups(network, learning_rate: float, encoder_rate: float, weight_decay: float) -> list[dict]:

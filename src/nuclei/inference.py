@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import torch
 
+from nuclei.images import enlargement
 from nuclei.model import STRIDE
 
 # One view = (transpose first?, flip rows?, flip columns?); each list begins with the identity.
@@ -91,16 +92,19 @@ def predict_moments(forward: Callable, image: np.ndarray, views: list, n_channel
 
 
 def predict_maps(forward: Callable, image: np.ndarray, channels: tuple[str, ...], tta: str = "flips",
-                 scales: tuple[float, ...] = (1.0,), tile: int = 1280, overlap: int = 128) -> dict[str, np.ndarray]:
+                 scales: tuple[float, ...] = (1.0,), tile: int = 1280, overlap: int = 128,
+                 min_side_px: int = 0) -> dict[str, np.ndarray]:
     """Predict an image: uint8 [H, W, 3] -> channel name -> float32 [H, W] in 0..1, and their `disagreement`.
 
-    disagreement: standard deviation of the first channel over all views and scales, 0..0.5.
+    scales are relative to the size that images.enlargement gives the image; disagreement: standard deviation of the
+    first channel over all views and scales, 0..0.5.
     Raises ValueError listing the options on an unknown `tta`, and on an overlap that is no part of a tile.
     """
     if tta not in VIEWS:
         raise ValueError(f"unknown tta {tta}; valid: {', '.join(VIEWS)}")
     height, width = image.shape[:2]
-    for n, scale in enumerate(scales, start=1):
+    factor = enlargement(image.shape, min_side_px)
+    for n, scale in enumerate((factor * scale for scale in scales), start=1):
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         # cv2 resizes about pixel centres, so going there and back shifts nothing.
         scaled = image if scale == 1 else cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)

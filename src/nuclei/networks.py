@@ -38,6 +38,7 @@ def segment_quickly(fabric, network: Network, model, image: np.ndarray) -> np.nd
     if model.decoder == DETECTOR:
         detections = detect(detector_forward(fabric, network), image, 1280, 128)
         return decode_detections(detections, image.shape[:2], THRESHOLD, THRESHOLD, MIN_AREA_PX)
-    maps = predict_maps(network_forward(fabric, network), image, model.channels, tta="none")
+    maps = predict_maps(network_forward(fabric, network), image, model.channels, tta="none",
+                        min_side_px=model.min_side_px)
     energy, mask = make_energy(maps, 0.5), maps["mask"]
     return cut_basins(flood_seeds(energy, SEED_LEVEL, mask > THRESHOLD), mask, THRESHOLD, MIN_AREA_PX)

@@ -9,7 +9,7 @@ from nuclei.config import Config, load_config, run_name
 from nuclei.runs import Options, Run, save_config
 from nuclei.stages import ON_DEMAND, STAGES
 
-CONFIG_FOLDERS = ("configs", "configs/systems", "ensembles")  # where members are looked for, from any folder above
+CONFIG_FOLDERS = ("configs", "configs/systems", "configs/large", "ensembles")  # where members are looked for, from any folder above
 
 
 def run_stage(stage: str, name: str, config: Config, options: Options, runs: Path) -> None:
@@ -50,6 +50,8 @@ def list_stages(config: Config) -> list[str]:
         left_out = {"train", "predict", "ensemble", "plain", "select"}
     else:
         left_out = {"classical", *(("train", "predict") if config.members else ("ensemble",))}
+    if config.members or not config.train.pool:
+        left_out |= {"crops"}
     if method != "scored":
         left_out |= {"candidates", "score"}
     return [stage for stage in STAGES if stage not in left_out and stage not in ON_DEMAND]

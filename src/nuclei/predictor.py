@@ -45,7 +45,8 @@ def predict_image(forwards: list, image: np.ndarray, config: Config) -> tuple[di
     if config.detects:
         detections = merge_detections([detect(f, image, p.tile_px, p.overlap_px) for f in forwards], SAME_NUCLEUS)
         return quantise(make_maps(detections, image.shape[:2])), detections
-    maps = [predict_maps(f, image, config.model.channels, p.tta, p.scales, p.tile_px, p.overlap_px) for f in forwards]
+    maps = [predict_maps(f, image, config.model.channels, p.tta, p.scales, p.tile_px, p.overlap_px, config.model.min_side_px)
+            for f in forwards]
     return quantise(average_folds(maps)), None
 
 

@@ -2,7 +2,7 @@
 
     runs/comparisons/     leaderboard.csv  ablations.csv, each with its page
     runs/data/<dataset>/  manifest.csv  images/<id>.png  labels/<id>.png  <solution>.csv  meta/prepare.json
-    runs/<run>/           config.yaml  fold<k>/  maps/{oof,test}/  detections/{oof,test}/  plain/  candidates/{oof,test}/  scorer/
+    runs/<run>/           config.yaml  crops/  fold<k>/  maps/{oof,test}/  detections/{oof,test}/  plain/  candidates/{oof,test}/  scorer/
                           instances/{oof,test}/  select.json  metrics.json  per_image.csv  submission.csv  report/
                           meta/<stage>.json
 """
@@ -51,8 +51,7 @@ class Dataset:
     def __init__(self, settings, root: Path = Path("runs")):
         self.settings, self.name = settings, settings.dataset
         self.folder, self.folds = Path(root) / "data" / settings.dataset, Path(settings.folds)
-        self.manifest = self.folder / "manifest.csv"
-        self.meta = self.folder / "meta" / "prepare.json"
+        self.manifest, self.meta = self.folder / "manifest.csv", self.folder / "meta" / "prepare.json"
 
     def image(self, image_id: str) -> Path:
         return self.folder / "images" / f"{image_id}.png"
@@ -91,6 +90,7 @@ class Run:
     def __init__(self, name: str, root: Path = Path("runs")):
         self.name, self.folder = name, Path(root) / name
         self.config = self.folder / "config.yaml"
+        self.crops = self.folder / "crops"
         self.plain = self.folder / "plain"
         self.scorer = self.folder / "scorer"
         self.tuned = self.folder / "select.json"

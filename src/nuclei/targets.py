@@ -66,7 +66,8 @@ def center_target(labels: np.ndarray) -> np.ndarray:
     distance = np.sqrt(np.rint(np.square(distance, dtype=np.float64)))
     # Pixels where nuclei touch are at distance 0 here though they belong to one: half a pixel puts them inside.
     distance = np.where(labels > 0, distance + 0.5, 0)
-    peak = ndimage.maximum(distance, labels, np.arange(int(labels.max()) + 1))
+    peak = np.zeros(int(labels.max()) + 1)
+    np.maximum.at(peak, labels, distance)
     return (distance / np.maximum(peak, 0.5)[labels]).astype(np.float32)
 
 

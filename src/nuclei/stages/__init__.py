@@ -5,6 +5,7 @@ STAGES = {
     "download": "fetch the official archives into --data, where they are not there yet",
     "prepare": "decode the official archives into images, label images and a manifest",
     "folds": "find mosaics and deal the training images into folds",
+    "crops": "make the training crops that the folds share, where the config asks for a pool of them",
     "classical": "segment by a classical recipe, without any network",
     "train": "train one network per fold",
     "predict": "predict maps: out of fold, and of the test images averaged over folds",

@@ -10,9 +10,8 @@ from safetensors.torch import save_file
 from torch.utils.tensorboard import SummaryWriter
 
 from nuclei import runs
-from nuclei.augment import leave_out
 from nuclei.config import Config
-from nuclei.dataset import Crops
+from nuclei.crops import find_crops, read_pair
 from nuclei.engine import choose_precision, fit
 from nuclei.metric import score_image
 from nuclei.networks import build, make_loss, segment_quickly
@@ -28,6 +27,8 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
     inputs = dataset.inputs()
     if config.model.weights and Path(config.model.weights).is_file():
         inputs["weights"] = runs.file_hash(Path(config.model.weights))
+    if config.train.pool:
+        inputs["crops"] = runs.fingerprint(run.meta("crops"))
     if all(runs.is_up_to_date(run.meta(f"train_fold{fold}"), settings, inputs) for fold in folds) and not options.force:
         print(f"{run.name} train: up to date", flush=True)
         return
@@ -50,12 +51,9 @@ def train_fold(fabric: Fabric, run: runs.Run, config: Config, dataset: runs.Data
     fabric.barrier()  # what an earlier run left has been cleared by now
     table = runs.read_table(dataset.folds)
     folder, seed = run.fold(fold), [config.train.seed, fold]
-    train, held_out = table[table["fold"] != fold], table[table["fold"] == fold]
-    weights = train["weight"] if config.train.sampling == "balanced" else np.ones(len(train))
-    images, labels = zip(*(read_pair(dataset, i) for i in train["image_id"]), strict=True)
+    held_out = table[table["fold"] == fold]
     seed = int(np.random.default_rng(seed).integers(2**31))
-    crops = Crops(images, labels, weights, config.train.steps * config.train.batch_size, config.model.channels,
-                  leave_out(config.train.augment, config.train.leave_out), config.train.crop_px, seed)
+    crops = find_crops(run, config, dataset, table, fold, seed)
     torch.manual_seed(seed)
     network = build(config.model, config.model.weights)
     few = held_out.sample(min(len(held_out), config.train.evaluate_images), random_state=config.train.seed)
@@ -85,11 +83,6 @@ def train_fold(fabric: Fabric, run: runs.Run, config: Config, dataset: runs.Data
         runs.write_table(folder / "history.csv", pd.DataFrame(state["history"]))
         checkpoint.unlink()  # its optimiser state is five times the weights
     fabric.barrier()
-
-
-def read_pair(dataset: runs.Dataset, image_id: str) -> tuple[np.ndarray, np.ndarray]:
-    """Read an image, uint8 [H, W, 3], and its labels, uint16 [H, W]."""
-    return runs.read_image(dataset.image(image_id)), runs.read_labels(dataset.labels(image_id)).astype(np.uint16)
 
 
 def write_weights(path: Path, state: dict) -> None:

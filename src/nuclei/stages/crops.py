@@ -1,0 +1,42 @@
+"""Images and labels -> crops/: augmented crops with their targets and folds, which all networks of a run learn from.
+
+Augmentation costs a core milliseconds a crop, and a GPU with a small network takes thousands a second. A crop made once
+serves all folds but its own, and the crops of a run serve every other run that asks for the same ones.
+"""
+
+import os
+
+import numpy as np
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from nuclei import runs
+from nuclei.config import Config
+from nuclei.crops import make_crops
+from nuclei.engine import single_thread
+
+BATCH = 32
+DECIDES = ("pool", "crop_px", "augment", "leave_out", "sampling", "seed")  # what of config.TrainConfig decides the crops
+
+
+def main(run: runs.Run, config: Config, options: runs.Options) -> None:
+    dataset, channels, size = runs.Dataset(config.data, run.folder.parent), config.model.channels, config.train.crop_px
+    settings = {key: getattr(config.train, key) for key in DECIDES}
+    settings |= {"channels": channels, "min_side_px": config.model.min_side_px}
+    with runs.stage(run.meta("crops"), settings, dataset.inputs(), [run.crops], options.force, share=True) as needed:
+        if not needed:
+            return
+        n = config.train.pool
+        crops = make_crops(dataset, config, runs.read_table(dataset.folds), n, config.train.seed, by_fold=True)
+        jobs = os.cpu_count() if options.jobs < 0 else options.jobs
+        loader = DataLoader(crops, BATCH, num_workers=jobs, worker_init_fn=single_thread)
+        with (runs.atomic(run.crops / "images.npy") as image_path, runs.atomic(run.crops / "targets.npy") as target_path,
+              tqdm(total=n, desc=f"{run.name} crops", unit="crop", mininterval=2) as progress):
+            images, targets = (np.lib.format.open_memmap(path, "w+", np.uint8, (n, depth, size, size))
+                               for path, depth in ((image_path, 3), (target_path, len(channels))))
+            for image, target in loader:
+                part = slice(progress.n, progress.n + len(image))
+                images[part], targets[part] = image, (target.float() * 255).round()
+                progress.update(len(image))
+        with runs.atomic(run.crops / "folds.npy") as path:
+            np.save(path, crops.fold_of)
