@@ -1,5 +1,6 @@
 """Apply networks to whole images: padding, blended tiles, test-time augmentation over flips, turns and scales."""
 
+import warnings
 from collections.abc import Callable
 
 import cv2
@@ -125,6 +126,24 @@ def predict_maps(forward: Callable, image: np.ndarray, channels: tuple[str, ...]
 def network_forward(fabric, network) -> Callable:
     """Return a function from uint8 [B, 3, H, W] to probabilities, run by `fabric`'s device and precision."""
     def forward(batch: torch.Tensor) -> torch.Tensor:
+        # One image at a time fits a processor's cache (benchmarks/inference.py); a GPU wants them all at once.
+        parts = batch.split(1 if fabric.device.type == "cpu" else len(batch))
         with torch.inference_mode(), fabric.autocast():
-            return network(fabric.to_device(batch)).float().sigmoid()
+            return torch.cat([network(fabric.to_device(part)) for part in parts]).float().sigmoid()
     return forward
+
+
+def freeze(network: torch.nn.Module) -> Callable:
+    """Return a network in evaluation mode on a CPU as a function of the same values, its batch norms folded into its weights.
+
+    A network whose traced form does not take images of any size is returned as it is.
+    """
+    small, other = (torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8) for size in ((64, 64), (96, 160)))
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit's advice to its users
+        try:
+            frozen = torch.jit.freeze(torch.jit.trace(network, small, check_trace=False))
+            same = torch.allclose(frozen(other), network(other), atol=1e-3)
+        except RuntimeError:
+            same = False
+    return frozen if same else network

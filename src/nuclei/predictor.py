@@ -15,7 +15,7 @@ from nuclei.config import Config, load_config
 from nuclei.decoding import choose_candidates, cut_candidates, decode_plain
 from nuclei.engine import choose_precision
 from nuclei.features import feature_columns
-from nuclei.inference import network_forward, predict_maps
+from nuclei.inference import freeze, network_forward, predict_maps
 from nuclei.mask_rcnn import detect, detector_forward, make_maps, merge_detections
 from nuclei.networks import build
 from nuclei.scorer import TARGETS, predict_scores
@@ -34,9 +34,14 @@ def load_network(fabric: Fabric, run: runs.Run, config: Config, fold: int):
 
 def load_forwards(run: runs.Run, config: Config, folds) -> dict:
     """Return the networks of some folds as functions: fold -> batch of images to maps, or to detections."""
-    fabric = Fabric(accelerator="auto", devices=1, precision=choose_precision(config.train.precision))
-    forward = detector_forward if config.detects else network_forward
-    return {fold: forward(fabric, load_network(fabric, run, config, fold)) for fold in folds}
+    precision = choose_precision(config.train.precision)
+    fabric = Fabric(accelerator="auto", devices=1, precision=precision)
+    networks = {fold: load_network(fabric, run, config, fold) for fold in folds}
+    if config.detects:
+        return {fold: detector_forward(fabric, network) for fold, network in networks.items()}
+    if fabric.device.type == "cpu" and precision == "32-true":
+        networks = {fold: freeze(network) for fold, network in networks.items()}
+    return {fold: network_forward(fabric, network) for fold, network in networks.items()}
 
 
 def predict_image(forwards: list, image: np.ndarray, config: Config) -> tuple[dict, dict | None]:
