@@ -15,13 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch.utils.flop_counter import FlopCounterMode
 
 from nuclei.config import load_config
 from nuclei.engine import choose_precision
 from nuclei.inference import network_forward
 from nuclei.mask_rcnn import detector_forward
-from nuclei.networks import build, make_loss
+from nuclei.networks import build, count_flops, make_loss
 from nuclei.predictor import predict_image
 
 REPEATS = 5
@@ -61,10 +60,7 @@ def measure(path: Path, precision: str, rate: float) -> None:
         fabric.backward(loss_of(network, image, target))
         optimizer.step()
 
-    with FlopCounterMode(display=False) as counter:
-        loss_of(network, image, target)
-    # Backward takes twice the products of forward; torch's own count of it is wrong for depthwise convolutions.
-    seconds, flops = time_best(step), 3 * counter.get_total_flops()
+    seconds, flops = time_best(step), batch * count_flops(config.model, side)
     print(f"{path.stem}: {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters, {batch} crops of {side} px, "
           f"{flops / batch / 1e9:.2f} GFLOP a crop, {batch / seconds:.1f} crops/s, "
           f"{flops / seconds / 1e9:.0f} GFLOPS, ratio to matrix products {flops / seconds / rate:.2f}", flush=True)

@@ -23,7 +23,7 @@ SMALL = {
 def write_project(folder: Path) -> Path:
     """Write the configs into a folder and return the path of the ensemble."""
     for name, content in {
-        "configs/small": SMALL, "configs/other": {"base": "small.yaml", "train": {"seed": 1}},
+        "configs/small": SMALL, "configs/other": {"base": "small.yaml", "model": {"min_side_px": 150}, "train": {"seed": 1, "pool": 40}},
         "ensembles/pair": {"members": {"small": 1, "other": 2}} | {key: SMALL[key] for key in ("data", "plain", "scorer")},
     }.items():
         path = folder / f"{name}.yaml"

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from nuclei.dataset import Crops, draw_images
+from nuclei.dataset import Crops, Pool, draw_images
 from nuclei.engine import single_thread
 from nuclei.synthetic import KINDS, make_image
 
@@ -124,3 +124,45 @@ def test_balanced_weights_even_out_the_types():
 def test_an_image_of_weight_zero_is_never_drawn():
     drawn = draw_images(np.array([0.0, 1.0, 0.0, 2.0, 0.0]), 20_000, 1)
     assert set(drawn) == {1, 3}
+
+
+def test_with_folds_no_crop_has_content_of_two():
+    images = [np.full((40, 40, 3), value, np.uint8) for value in (10, 20, 30, 40)]
+    labels = [np.zeros((40, 40), np.uint16)] * 4
+    folds = [0, 1, 0, 1]
+    crops = Crops(images, labels, [1, 2, 3, 4], 200, ("mask",), {"mosaic": 1.0}, 32, 0, folds)
+    seen = {0: set(), 1: set()}
+    for i in range(200):
+        seen[crops.fold_of[i]] |= set(crops[i][0].flatten().tolist())
+    assert seen == {0: {10, 30}, 1: {20, 40}}
+
+
+@pytest.fixture
+def pool_folder(tmp_path):
+    """Give a folder of six crops of 4 x 4, the pixels of crop i counting up from 16·i, of folds 0, 1, 0, 1, 0, 1."""
+    pixels = np.arange(96, dtype=np.uint8).reshape(6, 1, 4, 4)
+    np.save(tmp_path / "images.npy", np.repeat(pixels, 3, axis=1))
+    np.save(tmp_path / "targets.npy", np.repeat(pixels, 2, axis=1))
+    np.save(tmp_path / "folds.npy", np.array([0, 1] * 3))
+    return tmp_path
+
+
+def test_a_pool_gives_all_crops_of_the_other_folds_before_any_again(pool_folder):
+    for fold, others in ((0, {1, 3, 5}), (1, {0, 2, 4})):
+        pool = Pool(pool_folder, fold, 12, 0.0, seed=3)
+        sources = [int(pool[i][0].min()) // 16 for i in range(len(pool))]
+        assert len(pool) == 12
+        assert all(set(sources[start:start + 3]) == others for start in range(0, 12, 3))
+        assert len({tuple(sources[start:start + 3]) for start in range(0, 12, 3)}) > 1
+
+
+def test_crops_of_a_pool_are_turned_together_with_their_targets_into_all_eight_views(pool_folder):
+    pool = Pool(pool_folder, 0, 240, 1.0, seed=3)
+    views = set()
+    for image, targets in (pool[i] for i in range(240)):
+        assert (image.dtype, targets.dtype) == (torch.uint8, torch.float16)
+        assert torch.equal((targets[0].float() * 255).round(), image[0].float())
+        views.add(tuple((image[0] - image.min()).flatten().tolist()))
+    assert len(views) == 8
+    assert all(same(pool[i], Pool(pool_folder, 0, 240, 1.0, seed=3)[i]) for i in range(5))
+    assert not all(same(pool[i], Pool(pool_folder, 0, 240, 1.0, seed=4)[i]) for i in range(5))

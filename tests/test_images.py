@@ -13,7 +13,8 @@ from PIL import Image
 from scipy import ndimage
 
 from nuclei.images import (
-    decode_image, decode_labels_png, decode_mask, encode_image_png, encode_labels_png, merge_masks, to_8_bits
+    decode_image, decode_labels_png, decode_mask, encode_image_png, encode_labels_png, enlarge, enlargement, merge_masks,
+    to_8_bits,
 )
 
 RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -158,3 +159,35 @@ def test_what_is_wrong_with_masks_is_counted():
 def test_no_masks_give_no_labels():
     labels, counts = merge_masks([], (3, 4))
     assert labels.shape == (3, 4) and not labels.any() and not any(counts.values())
+
+
+@pytest.mark.parametrize(("shape", "factor"), [
+    ((256, 320, 3), 2), ((320, 256), 2), ((100, 100), 2), ((400, 900), 1.28), ((512, 640), 1), ((1024, 1024), 1),
+])
+def test_a_small_image_is_enlarged_to_the_shorter_side_but_at_most_twofold(shape, factor):
+    assert enlargement(shape, 512) == pytest.approx(factor)
+    assert enlargement(shape, 0) == 1
+
+
+@pytest.mark.parametrize("side", [64, 70, 90, 128])
+def test_enlarging_moves_neither_image_nor_labels(side):
+    rows, columns = np.indices((64, 96))
+    labels = ((rows // 8) * 12 + columns // 8 + 1).astype(np.uint16)  # squares of 8 px
+    image = np.repeat((columns * 2)[..., None].astype(np.uint8), 3, axis=2)  # a ramp
+    larger, larger_labels = enlarge(image, labels, side)
+    factor = side / 64
+    height, width = round(64 * factor), round(96 * factor)
+    assert larger.shape == (height, width, 3) and larger_labels.shape == (height, width)
+    assert larger_labels.dtype == np.uint16
+    # A pixel's centre lies where it lay, in units of the source.
+    y, x = ((np.arange(n) + 0.5) / factor for n in (height, width))
+    clear_y, clear_x = (np.abs(v - np.rint(v)) > 1e-6 for v in (y, x))  # not on the line between two pixels
+    at_centers = labels[np.ix_(y.astype(int), x.astype(int))]
+    assert np.array_equal(larger_labels[np.ix_(clear_y, clear_x)], at_centers[np.ix_(clear_y, clear_x)])
+    inner = slice(4, -4)
+    assert np.abs(larger[inner, inner, 0] - 2 * (x - 0.5)[inner]).max() <= 1
+
+
+def test_an_image_that_is_large_enough_is_returned_as_it_is():
+    image, labels = np.zeros((64, 64, 3), np.uint8), np.ones((64, 64), np.uint16)
+    assert all(ours is given for ours, given in zip(enlarge(image, labels, 64), (image, labels), strict=True))

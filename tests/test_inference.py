@@ -13,8 +13,10 @@ from hypothesis.extra import numpy as hnp
 from lightning_fabric import Fabric
 
 from nuclei.blend import blend, dequantise, quantise
-from nuclei.inference import VIEWS, apply_view, forward_views, network_forward, predict_maps, tile_axis, tile_starts, undo_view
-from nuclei.model import STRIDE
+from nuclei.inference import (
+    VIEWS, apply_view, forward_views, freeze, network_forward, predict_maps, tile_axis, tile_starts, undo_view,
+)
+from nuclei.model import STRIDE, build_network
 
 torch.set_num_threads(1)  # tiny arrays gain nothing from more
 CHANNELS = ("mask", "border", "center")
@@ -299,3 +301,39 @@ def test_a_channel_is_averaged_over_the_members_that_have_it():
 def test_members_and_weights_must_pair_up():
     with pytest.raises(ValueError, match="zip"):
         blend(random_members(0, 2), [1.0])
+
+
+def test_a_small_image_is_predicted_at_the_size_it_is_enlarged_to():
+    seen = []
+
+    def forward(batch):
+        seen.append(tuple(batch.shape[2:]))
+        return batch / 255
+
+    image = random_image(100, 160)
+    predict_maps(forward, image, CHANNELS, "none", (1.0, 0.5), min_side_px=180)
+    assert seen == [(192, 288), (96, 160)]  # 180 x 288 and 90 x 144, up to multiples of the stride
+    whole = predict_maps(lambda batch: batch / 255, image, CHANNELS, "none", min_side_px=200)
+    assert np.abs(whole["mask"] - image[..., 0] / 255).max() < 0.5  # back at the size of the image
+    assert whole["mask"].shape == (100, 160)
+
+
+@pytest.mark.parametrize(("decoder", "channels"), [("Unet", (16, 8, 8)), ("FPN", ()), ("OriginalUnet", ())])
+def test_a_frozen_network_gives_the_same_maps_at_any_size(decoder, channels):
+    torch.manual_seed(3)
+    vanilla = decoder == "OriginalUnet"
+    network = build_network(decoder, None if vanilla else "tu-test_resnet", None, channels, 2).eval()
+    frozen = freeze(network)
+    for size in ((64, 64), (96, 32), (128, 192)):
+        image = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
+        with torch.inference_mode():
+            assert torch.allclose(frozen(image), network(image), atol=1e-3)
+
+
+def test_a_network_whose_trace_is_of_one_size_is_left_as_it_is():
+    class Sized(torch.nn.Module):
+        def forward(self, image):
+            return image.float() * int(image.shape[2])  # a number of Python's, which a trace keeps
+
+    network = Sized().eval()
+    assert freeze(network) is network

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pandas as pd
@@ -10,9 +11,12 @@ import pytest
 from pipeline import list_tasks, run_all, run_one, write_project
 
 from nuclei import runs
+from nuclei.bundle import MAX_MB, find_run, write_bundle
+from nuclei.climb import climb
 from nuclei.config import DataConfig
 from nuclei.images import decode_labels_png
 from nuclei.metric import score_image
+from nuclei.segment_files import segment_files
 from nuclei.submission import read_solution, read_submission, score_submission, validate_submission
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "src"), "OMP_NUM_THREADS": "1"}
@@ -57,6 +61,40 @@ def test_steps_lead_from_the_best_member_to_the_ensemble(project):
     assert [step["method"] for step in steps] == 2 * ["components", "watershed", "scored"]
     assert steps[-1]["run"] == "pair" and steps[-1]["over"] == [steps[0]["run"], "scored"]
     assert steps[2]["gain"][0] == pytest.approx(steps[2]["score"][0] - steps[1]["score"][0], abs=2e-5)
+
+
+def test_a_bundle_makes_the_submission_again_from_the_official_archive(project, demo_folder, tmp_path):
+    run, folder = runs.Run("pair", project / "runs"), tmp_path / "pair"
+    assert "4 networks" in write_bundle(run, folder)
+    assert find_run(folder).folder == folder / "bundle/pair"
+    found = segment_files([demo_folder / "stage1_test.zip"], folder, tmp_path / "out", submission=tmp_path / "again.csv")
+    assert (tmp_path / "again.csv").read_bytes() == run.submission("test").read_bytes()
+    with zipfile.ZipFile(demo_folder / "stage1_test.zip") as file:
+        file.extractall(tmp_path / "stage1_test")
+    again = segment_files([tmp_path / "stage1_test"], project / "runs/pair", tmp_path / "other", submission=tmp_path / "other.csv")
+    assert (tmp_path / "other.csv").read_bytes() == run.submission("test").read_bytes()
+    pd.testing.assert_frame_equal(found, again)
+
+
+def test_networks_too_large_to_publish_are_no_bundle(project, tmp_path, monkeypatch):
+    monkeypatch.setattr("nuclei.bundle.MAX_MB", 0)
+    assert "no bundle: 4 networks" in write_bundle(runs.Run("pair", project / "runs"), tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert MAX_MB == 60
+
+
+def test_the_climb_goes_from_step_to_step(project, monkeypatch):
+    monkeypatch.chdir(project)
+    climb(["small:components", "small", "pair"], Path("runs"))
+    table = runs.read_table(runs.comparison(Path("runs"), "climb"))
+    assert table["method"].tolist() == ["components", "scored", "scored"]
+    assert table["networks"].tolist() == [2, 2, 4]
+    assert table["gain"].tolist()[1:] == pytest.approx(table["score"].diff().tolist()[1:], abs=2e-5)
+    assert table["training_pflop"].notna().all()
+    with pytest.raises(runs.StageError, match="small has no scores of detections; it has components, watershed, scored"):
+        climb(["small:detections"], Path("runs"))
+    with pytest.raises(runs.StageError, match="no scores of smal in runs"):
+        climb(["smal"], Path("runs"))
 
 
 def test_a_second_run_does_nothing(project, demo_folder, monkeypatch):

@@ -14,6 +14,7 @@ from nuclei.stages import STAGES
 # What a command needs is imported when it is called: torch alone takes seconds, for which nobody waits at --help.
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
+WEIGHTS = Path("ensembles/long_mobilenets")  # the best ensemble that is published with its networks
 Configs = Annotated[list[Path], typer.Argument(help="YAML files of runs; a file's name is its run's name")]
 Data = Annotated[Path, typer.Option(help="folder of the official archives, zips or extracted")]
 Fold = Annotated[int | None, typer.Option(help="train this fold only")]
@@ -104,16 +105,32 @@ def print_table(table) -> None:
     typer.echo(pd.DataFrame(table.rows, columns=table.columns).to_string(index=False))
 
 
+@app.command()
+def climb(
+    steps: Annotated[list[str], typer.Argument(metavar="RUN[:METHOD]...", help="adopted steps in their order: a run, or one of its decodings")],
+    runs: Runs = Path("runs"), publish: Publish = False,
+) -> None:
+    """Tabulate the steps that led to the best run: each one's score, its gain over the one before, what training took."""
+    from nuclei.climb import climb as tabulate
+
+    print_table(tabulate(steps, runs))
+    typer.echo(f"climb: {comparison(runs, 'climb').with_suffix('.html')}")
+    if publish:
+        publish_comparison(runs, "climb")
+
+
 @app.command("predict-images")
 def predict_images(
-    images: Annotated[list[Path], typer.Argument(help="image files (PNG, TIFF, JPEG), or folders of them")],
-    weights: Annotated[Path, typer.Option(help="folder of a finished run, for example runs/mobilenets")],
-    output: Annotated[Path, typer.Option(help="folder to write to")] = Path("nuclei_of_images"), force: Force = False,
+    images: Annotated[list[Path], typer.Argument(help="image files (PNG, TIFF, JPEG), folders of them, or stage1_test.zip")],
+    weights: Annotated[Path, typer.Option(help="folder of a published ensemble, or of a finished run in runs/")] = WEIGHTS,
+    output: Annotated[Path, typer.Option(help="folder to write to")] = Path("nuclei_of_images"),
+    submission: Annotated[Path | None, typer.Option(help="also write a submission of all the images")] = None,
+    force: Force = False,
 ) -> None:
     """Segment your own images: label TIFF, outlines, CSV of measurements, GeoJSON for QuPath and ROIs for ImageJ."""
     from nuclei.segment_files import segment_files
 
-    found = segment_files(images, weights, output, force)
+    found = segment_files(images, weights, output, force, submission)
     typer.echo(f"{found['n_nuclei'].sum()} nuclei in {len(found)} images -> {output}")
 
 

@@ -80,5 +80,5 @@ class Pool(Dataset):
         arrays = [array[self.order[i]].transpose(1, 2, 0) for array in (self.images, self.targets)]
         if rng.random() < self.turned:
             arrays = turn(*arrays, int(rng.integers(8)))
-        image, targets = (np.ascontiguousarray(array.transpose(2, 0, 1)) for array in arrays)
-        return torch.from_numpy(image), torch.from_numpy(targets).half() / 255
+        image, targets = (torch.from_numpy(np.array(array.transpose(2, 0, 1), order="C")) for array in arrays)
+        return image, targets.half() / 255

@@ -4,10 +4,12 @@ from pathlib import Path
 
 from nuclei import artefacts, runs, systems
 from nuclei.ablation_tables import add_ablations
+from nuclei.climb_tables import FIGURE
 from nuclei.config import parse_config
 from nuclei.readme import comparison_block, replace_block
 from nuclei.report import Paragraph, Table
 
+FIGURES = {"climb": (f"{FIGURE}.png",)}  # that README.md shows beside a comparison's table
 ABOUT = (
     "All runs are scored out of fold on the same images by the competition's metric; the interval is the 95 % bootstrap "
     "interval over mosaic groups. The talk's scores are of the public leaderboard's images, for which most of these "
@@ -40,7 +42,7 @@ def compare_runs(names: list[str], root: Path) -> Table:
 
 
 def publish(root: Path, kind: str) -> None:
-    """Copy a comparison, 'leaderboard' or 'ablations', to ensembles/, which is committed, and its table into README.md.
+    """Copy a comparison, a kind of readme.COMPARISONS, to ensembles/, which is committed, and its table into README.md.
 
     What was published of other ablations stays, as add_ablations says.
     """
@@ -49,6 +51,9 @@ def publish(root: Path, kind: str) -> None:
     if kind == "ablations" and published.is_file():
         table = add_ablations(runs.read_table(published), table)
     runs.write_table(published, table)
+    for name in FIGURES.get(kind, ()):
+        figure = runs.comparison(root, kind).parent / "figures" / name
+        runs.write_bytes(published.with_name(name), figure.read_bytes())
     block = comparison_block(kind, runs.read_table(published))
     runs.write_bytes(readme, replace_block(readme.read_text(), kind, block).encode())
 

@@ -5,12 +5,13 @@ import re
 import pandas as pd
 
 from nuclei.ablation_tables import list_gains
+from nuclei.climb_tables import list_climb
 from nuclei.report import render_block
 from nuclei.systems import list_systems
 from nuclei.tables import METHODS
 
 # Tables that compare runs, from the published file of the name.
-COMPARISONS = {"leaderboard": list_systems, "ablations": list_gains}
+COMPARISONS = {"leaderboard": list_systems, "ablations": list_gains, "climb": list_climb}
 
 
 def results_table(metrics: dict) -> str:
@@ -69,5 +70,5 @@ def blocks(name: str, metrics: dict, made: dict) -> dict[str, str]:
 
 
 def comparison_block(kind: str, table: pd.DataFrame) -> str:
-    """Return the README's block of a published comparison, 'leaderboard' or 'ablations'."""
+    """Return the README's block of a published comparison, one of COMPARISONS."""
     return render_block(COMPARISONS[kind](table))

@@ -1,6 +1,6 @@
 """The disk layout: where every file of a run lies, atomic writes, and what counts as up to date.
 
-    runs/comparisons/     leaderboard.csv  ablations.csv, each with its page
+    runs/comparisons/     leaderboard.csv  ablations.csv  climb.csv, each with its page
     runs/data/<dataset>/  manifest.csv  images/<id>.png  labels/<id>.png  <solution>.csv  meta/prepare.json
     runs/<run>/           config.yaml  crops/  fold<k>/  maps/{oof,test}/  detections/{oof,test}/  plain/  candidates/{oof,test}/  scorer/
                           instances/{oof,test}/  select.json  metrics.json  per_image.csv  submission.csv  report/
@@ -127,7 +127,7 @@ class Run:
 
 
 def comparison(root: Path, kind: str) -> Path:
-    """Return the table that compares runs, kind 'leaderboard' or 'ablations'; its page lies beside it."""
+    """Return the table that compares runs, kind 'leaderboard', 'ablations' or 'climb'; its page lies beside it."""
     return root / "comparisons" / f"{kind}.csv"
 
 

@@ -1,22 +1,37 @@
-"""A trained run applied to a folder of a user's images: label images, outlines, measurements and what other tools open."""
+"""A trained run applied to a user's images: label images, outlines, measurements, what other tools open, a submission."""
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import tifffile
 from tqdm import tqdm
 
 from nuclei import runs
+from nuclei.archives import open_archive
+from nuclei.bundle import find_run
 from nuclei.exports import draw_outlines, encode_tiff, measure_nuclei, to_geojson, to_rois
-from nuclei.images import encode_image_png
+from nuclei.images import decode_image, encode_image_png
 from nuclei.predictor import Predictor
+from nuclei.submission import validate_submission, write_submission
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
-def find_images(paths: Iterable[Path]) -> list[Path]:
-    """Return the image files among files and folders, in order.
+@dataclass(frozen=True)
+class Source:
+    """Hold one image to be segmented: its name, under which its results lie, and how it is read."""
+
+    name: str
+    read: Callable[[], np.ndarray]  # -> uint8 [H, W, 3]
+
+
+def find_images(paths: Iterable[Path]) -> list[Source]:
+    """Return the images among files, folders of them, and official archives (zips or extracted), in order.
 
     Raises ValueError on a path that is not there, a folder without images, and two images of one name, whose results
     would replace each other.
@@ -26,44 +41,70 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
         if not path.exists():
             raise ValueError(f"no image or folder {path}")
         files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
-        if not files:
+        if path.suffix.lower() == ".zip" or (not files and any(path.glob("*/images/*.png"))):
+            archive = open_archive(path, "test")
+            found += [Source(i, partial(read_from_archive, archive, i)) for i in archive.image_ids]
+        elif not files:
             raise ValueError(f"no images in {path}; looked for *{', *'.join(SUFFIXES)}")
-        found += files
-    names = pd.Series([path.stem for path in found])
+        else:
+            found += [Source(file.stem, partial(runs.read_image, file)) for file in files]
+    names = pd.Series([source.name for source in found])
     if names.duplicated().any():
         raise ValueError(f"two images are called {names[names.duplicated()].iloc[0]}: rename one, or give them in two calls")
     return found
 
 
-def segment_files(images: Iterable[Path], weights: Path, output: Path, force: bool = False) -> pd.DataFrame:
-    """Segment image files by the run in the folder `weights` and write their results; return one row per image.
+def read_from_archive(archive, image_id: str) -> np.ndarray:
+    name = archive.image_name(image_id)
+    return decode_image(archive.read(name), f"{archive.path}: {name}")
+
+
+def segment_files(images: Iterable[Path], weights: Path, output: Path, force: bool = False,
+                  submission: Path | None = None) -> pd.DataFrame:
+    """Segment images by the run, or the bundle, in the folder `weights` and write their results; return a row per image.
 
     Per image: <name>_labels.tif, <name>_outlines.png, <name>_nuclei.csv, <name>.geojson (QuPath), <name>_rois.zip
-    (ImageJ). An image whose results are there is passed over unless `force`; its results are written last to first, so
-    that a killed call is not taken for a finished one. Raises what find_images and Predictor raise, and ValueError
-    naming a damaged image.
+    (ImageJ); for all together, if it is asked for, a `submission` whose ids are the images' names. An image whose results
+    are there is passed over unless `force`; its results are written last to first, so that a killed call is not taken for
+    a finished one. Raises what find_images and Predictor raise, and ValueError naming a damaged image.
     """
-    found, predictor, rows = find_images(images), Predictor(runs.Run(weights.resolve().name, weights.resolve().parent)), []
-    for path in tqdm(found, "segment", unit="image"):
-        table = output / f"{path.stem}_nuclei.csv"
+    found, predictor, rows = find_images(images), Predictor(find_run(weights)), []
+    for source in tqdm(found, "segment", unit="image"):
+        table = output / f"{source.name}_nuclei.csv"
         if force or not table.is_file():
-            segment_file(path, predictor.segment, output)
-        rows.append({"image": path.name, "n_nuclei": len(pd.read_csv(table))})
+            segment_one(source, predictor.segment, output)
+        rows.append({"image": source.name, "n_nuclei": len(pd.read_csv(table))})
+    if submission:
+        submit(found, output, submission)
     return pd.DataFrame(rows)
 
 
-def segment_file(path: Path, segment: Callable, output: Path) -> None:
-    """Segment one image file and write its results, the table of nuclei last."""
-    image = runs.read_image(path)
+def segment_one(source: Source, segment: Callable, output: Path) -> None:
+    """Segment one image and write its results, the table of nuclei last."""
+    image, name = source.read(), source.name
     labels, iou = segment(image)
     measures = measure_nuclei(labels, image)
     if iou is not None:
         measures["predicted_iou"] = iou[measures["label"].to_numpy() - 1]
-    for name, content in {
-        f"{path.stem}_labels.tif": encode_tiff(labels),
-        f"{path.stem}_outlines.png": encode_image_png(draw_outlines(image, labels)),
-        f"{path.stem}.geojson": json.dumps(to_geojson(labels, measures)).encode(),
-        f"{path.stem}_rois.zip": to_rois(labels),
+    for path, content in {
+        labels_path(output, name): encode_tiff(labels),
+        output / f"{name}_outlines.png": encode_image_png(draw_outlines(image, labels)),
+        output / f"{name}.geojson": json.dumps(to_geojson(labels, measures)).encode(),
+        output / f"{name}_rois.zip": to_rois(labels),
     }.items():
-        runs.write_bytes(output / name, content)
-    runs.write_table(output / f"{path.stem}_nuclei.csv", measures)
+        runs.write_bytes(path, content)
+    runs.write_table(output / f"{name}_nuclei.csv", measures)
+
+
+def labels_path(output: Path, name: str) -> Path:
+    return output / f"{name}_labels.tif"
+
+
+def submit(sources: list[Source], output: Path, submission: Path) -> None:
+    """Write the label images of `output` as a submission; raise ValueError if it breaks the competition's rules."""
+    labels = {source.name: tifffile.imread(labels_path(output, source.name)) for source in sources}
+    with runs.atomic(submission) as temporary:
+        with temporary.open("w", newline="") as file:
+            write_submission(file, labels.items())
+        if violations := validate_submission(temporary, {name: array.shape for name, array in labels.items()}):
+            raise ValueError(f"{submission} would break the rules:\n  " + "\n  ".join(violations[:20]))

@@ -4,6 +4,7 @@ import gzip
 from pathlib import Path
 
 from nuclei import runs
+from nuclei.bundle import write_bundle
 from nuclei.config import Config
 from nuclei.readme import blocks, replace_block
 
@@ -30,6 +31,7 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
     for name, table in blocks(run.name, *published).items():
         text = replace_block(text, name, table)
     runs.write_bytes(readme, text.encode())
+    print(write_bundle(run, folder))
     print(f"{folder} and the tables of {readme} are those of {run.folder}", flush=True)
 
 

@@ -86,6 +86,9 @@ def train_fold(fabric: Fabric, run: runs.Run, config: Config, dataset: runs.Data
 
 
 def write_weights(path: Path, state: dict) -> None:
+    """Write a network's weights, matrices in half precision, which is finer than training leaves them certain."""
+    state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     with runs.atomic(path) as temporary:
-        save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, temporary)
+        save_file({key: value.half() if value.is_floating_point() and value.ndim > 1 else value
+                   for key, value in state.items()}, temporary)
 

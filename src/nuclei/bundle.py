@@ -1,0 +1,47 @@
+"""What of a run segments new images, as a folder small enough to publish: networks, boosters, thresholds.
+
+    <folder>/bundle/<run>/  config.yaml  fold<k>/weights.safetensors, or select.json  scorer/fold<k>_seed<s>.json.gz
+
+It is laid out as runs/ is, so whatever reads a run reads a bundle.
+"""
+
+import shutil
+from pathlib import Path
+
+from nuclei import runs
+from nuclei.config import load_config
+from nuclei.predictor import FILE_OF_CHECKPOINT
+
+MAX_MB = 60  # of networks, beyond which they are no part of a repository
+
+
+def find_run(folder: Path) -> runs.Run:
+    """Return the run in a folder of runs/, or the one that is bundled in a folder of ensembles/."""
+    folder = folder.resolve()
+    bundled = folder / "bundle" / folder.name
+    return runs.Run(folder.name, bundled.parent if bundled.is_dir() else folder.parent)
+
+
+def list_networks(run: runs.Run) -> list[Path]:
+    """Return the trained weights that a run predicts with, its members' and theirs included."""
+    config = load_config(run.config)
+    if config.members:
+        return [path for name in config.members for path in list_networks(runs.Run(name, run.folder.parent))]
+    return sorted(run.folder.glob(f"fold*/{FILE_OF_CHECKPOINT[config.predict.checkpoint]}"))
+
+
+def write_bundle(run: runs.Run, folder: Path) -> str:
+    """Copy what Predictor needs of a run into <folder>/bundle and return what was done, in a line.
+
+    Networks of more than MAX_MB together are left out, and then there is no bundle.
+    """
+    target, networks = folder / "bundle", list_networks(run)
+    shutil.rmtree(target, ignore_errors=True)
+    size_mb = sum(path.stat().st_size for path in networks) / 1e6
+    if not networks or size_mb > MAX_MB:
+        return f"no bundle: {len(networks)} networks of {size_mb:.0f} MB, and only up to {MAX_MB} MB are published"
+    configs = [run.config, *dict.fromkeys(path.parents[1] / "config.yaml" for path in networks)]
+    boosters = sorted(run.scorer.glob("fold*_seed*.json.gz"))
+    for path in (*configs, *networks, run.tuned, *boosters):
+        runs.write_bytes(target / path.relative_to(run.folder.parent), path.read_bytes())
+    return f"{target}: {len(networks)} networks of {size_mb:.0f} MB, {len(boosters)} sets of boosters"

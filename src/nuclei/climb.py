@@ -1,0 +1,82 @@
+"""The climb: adopted steps in their order, each with its score, its gain over the step before, and what training it took.
+
+A step is a run, or a run and one of its decodings, RUN:METHOD. Scores per image are read from runs/, or from ensembles/
+where a run was published and is no longer there.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from nuclei import artefacts, runs
+from nuclei.climb_tables import ABOUT, COLUMNS, FIGURE, draw_climb, list_climb
+from nuclei.config import Config, run_name
+from nuclei.evaluation import interval
+from nuclei.networks import count_flops
+from nuclei.pipeline import find_config, list_runs
+from nuclei.report import Paragraph, Table
+from nuclei.sections import make_picture
+from nuclei.statistics import paired_difference
+from nuclei.tables import METHODS
+
+def climb(steps: list[str], root: Path) -> Table:
+    """Write <root>/comparisons/climb.{csv,md,html} of steps RUN or RUN:METHOD in their order; return the table to print.
+
+    Raises StageError naming a step that has no scores, or that was scored on other images than the first.
+    """
+    rows, before = [], None
+    for step in steps:
+        name, _, method = step.partition(":")
+        run = runs.Run(name, root)
+        images, own = read_scores(run)
+        if before is not None and not images["image_id"].equals(before["image_id"]):
+            raise runs.StageError(f"{name} was scored on other images than {steps[0]}: they are not for one table")
+        column = "score" if method in ("", own) else method
+        if column not in images:
+            raise runs.StageError(f"{name} has no scores of {method}; it has {', '.join(m for m in METHODS if m in images)}, {own}")
+        images = images.assign(score=images[column])
+        gain = (None,) * 3
+        if before is not None:
+            gain = paired_difference(images["score"].to_numpy(), before["score"].to_numpy(), images["group"].to_numpy())
+        trained = list_trainings(run)
+        rows.append({
+            "run": name, "method": method or own,
+            **dict(zip(COLUMNS[2:5], interval(images["score"], images["group"]), strict=True)),
+            "mean_over_types": round(float(images.groupby("cluster")["score"].mean().mean()), 5),
+            **dict(zip(COLUMNS[6:9], gain, strict=True)), "networks": sum(n for n, _, _ in trained),
+            "training_pflop": round(sum(flops for _, flops, _ in trained) / 1e15, 3),
+            "processor": ", ".join(dict.fromkeys(processor for _, _, processor in trained)),
+        })
+        before = images
+    table = pd.DataFrame(rows, columns=COLUMNS).round(5)
+    path = runs.comparison(root, "climb")
+    runs.write_table(path, table)
+    table = runs.read_table(path)
+    picture = make_picture(FIGURE, draw_climb(table), "Score against the operations that training took")
+    artefacts.write_report(path.parent, path.stem, "Climb", [Paragraph(ABOUT), list_climb(table), picture])
+    return list_climb(table)
+
+
+def read_scores(run: runs.Run) -> tuple[pd.DataFrame, str]:
+    """Return a run's scores per image and its own method; raise StageError if neither runs/ nor ensembles/ has them."""
+    published = Path("ensembles") / run.name
+    for table, metrics in ((run.per_image("oof"), run.metrics), (published / "per_image.csv", published / "metrics.json")):
+        if table.is_file() and metrics.is_file():
+            return runs.read_table(table), runs.read_json(metrics)["method"]
+    raise runs.StageError(f"no scores of {run.name} in {run.folder} or {published}: run it first")
+
+
+def list_trainings(run: runs.Run) -> list[tuple[int, float, str]]:
+    """Return, for each run whose networks a run uses: their number, the operations of their training, the processor."""
+    path = run.config if run.config.is_file() else find_config(run.name, Path("configs"))
+    return [count_training(runs.Run(run_name(source), run.folder.parent), config) for source, config in list_runs(path)
+            if not config.members and config.selection.method != "classical"]
+
+
+def count_training(run: runs.Run, config: Config) -> tuple[int, float, str]:
+    """Count a run's networks and the operations of their training, by their histories or else by the config."""
+    histories = sorted(run.folder.glob("fold*/history.csv"))
+    steps = [int(runs.read_table(path)["step"].iloc[-1]) for path in histories] or [config.train.steps] * config.data.n_folds
+    metas = [runs.read_json(path) for path in sorted(run.meta("x").parent.glob("train_fold*.json"))]
+    flops = count_flops(config.model, config.train.crop_px) * config.train.batch_size
+    return len(steps), flops * sum(steps), next((meta["processor"] for meta in metas), "")
