@@ -125,12 +125,12 @@ def predict_images(
     weights: Annotated[Path, typer.Option(help="folder of a published ensemble, or of a finished run in runs/")] = WEIGHTS,
     output: Annotated[Path, typer.Option(help="folder to write to")] = Path("nuclei_of_images"),
     submission: Annotated[Path | None, typer.Option(help="also write a submission of all the images")] = None,
-    force: Force = False,
+    jobs: Jobs = -1, force: Force = False,
 ) -> None:
     """Segment your own images: label TIFF, outlines, CSV of measurements, GeoJSON for QuPath and ROIs for ImageJ."""
     from nuclei.segment_files import segment_files
 
-    found = segment_files(images, weights, output, force, submission)
+    found = segment_files(images, weights, output, force, submission, jobs)
     typer.echo(f"{found['n_nuclei'].sum()} nuclei in {len(found)} images -> {output}")
 
 

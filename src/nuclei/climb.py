@@ -44,11 +44,12 @@ def climb(steps: list[str], root: Path) -> Table:
             **dict(zip(COLUMNS[2:5], interval(images["score"], images["group"]), strict=True)),
             "mean_over_types": round(float(images.groupby("cluster")["score"].mean().mean()), 5),
             **dict(zip(COLUMNS[6:9], gain, strict=True)), "networks": sum(n for n, _, _ in trained),
-            "training_pflop": round(sum(flops for _, flops, _ in trained) / 1e15, 3),
+            "training_pflop": float(f"{sum(flops for _, flops, _ in trained) / 1e15:.3g}"),
             "processor": ", ".join(dict.fromkeys(processor for _, _, processor in trained)),
         })
         before = images
-    table = pd.DataFrame(rows, columns=COLUMNS).round(5)
+    gains = list(COLUMNS[5:9])
+    table = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(gains, float)).round(dict.fromkeys(gains, 5))
     path = runs.comparison(root, "climb")
     runs.write_table(path, table)
     table = runs.read_table(path)

@@ -1,7 +1,9 @@
 """The climb as a table and as a figure: what each adopted step scores, gains and took to train. Pure."""
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from nuclei.figures import BLUE, GRAY, new_figure, spans, styled
 from nuclei.report import Table
@@ -41,12 +43,18 @@ def draw_climb(table: pd.DataFrame) -> Figure:
     trained = table[table["training_pflop"] > 0]
     score, low, high = (trained[name].to_numpy() for name in ("score", "score_low", "score_high"))
     axes.errorbar(trained["training_pflop"], score, yerr=spans(score, low, high), fmt="o", color=BLUE, ecolor=GRAY, elinewidth=1)
+    if len(trained):
+        axes.set_xscale("log")
+    middle = np.sqrt(trained["training_pflop"].min() * trained["training_pflop"].max())
     for row in trained.itertuples():
-        axes.annotate(name_step(row), (row.training_pflop, row.score), xytext=(6, 0), textcoords="offset points",
-                      va="center", fontsize=8)
+        right = row.training_pflop <= middle  # a label goes towards the middle, where there is room
+        axes.annotate(name_step(row), (row.training_pflop, row.score), xytext=(6 if right else -6, 0),
+                      textcoords="offset points", ha="left" if right else "right", va="center", fontsize=8)
     for row in table[table["training_pflop"] == 0].itertuples():
         axes.axhline(row.score, color=GRAY, linestyle="--", linewidth=1)
-        axes.annotate(name_step(row), (1, row.score), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
-    axes.set(xscale="log", xlabel="operations of training, PFLOP", ylabel="out-of-fold score")
-    axes.margins(x=0.25)
+        axes.annotate(f"{name_step(row)}, no training", (1, row.score), xycoords=("axes fraction", "data"), ha="right",
+                      va="bottom", fontsize=8)
+    axes.set(xlabel="operations of training, PFLOP", ylabel="out-of-fold score")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.margins(x=0.15)
     return figure

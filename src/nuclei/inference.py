@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from contextlib import contextmanager
 
 import cv2
 import numpy as np
@@ -121,6 +122,20 @@ def predict_maps(forward: Callable, image: np.ndarray, channels: tuple[str, ...]
         total[-1] += moments[0] ** 2 * ((n - 1) / n**2)
     np.sqrt(total[-1], out=total[-1])
     return dict(zip((*channels, "disagreement"), total, strict=True))
+
+
+@contextmanager
+def one_thread():
+    """Let torch compute with one thread in this block: how many share a sum decides its last digit.
+
+    Images are predicted by several processes instead, which small networks gain more from.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def network_forward(fabric, network) -> Callable:

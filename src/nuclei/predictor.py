@@ -2,20 +2,22 @@
 
 import gzip
 import json
+from functools import lru_cache
 from pathlib import Path
 
 import lightgbm as lgb
 import numpy as np
+import torch
 from lightning_fabric import Fabric
 from safetensors.torch import load_file
 
 from nuclei import runs
 from nuclei.blend import average_folds, blend, dequantise, quantise
-from nuclei.config import Config, load_config
+from nuclei.config import Config, load_config, parse_config
 from nuclei.decoding import choose_candidates, cut_candidates, decode_plain
 from nuclei.engine import choose_precision
 from nuclei.features import feature_columns
-from nuclei.inference import freeze, network_forward, predict_maps
+from nuclei.inference import freeze, network_forward, one_thread, predict_maps
 from nuclei.mask_rcnn import detect, detector_forward, make_maps, merge_detections
 from nuclei.networks import build
 from nuclei.scorer import TARGETS, predict_scores
@@ -47,12 +49,30 @@ def load_forwards(run: runs.Run, config: Config, folds) -> dict:
 def predict_image(forwards: list, image: np.ndarray, config: Config) -> tuple[dict, dict | None]:
     """Return the maps of an image, uint8 and averaged over networks, and detections, pooled, where those are predicted."""
     p = config.predict
-    if config.detects:
-        detections = merge_detections([detect(f, image, p.tile_px, p.overlap_px) for f in forwards], SAME_NUCLEUS)
-        return quantise(make_maps(detections, image.shape[:2])), detections
-    maps = [predict_maps(f, image, config.model.channels, p.tta, p.scales, p.tile_px, p.overlap_px, config.model.min_side_px)
-            for f in forwards]
-    return quantise(average_folds(maps)), None
+    with one_thread():
+        if config.detects:
+            detections = merge_detections([detect(f, image, p.tile_px, p.overlap_px) for f in forwards], SAME_NUCLEUS)
+            return quantise(make_maps(detections, image.shape[:2])), detections
+        maps = [predict_maps(f, image, config.model.channels, p.tta, p.scales, p.tile_px, p.overlap_px, config.model.min_side_px)
+                for f in forwards]
+        return quantise(average_folds(maps)), None
+
+
+def choose_jobs(jobs: int) -> int:
+    """Return how many processes are to predict images: one where a GPU does it, else as many as were asked for."""
+    return 1 if torch.cuda.is_available() else jobs
+
+
+def stamp(folder: Path) -> tuple[int, ...]:
+    """Return when the networks, boosters and thresholds in the folder of runs were last written."""
+    patterns = ("*/fold*/*.safetensors", "*/scorer/fold*", "*/select.json", "*/config.yaml")
+    return tuple(path.stat().st_mtime_ns for pattern in patterns for path in sorted(folder.glob(pattern)))
+
+
+@lru_cache(maxsize=1)
+def load_once(folder: Path, config: str, folds: tuple[int, ...], written: tuple[int, ...]) -> dict:
+    """Return load_forwards of the run in a folder, its config as JSON; a process that has them does not load them again."""
+    return load_forwards(runs.Run(folder.name, folder.parent), parse_config(json.loads(config), str(folder)), folds)
 
 
 def read_boosters(path: Path) -> dict[str, lgb.Booster]:
@@ -109,3 +129,9 @@ class Predictor:
             self.tuned = runs.read_json(self.run.tuned)["test"]
             paths = sorted(self.run.scorer.glob("fold*_seed*.json.gz")) if self.scored else []
             self.boosters = [read_boosters(path) for path in paths]
+
+
+@lru_cache(maxsize=1)
+def load_predictor(folder: Path, written: tuple[int, ...]) -> Predictor:
+    """Return the Predictor of the run in a folder; a process that has it does not load it again."""
+    return Predictor(runs.Run(folder.name, folder.parent))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import tifffile
+from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from nuclei import runs
@@ -16,7 +17,7 @@ from nuclei.archives import open_archive
 from nuclei.bundle import find_run
 from nuclei.exports import draw_outlines, encode_tiff, measure_nuclei, to_geojson, to_rois
 from nuclei.images import decode_image, encode_image_png
-from nuclei.predictor import Predictor
+from nuclei.predictor import choose_jobs, load_predictor, stamp
 from nuclei.submission import validate_submission, write_submission
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -60,29 +61,34 @@ def read_from_archive(archive, image_id: str) -> np.ndarray:
 
 
 def segment_files(images: Iterable[Path], weights: Path, output: Path, force: bool = False,
-                  submission: Path | None = None) -> pd.DataFrame:
+                  submission: Path | None = None, jobs: int = -1) -> pd.DataFrame:
     """Segment images by the run, or the bundle, in the folder `weights` and write their results; return a row per image.
 
     Per image: <name>_labels.tif, <name>_outlines.png, <name>_nuclei.csv, <name>.geojson (QuPath), <name>_rois.zip
     (ImageJ); for all together, if it is asked for, a `submission` whose ids are the images' names. An image whose results
     are there is passed over unless `force`; its results are written last to first, so that a killed call is not taken for
-    a finished one. Raises what find_images and Predictor raise, and ValueError naming a damaged image.
+    a finished one. jobs: processes; -1: one per core. Raises what find_images and Predictor raise, and ValueError naming
+    a damaged image.
     """
-    found, predictor, rows = find_images(images), Predictor(find_run(weights)), []
-    for source in tqdm(found, "segment", unit="image"):
-        table = output / f"{source.name}_nuclei.csv"
-        if force or not table.is_file():
-            segment_one(source, predictor.segment, output)
-        rows.append({"image": source.name, "n_nuclei": len(pd.read_csv(table))})
+    found, folder = find_images(images), find_run(weights).folder
+    predictor = folder, stamp(folder.parent)
+    load_predictor(*predictor)  # what is missing of it is better said at once than by every process
+    tables = {source.name: output / f"{source.name}_nuclei.csv" for source in found}
+    missing = [source for source in found if force or not tables[source.name].is_file()]
+    results = Parallel(choose_jobs(jobs), return_as="generator_unordered")(
+        delayed(segment_one)(source, predictor, output) for source in missing
+    )
+    for _ in tqdm(results, "segment", len(missing), unit="image"):
+        pass
     if submission:
         submit(found, output, submission)
-    return pd.DataFrame(rows)
+    return pd.DataFrame([{"image": name, "n_nuclei": len(pd.read_csv(table))} for name, table in tables.items()])
 
 
-def segment_one(source: Source, segment: Callable, output: Path) -> None:
-    """Segment one image and write its results, the table of nuclei last."""
+def segment_one(source: Source, predictor: tuple, output: Path) -> None:
+    """Segment one image by load_predictor(*predictor) and write its results, the table of nuclei last."""
     image, name = source.read(), source.name
-    labels, iou = segment(image)
+    labels, iou = load_predictor(*predictor).segment(image)
     measures = measure_nuclei(labels, image)
     if iou is not None:
         measures["predicted_iou"] = iou[measures["label"].to_numpy() - 1]

@@ -36,7 +36,7 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
                                for path, depth in ((image_path, 3), (target_path, len(channels))))
             for image, target in loader:
                 part = slice(progress.n, progress.n + len(image))
-                images[part], targets[part] = image, (target.float() * 255).round()
+                images[part], targets[part] = image.numpy(), (target.float() * 255).round().numpy()
                 progress.update(len(image))
         with runs.atomic(run.crops / "folds.npy") as path:
             np.save(path, crops.fold_of)

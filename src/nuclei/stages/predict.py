@@ -3,11 +3,12 @@
 A detector also leaves detections/{oof,test}, of which its maps are made.
 """
 
+from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from nuclei import runs
 from nuclei.config import Config
-from nuclei.predictor import load_forwards, predict_image
+from nuclei.predictor import choose_jobs, load_once, predict_image, stamp
 
 
 def main(run: runs.Run, config: Config, options: runs.Options) -> None:
@@ -20,16 +21,24 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
     with runs.stage(run.meta("predict"), settings, inputs, outputs, options.force, share=True) as needed:
         if not needed:
             return
-        forwards = load_forwards(run, config, folds)
         fold_of = dict(zip(table["image_id"], table["fold"], strict=True))
+        networks = run.folder, config.model_dump_json(), tuple(folds), stamp(run.folder.parent)
         for split, image_ids in dataset.splits().items():
-            for image_id in tqdm(image_ids, f"{run.name} predict {split}", unit="image", mininterval=2):
-                path = run.maps(split) / f"{image_id}.npz"
-                if path.is_file():  # by a run that was killed
-                    continue
-                chosen = [fold_of[image_id]] if split == "oof" else folds
-                image = runs.read_image(dataset.image(image_id))
-                maps, detections = predict_image([forwards[fold] for fold in chosen], image, config)
-                if detections is not None:
-                    runs.write_arrays(run.detections(split) / path.name, detections)
-                runs.write_arrays(path, maps)
+            chosen = {i: [fold_of[i]] if split == "oof" else folds for i in image_ids}
+            results = Parallel(choose_jobs(options.jobs), return_as="generator_unordered")(
+                delayed(predict_one)(run, dataset, config, split, i, chosen[i], networks) for i in image_ids
+            )
+            for _ in tqdm(results, f"{run.name} predict {split}", len(image_ids), unit="image", mininterval=2):
+                pass
+
+
+def predict_one(run: runs.Run, dataset: runs.Dataset, config: Config, split: str, image_id: str, folds, networks) -> None:
+    """Predict one image by the networks of some folds, which are load_once(*networks), and write its maps."""
+    path = run.maps(split) / f"{image_id}.npz"
+    if path.is_file():  # by a run that was killed
+        return
+    forwards = load_once(*networks)
+    maps, detections = predict_image([forwards[fold] for fold in folds], runs.read_image(dataset.image(image_id)), config)
+    if detections is not None:
+        runs.write_arrays(run.detections(split) / path.name, detections)
+    runs.write_arrays(path, maps)
