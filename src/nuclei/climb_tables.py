@@ -48,11 +48,12 @@ def draw_climb(table: pd.DataFrame) -> Figure:
     middle = np.sqrt(trained["training_pflop"].min() * trained["training_pflop"].max())
     for row in trained.itertuples():
         right = row.training_pflop <= middle  # a label goes towards the middle, where there is room
-        axes.annotate(name_step(row), (row.training_pflop, row.score), xytext=(6 if right else -6, 0),
-                      textcoords="offset points", ha="left" if right else "right", va="center", fontsize=8)
+        axes.annotate(row.run, (row.training_pflop, row.score), xytext=(6 if right else -6, 0),
+                      textcoords="offset points", ha="left" if right else "right", va="center" if right else "bottom",
+                      fontsize=8)
     for row in table[table["training_pflop"] == 0].itertuples():
         axes.axhline(row.score, color=GRAY, linestyle="--", linewidth=1)
-        axes.annotate(f"{name_step(row)}, no training", (1, row.score), xycoords=("axes fraction", "data"), ha="right",
+        axes.annotate(f"{row.run}, no training", (1, row.score), xycoords=("axes fraction", "data"), ha="right",
                       va="bottom", fontsize=8)
     axes.set(xlabel="operations of training, PFLOP", ylabel="out-of-fold score")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
