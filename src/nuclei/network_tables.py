@@ -62,6 +62,7 @@ MODEL: Rows = {
     "encoder": lambda c: (c["model"]["encoder"] or "its own").removeprefix("tu-"),
     "initial weights": describe_weights,
     "maps": lambda c: ", ".join(c["model"]["channels"]) or "none: it detects instances",
+    "small images enlarged to": lambda c: f"{c['model']['min_side_px']} px a side" if c["model"]["min_side_px"] else "not enlarged",
     "decoder widths": lambda c: ", ".join(map(str, c["model"]["decoder_channels"])),
 }
 TRAINING: Rows = {
@@ -73,6 +74,7 @@ TRAINING: Rows = {
     "time limit of a fold": lambda c: format_time(c["train"]["seconds"]) if c["train"]["seconds"] else "none",
     "crops a step": lambda c: str(c["train"]["batch_size"]),
     "crop": lambda c: f"{c['train']['crop_px']} px",
+    "different crops": lambda c: f"{c['train']['pool']:,}, shared by the folds" if c["train"]["pool"] else "each anew",
     "optimiser": describe_optimiser,
     "learning rate": describe_rate,
     "averaged weights": lambda c: f"exponential, decay {c['train']['ema']:g}",
