@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from nuclei.model import DECODERS, STRIDE, Network, build_network, input_statistics, load_encoder
+from nuclei.model import DECODERS, OUTPUT_STRIDES, STRIDE, Network, build_network, input_statistics, load_encoder
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more
 PRETRAINED = Path(__file__).parents[1] / "pretrained"
@@ -43,6 +43,30 @@ def test_decoder_widths_are_those_asked_for(decoder, n_levels):
     assert network.body.segmentation_head[0].in_channels == WIDTHS[n_levels - 1]
     with torch.inference_mode():
         assert network(random_images(1, 3, 32, 64)).shape == (1, 2, 32, 64)
+
+
+@pytest.mark.parametrize("stride", OUTPUT_STRIDES)
+def test_maps_of_a_fraction_of_the_size_are_enlarged_to_the_images_without_a_shift(stride):
+    levels = 5 - (stride.bit_length() - 1)
+    network = build_network("Unet", "resnet18", None, WIDTHS[:levels], 3, output_stride=stride).eval()
+    assert len(network.body.decoder.blocks) == levels and len(network.body.encoder.out_channels) == 6
+    head, width, side = network.body.segmentation_head, WIDTHS[levels - 1], 64
+    with torch.inference_mode():
+        assert network(random_images(1, 3, 64, 96)).shape == (1, 3, 64, 96)
+        for parameter in head.parameters():
+            parameter.zero_()
+        head[0].weight[:, 0, 1, 1] = 1.0
+        # Each feature is the mean x of the pixels it stands for, so the enlarged logits are the pixels' own x.
+        x = torch.arange(side).float()
+        features = x.reshape(-1, stride).mean(1).expand(1, width, side // stride, -1)
+        inside = slice(stride, -stride)
+        assert torch.allclose(head(features)[..., inside], x[inside].expand(1, 3, side, -1), atol=1e-4)
+
+
+def test_only_a_unet_has_an_output_stride_and_not_any():
+    for decoder, stride in (("FPN", 2), ("Unet", 3)):
+        with pytest.raises(ValueError, match=f"no {decoder} of output stride {stride}; valid: 1"):
+            build_network(decoder, "resnet18", None, WIDTHS[:4], 1, output_stride=stride)
 
 
 @pytest.mark.parametrize("name", ["mobilenetv1_100", "mobilenetv2_100"])

@@ -37,6 +37,10 @@ class ModelConfig(Section):
         "imagenet", description="initial encoder weights: a name of smp's or timm's hub, a local file, or null"
     )
     decoder_channels: tuple[int, ...] = Field((256, 128, 64, 32, 16), description="one width per decoder level")
+    output_stride: Literal[1, 2, 4] = Field(
+        1, description="a Unet's maps at this fraction of the size, enlarged bilinearly: cheaper by the decoder's last levels, "
+        "which decoder_channels then does without"
+    )
     channels: tuple[str, ...] = Field(
         ("mask", "border", "center"), description="target channels, by name; none for MaskRCNN, which learns instances"
     )

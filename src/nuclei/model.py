@@ -15,6 +15,7 @@ from nuclei.vanilla import VANILLA
 DECODERS = ("Unet", "UnetPlusPlus", "FPN", "MAnet", "Linknet", "PSPNet", "DeepLabV3", "DeepLabV3Plus", "UPerNet",
             "Segformer")
 SIZED_DECODERS = ("Unet", "UnetPlusPlus", "MAnet")  # those that take one width per level
+OUTPUT_STRIDES = (2, 4)
 STRIDE = 32  # images are padded to a multiple of this
 
 
@@ -36,10 +37,11 @@ class Network(nn.Module):
 
 
 def build_network(decoder: str, encoder: str | None, weights: str | None, decoder_channels, n_channels: int,
-                  mean=None, std=None) -> Network:
+                  mean=None, std=None, output_stride: int = 1) -> Network:
     """Build a network with initial encoder weights from the hub, a local file (.pth, .pt, .safetensors) or none.
 
-    The networks of vanilla.py are encoder and decoder in one: they take neither encoder nor weights, and input scaled
+    output_stride: the decoder stops at 1 / output_stride of the image's size (cut_decoder); Unet alone can. The
+    networks of vanilla.py are encoder and decoder in one: they take neither encoder nor weights, and input scaled
     to 0..1. Raises ValueError listing the valid or nearest decoders, encoders and weights, or naming the weights file
     and the fix.
     """
@@ -53,6 +55,8 @@ def build_network(decoder: str, encoder: str | None, weights: str | None, decode
     if encoder is None:
         raise ValueError(f"{decoder} needs an encoder: set model.encoder, for example to resnet34")
     check_encoder(encoder)
+    if output_stride != 1 and (decoder != "Unet" or output_stride not in OUTPUT_STRIDES):
+        raise ValueError(f"no {decoder} of output stride {output_stride}; valid: 1, or {OUTPUT_STRIDES} of a Unet")
     local = weights is not None and Path(weights).suffix in (".pth", ".pt", ".safetensors")
     if local and not Path(weights).is_file():
         raise ValueError(f"initial weights {weights} not found: put the file there, or set model.weights to imagenet")
@@ -62,14 +66,30 @@ def build_network(decoder: str, encoder: str | None, weights: str | None, decode
                          "a .pth, .pt or .safetensors file, or null")
     options = {}
     if decoder in SIZED_DECODERS:
-        options = {"decoder_channels": tuple(decoder_channels), "encoder_depth": len(decoder_channels)}
+        widths = (*decoder_channels, *[1] * (output_stride.bit_length() - 1))  # those that are cut off again
+        options = {"decoder_channels": widths, "encoder_depth": len(widths)}
     body = getattr(smp, decoder)(
         encoder_name=encoder, encoder_weights=None if local else weights, classes=n_channels, **options
     )
+    if output_stride != 1:
+        cut_decoder(body, len(decoder_channels), output_stride)
     if local:
         load_encoder(body.encoder, Path(weights))
     default_mean, default_std = input_statistics(encoder, weights)
     return Network(body, mean or default_mean, std or default_std)
+
+
+def cut_decoder(body: nn.Module, levels: int, stride: int) -> None:
+    """Let a Unet end after so many levels of its decoder and enlarge its logits `stride`-fold instead.
+
+    Its last level has nothing of the encoder to look at, yet costs a third of the network. Logits are enlarged about
+    pixel centers, as cv2 resizes, so that nothing is shifted; smp's own heads would align corners.
+    """
+    body.decoder.blocks = body.decoder.blocks[:levels]
+    last, classes = body.decoder.blocks[-1].conv2[0].out_channels, body.segmentation_head[0].out_channels
+    body.segmentation_head = nn.Sequential(
+        nn.Conv2d(last, classes, 3, padding=1), nn.Upsample(scale_factor=stride, mode="bilinear", align_corners=False)
+    )
 
 
 def check_encoder(encoder: str) -> None:

@@ -25,7 +25,7 @@ def build(model, weights: str | None) -> Network:
     if model.decoder == DETECTOR:
         return build_mask_rcnn(model.encoder, weights, model.mean, model.std, width=model.width, box_batch=model.box_batch)
     return build_network(model.decoder, model.encoder, weights, model.decoder_channels, len(model.channels), model.mean,
-                         model.std)
+                         model.std, model.output_stride)
 
 
 def make_loss(model, train) -> Callable:
