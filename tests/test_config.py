@@ -131,3 +131,14 @@ def test_a_config_is_frozen():
         config.hypothesis = "another"
     with pytest.raises(ValidationError, match="frozen"):
         config.train.steps = 1
+
+
+def test_a_setting_that_came_later_is_recorded_only_where_it_is_used():
+    plain, enlarged = Config(), parse_config({"model": {"min_side_px": 512}}, "a test")
+    assert "min_side_px" not in plain.record()["model"] and "output_stride" not in plain.record()["model"]
+    assert enlarged.record()["model"] == plain.record()["model"] | {"min_side_px": 512}
+    # Nothing else is left out, and every LATER setting has a default to be left out at.
+    for name, section in Config.model_fields.items():
+        fields = getattr(section.annotation, "model_fields", {})
+        later = {key for key, field in fields.items() if field.json_schema_extra}
+        assert not fields or set(plain.record()[name]) == set(fields) - later

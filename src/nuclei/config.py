@@ -11,8 +11,22 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 
+# Marks a setting that came after runs had been made without it, its default being what they did.
+LATER = {"later": True}
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def record(self) -> dict:
+        """Return the settings as stages record them, LATER ones only where they differ from their defaults.
+
+        So what an earlier version made stays up to date.
+        """
+        fields = type(self).model_fields.items()
+        values = {name: getattr(self, name) for name, field in fields
+                  if field.json_schema_extra != LATER or getattr(self, name) != field.default}
+        return {name: value.record() if isinstance(value, Section) else value for name, value in values.items()}
 
 
 class DataConfig(Section):
@@ -39,7 +53,7 @@ class ModelConfig(Section):
     decoder_channels: tuple[int, ...] = Field((256, 128, 64, 32, 16), description="one width per decoder level")
     output_stride: Literal[1, 2, 4] = Field(
         1, description="a Unet's maps at this fraction of the size, enlarged bilinearly: cheaper by the decoder's last levels, "
-        "which decoder_channels then does without"
+        "which decoder_channels then does without", json_schema_extra=LATER,
     )
     channels: tuple[str, ...] = Field(
         ("mask", "border", "center"), description="target channels, by name; none for MaskRCNN, which learns instances"
@@ -47,7 +61,8 @@ class ModelConfig(Section):
     width: int = Field(256, gt=0, description="channels of MaskRCNN's pyramid and heads")
     box_batch: int = Field(128, gt=0, description="boxes per crop that train MaskRCNN's second stage")
     min_side_px: int = Field(
-        0, ge=0, description="images with a shorter side are enlarged to it, at most twofold, before they are learned or predicted"
+        0, ge=0, description="images with a shorter side are enlarged to it, at most twofold, before they are learned or predicted",
+        json_schema_extra=LATER,
     )
     mean: tuple[float, float, float] | None = Field(None, description="input mean in 0..1; null: the encoder's own")
     std: tuple[float, float, float] | None = Field(None, description="input std in 0..1; null: the encoder's own")
@@ -61,7 +76,8 @@ class TrainConfig(Section):
     batch_size: int = Field(16, gt=0)
     crop_px: int = Field(256, gt=0)
     pool: int = Field(
-        0, ge=0, description="crops made once, by all cores, that the folds share and see turned anew; 0: each is made anew"
+        0, ge=0, description="crops made once, by all cores, that the folds share and see turned anew; 0: each is made anew",
+        json_schema_extra=LATER,
     )
     augment: str | dict[str, float] = Field("full", description="preset of augment.py, or group -> probability")
     leave_out: tuple[str, ...] = Field((), description="augmentation groups of the preset not used (for ablations)")

@@ -13,7 +13,7 @@ from nuclei.metric import best_iou
 
 def main(run: runs.Run, config: Config, options: runs.Options) -> None:
     dataset = runs.Dataset(config.data, run.folder.parent)
-    settings = {"watershed": config.watershed.model_dump()}
+    settings = {"watershed": config.watershed.record()}
     with runs.stage(run.meta("candidates"), settings, {"maps": runs.find_fingerprint(run, "maps")},
                     [run.folder / "candidates"], options.force, share=True) as needed:
         if not needed:

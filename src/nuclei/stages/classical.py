@@ -11,7 +11,7 @@ from nuclei.images import encode_labels_png
 
 def main(run: runs.Run, config: Config, options: runs.Options) -> None:
     dataset = runs.Dataset(config.data, run.folder.parent)
-    settings = {"classical": config.classical.model_dump(), "images": dataset.choice()}
+    settings = {"classical": config.classical.record(), "images": dataset.choice()}
     outputs = [run.folder / "instances"]
     with runs.stage(run.meta("classical"), settings, dataset.inputs(), outputs, options.force, share=True) as needed:
         if not needed:

@@ -16,7 +16,7 @@ from nuclei.watershed import cut_basins, decode_components, flood_seeds, make_en
 
 def main(run: runs.Run, config: Config, options: runs.Options) -> None:
     dataset = runs.Dataset(config.data, run.folder.parent)
-    settings = {"plain": config.plain.model_dump(), "center_weight": config.watershed.center_weight,
+    settings = {"plain": config.plain.record(), "center_weight": config.watershed.center_weight,
                 "min_area_px": config.watershed.min_area_px}
     with runs.stage(run.meta("plain"), settings, {"maps": runs.find_fingerprint(run, "maps")}, [run.plain],
                     options.force, share=True) as needed:

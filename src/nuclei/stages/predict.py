@@ -16,7 +16,7 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
     table = dataset.read_folds()
     folds = sorted(table["fold"].unique().tolist())
     inputs = dataset.inputs() | {f"fold{fold}": runs.fingerprint(run.meta(f"train_fold{fold}")) for fold in folds}
-    settings = {"predict": config.predict.model_dump(), "images": dataset.choice()}
+    settings = {"predict": config.predict.record(), "images": dataset.choice()}
     outputs = [run.folder / "maps", run.folder / "detections"]
     with runs.stage(run.meta("predict"), settings, inputs, outputs, options.force, share=True) as needed:
         if not needed:

@@ -15,7 +15,7 @@ N_GALLERY, N_EXAMPLES, N_WORST = 4, 3, 20  # images of a gallery, of each type, 
 
 def main(run: runs.Run, config: Config, options: runs.Options) -> None:
     inputs = {"evaluate": runs.fingerprint(run.meta("evaluate"))}
-    settings = {"config": config.model_dump(mode="json")}
+    settings = {"config": config.record()}
     with runs.stage(run.meta("report"), settings, inputs, [run.report], options.force) as needed:
         if not needed:
             return

@@ -16,7 +16,7 @@ from nuclei.scorer import feature_importance, fold_rows, predict_scores, train_b
 def main(run: runs.Run, config: Config, options: runs.Options) -> None:
     dataset = runs.Dataset(config.data, run.folder.parent)
     inputs = {"candidates": runs.fingerprint(run.meta("candidates"))}
-    with runs.stage(run.meta("score"), {"scorer": config.scorer.model_dump()}, inputs, [run.scorer],
+    with runs.stage(run.meta("score"), {"scorer": config.scorer.record()}, inputs, [run.scorer],
                     options.force, share=True) as needed:
         if not needed:
             return

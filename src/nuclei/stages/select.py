@@ -22,7 +22,7 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
     scored = config.selection.method == "scored"
     source = "score" if scored else "plain"
     inputs = {source: runs.fingerprint(run.meta(source))}
-    settings = {"selection": config.selection.model_dump()}
+    settings = {"selection": config.selection.record()}
     outputs = [run.folder / "instances", run.tuned]
     with runs.stage(run.meta("select"), settings, inputs, outputs, options.force, share=True) as needed:
         if not needed:

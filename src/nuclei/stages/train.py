@@ -23,7 +23,7 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
         if options.fold not in folds:
             raise ValueError(f"{run.name} has no fold {options.fold}; it has {folds}")
         folds = [options.fold]
-    settings = {"model": config.model.model_dump(), "train": config.train.model_dump()}
+    settings = {"model": config.model.record(), "train": config.train.record()}
     inputs = dataset.inputs()
     if config.model.weights and Path(config.model.weights).is_file():
         inputs["weights"] = runs.file_hash(Path(config.model.weights))

@@ -29,7 +29,7 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
     inputs = {"evaluate": runs.fingerprint(run.meta("evaluate"))}
     if ablations.is_file():
         inputs["ablations"] = runs.file_hash(ablations)
-    settings = {"config": config.model_dump(mode="json")}
+    settings = {"config": config.record()}
     with runs.stage(run.meta("writeup"), settings, inputs, [folder], options.force) as needed:
         if not needed:
             return
