@@ -24,7 +24,7 @@ from nuclei.rle import decode_labels
 from nuclei.stages import candidates, ensemble, evaluate, folds, plain, prepare, score, select, submit
 from nuclei.stages import report as report_stage
 from nuclei.submission import read_solution
-from nuclei.tables import list_errors, list_settings, list_stages, list_steps, list_worst
+from nuclei.tables import list_errors, list_settings, list_stages, list_steps, list_versions, list_worst
 from nuclei.targets import make_targets
 
 CHANNELS = ("mask", "border", "center")
@@ -263,3 +263,10 @@ def test_tables_hold_what_they_are_given():
     rows = list_stages({"r": metas}).rows
     assert [row[1] for row in rows] == ["prepare", "train_fold0", "train_fold1", "evaluate", ""]
     assert rows[0][2:] == ("0123456789 + changes", "2 CPU cores", "1.2") and rows[-1][-1] == "5.0"
+
+
+def test_a_package_counts_as_missing_only_where_no_stage_had_it():
+    metas = {"one": [{"python": "3.11", "versions": {"timm": "1.0", "ray": None}}],
+             "other": [{"python": "3.12", "versions": {"timm": None, "ray": None}}]}
+    rows = list_versions(metas).rows
+    assert rows == [("python", "3.11, 3.12"), ("ray", "not installed"), ("timm", "1.0")]

@@ -56,6 +56,12 @@ def describe_views(config: dict) -> str:
     return f"{len(VIEWS[tta])} ({tta})"
 
 
+def describe_stride(config: dict) -> str:
+    """Return the size at which a network's decoder ends."""
+    stride = config["model"]["output_stride"]
+    return f"1/{stride} of the image's, enlarged bilinearly" if stride > 1 else "the image's"
+
+
 Rows = Mapping[str, Callable[[dict], str]]
 MODEL: Rows = {
     "decoder": lambda c: c["model"]["decoder"],
@@ -63,6 +69,7 @@ MODEL: Rows = {
     "initial weights": describe_weights,
     "maps": lambda c: ", ".join(c["model"]["channels"]) or "none: it detects instances",
     "small images enlarged to": lambda c: f"{c['model']['min_side_px']} px a side" if c["model"]["min_side_px"] else "not enlarged",
+    "size of the maps": describe_stride,
     "decoder widths": lambda c: ", ".join(map(str, c["model"]["decoder_channels"])),
 }
 TRAINING: Rows = {

@@ -160,8 +160,9 @@ def list_versions(metas: dict[str, list[dict]]) -> Table:
     versions = {}
     for meta in (m for found in metas.values() for m in found):
         for package, number in {"python": meta.get("python"), **meta.get("versions", {})}.items():
-            versions.setdefault(package, set()).add(number or "not installed")
-    return Table(("package", "version"), [(p, ", ".join(sorted(v))) for p, v in sorted(versions.items())], n_text=2)
+            versions.setdefault(package, set()).update([number] if number else [])  # a stage may do without a package
+    rows = [(package, ", ".join(sorted(found)) or "not installed") for package, found in sorted(versions.items())]
+    return Table(("package", "version"), rows, n_text=2)
 
 
 def flatten(content: dict, where: str = "") -> dict[str, str]:
