@@ -142,3 +142,11 @@ def test_a_setting_that_came_later_is_recorded_only_where_it_is_used():
         fields = getattr(section.annotation, "model_fields", {})
         later = {key for key, field in fields.items() if field.json_schema_extra}
         assert not fields or set(plain.record()[name]) == set(fields) - later
+
+
+@pytest.mark.parametrize("change", [{"model": {"min_side_px": 512}}, {"model": {"output_stride": 2}}, {"train": {"pool": 64}}])
+def test_what_only_maps_have_is_refused_of_a_detector(change):
+    detector = {"model": {"decoder": "MaskRCNN", "channels": []}, "selection": {"method": "detections"}}
+    assert parse_config(detector, "a test").detects
+    with pytest.raises(ValueError, match="are for networks that give maps, not for MaskRCNN"):
+        parse_config(merge(detector, change), "a test")

@@ -64,7 +64,7 @@ def test_maps_of_a_fraction_of_the_size_are_enlarged_to_the_images_without_a_shi
 
 
 def test_only_a_unet_has_an_output_stride_and_not_any():
-    for decoder, stride in (("FPN", 2), ("Unet", 3)):
+    for decoder, stride in (("FPN", 2), ("KerasUnet", 2), ("Unet", 3)):
         with pytest.raises(ValueError, match=f"no {decoder} of output stride {stride}; valid: 1"):
             build_network(decoder, "resnet18", None, WIDTHS[:4], 1, output_stride=stride)
 

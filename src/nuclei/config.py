@@ -52,7 +52,7 @@ class ModelConfig(Section):
     )
     decoder_channels: tuple[int, ...] = Field((256, 128, 64, 32, 16), description="one width per decoder level")
     output_stride: Literal[1, 2, 4] = Field(
-        1, description="a Unet's maps at this fraction of the size, enlarged bilinearly: cheaper by the decoder's last levels, "
+        1, description="2, 4: a Unet gives maps of a half, a quarter of the size, enlarged bilinearly: cheaper by the decoder's last levels, "
         "which decoder_channels then does without", json_schema_extra=LATER,
     )
     channels: tuple[str, ...] = Field(
@@ -199,8 +199,8 @@ class Config(Section):
         possible = (*self.plain_methods, "classical", "scored")
         if self.selection.method not in possible:
             raise ValueError(f"selection.method {self.selection.method} is not for {self.model.decoder}; valid: {', '.join(possible)}")
-        if self.detects and (self.model.min_side_px or self.train.pool):
-            raise ValueError("model.min_side_px and train.pool are for networks that give maps, not for MaskRCNN")
+        if self.detects and (self.model.min_side_px or self.train.pool or self.model.output_stride > 1):
+            raise ValueError("model.min_side_px, model.output_stride and train.pool are for networks that give maps, not for MaskRCNN")
         return self
 
 

@@ -45,6 +45,8 @@ def build_network(decoder: str, encoder: str | None, weights: str | None, decode
     to 0..1. Raises ValueError listing the valid or nearest decoders, encoders and weights, or naming the weights file
     and the fix.
     """
+    if output_stride != 1 and (decoder != "Unet" or output_stride not in OUTPUT_STRIDES):
+        raise ValueError(f"no {decoder} of output stride {output_stride}; valid: 1, or {OUTPUT_STRIDES} of a Unet")
     if decoder in VANILLA:
         if encoder is not None or weights is not None:
             raise ValueError(f"{decoder} has an encoder of its own, without published weights: set model.encoder and "
@@ -55,8 +57,6 @@ def build_network(decoder: str, encoder: str | None, weights: str | None, decode
     if encoder is None:
         raise ValueError(f"{decoder} needs an encoder: set model.encoder, for example to resnet34")
     check_encoder(encoder)
-    if output_stride != 1 and (decoder != "Unet" or output_stride not in OUTPUT_STRIDES):
-        raise ValueError(f"no {decoder} of output stride {output_stride}; valid: 1, or {OUTPUT_STRIDES} of a Unet")
     local = weights is not None and Path(weights).suffix in (".pth", ".pt", ".safetensors")
     if local and not Path(weights).is_file():
         raise ValueError(f"initial weights {weights} not found: put the file there, or set model.weights to imagenet")
@@ -82,7 +82,7 @@ def build_network(decoder: str, encoder: str | None, weights: str | None, decode
 def cut_decoder(body: nn.Module, levels: int, stride: int) -> None:
     """Let a Unet end after so many levels of its decoder and enlarge its logits `stride`-fold instead.
 
-    Its last level has nothing of the encoder to look at, yet costs a third of the network. Logits are enlarged about
+    It goes on mapping [B, 3, H, W] to [B, C, H, W]. The last level has nothing of the encoder to look at, yet takes a third of the time. Logits are enlarged about
     pixel centers, as cv2 resizes, so that nothing is shifted; smp's own heads would align corners.
     """
     body.decoder.blocks = body.decoder.blocks[:levels]
