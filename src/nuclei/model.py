@@ -82,8 +82,9 @@ def build_network(decoder: str, encoder: str | None, weights: str | None, decode
 def cut_decoder(body: nn.Module, levels: int, stride: int) -> None:
     """Let a Unet end after so many levels of its decoder and enlarge its logits `stride`-fold instead.
 
-    It goes on mapping [B, 3, H, W] to [B, C, H, W]. The last level has nothing of the encoder to look at, yet takes a third of the time. Logits are enlarged about
-    pixel centers, as cv2 resizes, so that nothing is shifted; smp's own heads would align corners.
+    It goes on mapping [B, 3, H, W] to [B, C, H, W]. The last level has nothing of the encoder to look at, yet takes a
+    third of the time. Logits are enlarged about pixel centers, as cv2 resizes, so that nothing is shifted; smp's own
+    heads would align corners.
     """
     body.decoder.blocks = body.decoder.blocks[:levels]
     last, classes = body.decoder.blocks[-1].conv2[0].out_channels, body.segmentation_head[0].out_channels
