@@ -144,6 +144,16 @@ def test_a_setting_that_came_later_is_recorded_only_where_it_is_used():
         assert not fields or set(plain.record()[name]) == set(fields) - later
 
 
+@pytest.mark.parametrize("change", [
+    {"train": {"precision": "16-mixed"}}, {"model": {"decoder": "MaskRCNN", "channels": []}, "selection": {"method": "detections"}},
+])
+def test_a_graph_is_refused_of_steps_that_wait_for_the_gpu(change):
+    graph = {"train": {"cuda_graph": True}}
+    assert parse_config(graph, "a test").train.cuda_graph
+    with pytest.raises(ValueError, match="train.cuda_graph is neither for MaskRCNN nor for fp16"):
+        parse_config(merge(change, graph), "a test")
+
+
 @pytest.mark.parametrize("change", [{"model": {"min_side_px": 512}}, {"model": {"output_stride": 2}}, {"train": {"pool": 64}}])
 def test_what_only_maps_have_is_refused_of_a_detector(change):
     detector = {"model": {"decoder": "MaskRCNN", "channels": []}, "selection": {"method": "detections"}}

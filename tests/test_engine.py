@@ -142,6 +142,48 @@ def test_two_processes_train_as_one_does(tmp_path):
         assert ours["learning_rate"] == row["learning_rate"]
 
 
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a GPU")
+
+
+def train_on_gpu(resume=None, save=lambda state: None, **changes):
+    settings = make_settings(precision="bf16-mixed", **changes)
+    fabric = Fabric(accelerator="cuda", devices=1, precision="bf16-mixed")
+    return train(settings, resume, save, lambda average: 0.0, fabric, dropout=0.0)
+
+
+@needs_gpu
+def test_replayed_steps_are_those_of_training_step_by_step():
+    replayed, plain = train_on_gpu(cuda_graph=True), train_on_gpu()
+    for part in ("network", "average"):
+        for key, value in plain[part].items():
+            assert torch.allclose(replayed[part][key].float(), value.float(), atol=1e-2)
+    for ours, row in zip(replayed["history"], plain["history"], strict=True):
+        assert ours["loss"] == pytest.approx(row["loss"], abs=1e-3)
+    start = Network(dropout=0.0).body.decoder[2].weight
+    assert (replayed["network"]["body.decoder.2.weight"].cpu() - start).abs().max() > 0.1
+
+
+@needs_gpu
+def test_replayed_training_goes_on_from_a_checkpoint(tmp_path):
+    disk = Disk(tmp_path / "last.ckpt")
+
+    def save_and_die(state):
+        disk.save(state)
+        raise Killed
+
+    with pytest.raises(Killed):
+        train_on_gpu(save=save_and_die, cuda_graph=True)
+    resumed, uninterrupted = train_on_gpu(disk.load(), cuda_graph=True), train_on_gpu(cuda_graph=True)
+    for key, value in uninterrupted["average"].items():
+        assert torch.allclose(resumed["average"][key].float(), value.float(), atol=1e-2)
+
+
+def test_a_graph_is_refused_where_steps_wait_for_other_gpus():
+    fabric = SimpleNamespace(world_size=2, device=torch.device("cuda"), to_device=lambda network: network)
+    with pytest.raises(ValueError, match="train.cuda_graph needs one GPU"):
+        train(make_settings(cuda_graph=True), fabric=fabric)
+
+
 def test_a_batch_that_cannot_be_shared_evenly_is_refused():
     with pytest.raises(ValueError, match="train.batch_size 4 is not a multiple of 3 devices"):
         train(make_settings(), fabric=SimpleNamespace(world_size=3))
@@ -266,13 +308,14 @@ def test_the_rate_between_two_steps_lies_between_theirs(steps, warmup, step, fra
     assert 0 < ends[0] - 1e-9 <= rate_share(step + fraction, steps, warmup) <= ends[1] + 1e-9 <= 1 + 1e-9
 
 
+@pytest.mark.parametrize("kind", [int, torch.tensor])  # a graph reads the step from a tensor
 @pytest.mark.parametrize(("step", "decay"), [(0, 0.1), (9, 10 / 19), (10**6, 0.9)])
-def test_the_average_moves_by_its_decay_and_faster_at_first(step, decay):
+def test_the_average_moves_by_its_decay_and_faster_at_first(step, decay, kind):
     average, network = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
     nn.init.constant_(network.weight, 3.0)
     network.running_mean.fill_(5.0)
     network.num_batches_tracked.fill_(7)
-    update_average(average, network, 0.9, step)
+    update_average(average, network, 0.9, kind(step))
     assert average.weight.tolist() == pytest.approx([3 - 2 * decay] * 2)
     assert average.running_mean.tolist() == pytest.approx([5 - 5 * decay] * 2)
     assert average.num_batches_tracked == 7

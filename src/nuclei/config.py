@@ -93,6 +93,10 @@ class TrainConfig(Section):
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
         "auto", description="auto: bf16 where the hardware computes it, else fp16 on a GPU, else fp32"
     )
+    cuda_graph: bool = Field(
+        False, description="on a GPU, record a step once and replay it: faster where a network's kernels are small; not with fp16",
+        json_schema_extra=LATER,
+    )
     evaluate_every: int = Field(500, gt=0, description="steps between scores on the held-out fold")
     evaluate_images: int = Field(24, description="held-out images scored then, by the competition metric")
     checkpoint_every: int = Field(100, gt=0, description="steps between checkpoints to resume from")
@@ -201,6 +205,8 @@ class Config(Section):
             raise ValueError(f"selection.method {self.selection.method} is not for {self.model.decoder}; valid: {', '.join(possible)}")
         if self.detects and (self.model.min_side_px or self.train.pool or self.model.output_stride > 1):
             raise ValueError("model.min_side_px, model.output_stride and train.pool are for networks that give maps, not for MaskRCNN")
+        if self.train.cuda_graph and (self.detects or self.train.precision == "16-mixed"):
+            raise ValueError("train.cuda_graph is neither for MaskRCNN nor for fp16: their steps wait for the GPU on the way")
         return self
 
 

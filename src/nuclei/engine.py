@@ -9,6 +9,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from nuclei.replay import Replayed
+
 LOG_EVERY = 20  # steps between rows of the history
 
 
@@ -47,14 +49,22 @@ def rate_share(step: float, steps: int, warmup: float, floor: float = 0.01) -> f
     return floor + (1 - floor) * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising))) / 2
 
 
-def update_average(average: torch.nn.Module, network: torch.nn.Module, decay: float, step: int) -> None:
-    """Move `average`, buffers included, towards `network`; early steps move it faster, so it forgets its start."""
-    decay = min(decay, (1 + step) / (10 + step))
+def update_average(average: torch.nn.Module, network: torch.nn.Module, decay: float, step: int | torch.Tensor) -> None:
+    """Move `average`, buffers included, towards `network`; early steps move it faster, so it forgets its start.
+
+    step: a tensor of one number where the call is recorded and replayed.
+    """
+    early = (1 + step) / (10 + step)
+    share = 1 - (early.clamp(max=decay) if isinstance(step, torch.Tensor) else min(decay, early))
     with torch.no_grad():
         pairs = list(zip(average.state_dict().values(), network.state_dict().values(), strict=True))
         numbers = [pair for pair in pairs if pair[0].is_floating_point()]
         # All tensors in one call: a GPU would wait for each of hundreds of small ones.
-        torch._foreach_lerp_(*map(list, zip(*numbers, strict=True)), 1 - decay)
+        old, new = map(list, zip(*numbers, strict=True))
+        if isinstance(share, torch.Tensor):
+            torch._foreach_add_(old, torch._foreach_mul(torch._foreach_sub(new, old), share))
+        else:
+            torch._foreach_lerp_(old, new, share)
         for old, new in pairs:
             if not old.is_floating_point():
                 old.copy_(new)
@@ -83,15 +93,18 @@ def fit(
     settings.seconds of the training thread's processor time have been spent, evaluation apart. The state holds step,
     elapsed (seconds), network, average, optimizer, precision (the loss scale), best (score and weights) and
     history (rows of step, loss, learning_rate, score). Training that is resumed goes through the same states as one
-    that never stopped. Raises ValueError if the processes cannot share a batch evenly.
+    that never stopped. Raises ValueError if the processes cannot share a batch evenly or settings.cuda_graph is not
+    possible here.
     """
     if settings.batch_size % fabric.world_size:
         raise ValueError(f"train.batch_size {settings.batch_size} is not a multiple of {fabric.world_size} devices")
     average = copy.deepcopy(network).eval().requires_grad_(False)
     average = fabric.to_device(average)
     groups = parameter_groups(network, settings.learning_rate, settings.encoder_rate, settings.weight_decay)
-    raw = network
-    network, optimizer = fabric.setup(network, torch.optim.AdamW(groups))
+    raw, replays = network, settings.cuda_graph and fabric.device.type == "cuda"
+    if replays and (fabric.world_size > 1 or choose_precision(settings.precision) == "16-mixed"):
+        raise ValueError("train.cuda_graph needs one GPU, and one that computes bf16: set it to false")
+    network, optimizer = fabric.setup(network, torch.optim.AdamW(groups, capturable=replays, fused=replays or None))
     state = {"step": 0, "elapsed": 0.0, "best": {"score": -1.0, "weights": None}, "history": []}
     if resume:
         raw.load_state_dict(resume["network"])
@@ -99,6 +112,10 @@ def fit(
         optimizer.load_state_dict(resume["optimizer"])
         fabric.strategy.precision.load_state_dict(resume["precision"])
         state |= {key: copy.deepcopy(resume[key]) for key in state}
+    now = torch.zeros((), device=fabric.device)  # the step, where a graph can read it
+    if replays:
+        for group in optimizer.param_groups:
+            group["lr"] = torch.zeros((), device=fabric.device)
 
     def snapshot() -> dict:
         return state | {"network": raw.state_dict(), "average": average.state_dict(),
@@ -113,7 +130,17 @@ def fit(
         worker_init_fn=single_thread, persistent_workers=False, prefetch_factor=4 if settings.workers else None,
     )
     loader = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
-    running = []
+
+    def learn(image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        loss = loss_of(network, image, target)
+        optimizer.zero_grad()
+        fabric.backward(loss)
+        fabric.clip_gradients(network, optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False)
+        optimizer.step()
+        update_average(average, raw, settings.ema, now if replays else state["step"])
+        return loss.detach()
+
+    work, running = Replayed(learn) if replays else learn, []
     progress = tqdm(loader, desc=title, initial=state["step"], total=None if settings.seconds else settings.steps,
                     unit="step", disable=not fabric.is_global_zero, mininterval=2, dynamic_ncols=True)
     network.train()
@@ -126,22 +153,22 @@ def fit(
         draw = settings.seed * settings.steps + state["step"]
         torch.manual_seed(draw * fabric.world_size + fabric.global_rank)
         for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * share
-        loss = loss_of(network, image, target)
-        optimizer.zero_grad()
-        fabric.backward(loss)
-        fabric.clip_gradients(network, optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False)
-        optimizer.step()
-        update_average(average, raw, settings.ema, state["step"])
+            if replays:
+                group["lr"].fill_(group["peak"] * share)
+            else:
+                group["lr"] = group["peak"] * share
+        now.fill_(state["step"])
+        # Of crops of one size the fastest algorithms are worth a search.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=replays):
+            running.append(work(image, target))
         state["step"] += 1
-        running.append(loss.item())
         step, last = state["step"], state["step"] == settings.steps
         if settings.seconds:
             state["elapsed"] = fabric.broadcast(state["elapsed"] + time.thread_time() - last_time)
             last = last or state["elapsed"] >= settings.seconds
         scored = step % settings.evaluate_every == 0 or last
         if scored or step % LOG_EVERY == 0:
-            row = {"step": step, "loss": float(fabric.all_reduce(sum(running) / len(running))),
+            row = {"step": step, "loss": float(fabric.all_reduce(torch.stack(running).double().mean())),
                    "learning_rate": settings.learning_rate * share, "score": None}
             running = []
             if scored:

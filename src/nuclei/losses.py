@@ -1,5 +1,6 @@
 """Segmentation losses: logits and targets [B, C, H, W] in, one loss per channel [C] out."""
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -72,6 +73,10 @@ def combined_loss(logits, target, weights: dict[str, float], channel_weights) ->
 
 def map_loss(weights: dict[str, float], channel_weights: list[float]) -> Callable:
     """Return the function network, images, targets -> combined_loss of the network's maps."""
+    @functools.cache  # a step that is recorded for a GPU may not send it anything
+    def weights_on(device: torch.device) -> torch.Tensor:
+        return torch.tensor(channel_weights, device=device)
+
     def loss_of(network, image, target) -> torch.Tensor:
-        return combined_loss(network(image), target, weights, torch.tensor(channel_weights, device=target.device))
+        return combined_loss(network(image), target, weights, weights_on(target.device))
     return loss_of
