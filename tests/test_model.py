@@ -69,9 +69,9 @@ def test_only_a_unet_has_an_output_stride_and_not_any():
             build_network(decoder, "resnet18", None, WIDTHS[:4], 1, output_stride=stride)
 
 
-@pytest.mark.parametrize("name", ["mobilenetv1_100", "mobilenetv2_100"])
+@pytest.mark.parametrize("name", ["mobilenetv1_100", "mobilenetv2_100", "tf_efficientnet_lite0", "tf_efficientnet_lite1"])
 def test_encoder_starts_from_the_tensors_of_the_file(name):
-    path = PRETRAINED / f"{name}.safetensors"
+    path = PRETRAINED / f"{name.removeprefix('tf_')}.safetensors"
     if not path.is_file():
         pytest.skip(f"pretrained/{path.name} is not there")
     network = build("Unet", f"tu-{name}", str(path)).eval()
