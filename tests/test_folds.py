@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nuclei.folds import IMAGE_TYPES, assign_folds, check_folds, fold_table, image_type, mosaic_groups
+from nuclei.folds import (
+    IMAGE_TYPES, assign_folds, check_folds, fold_table, image_type, match_folds, mosaic_groups, split_folds,
+)
 
 ROOT = Path(__file__).parents[1]
 ARCHIVES = ROOT.parent / "shared/data/bbbc038"
@@ -184,6 +186,26 @@ def test_single_images_are_even_to_one_per_cluster_and_in_nuclei():
 def test_seed_decides_the_folds():
     assert make_table(100, 2, 1).equals(make_table(100, 2, 1))
     assert not make_table(100, 2, 1)["fold"].equals(make_table(100, 2, 2)["fold"])
+
+
+def test_split_folds_are_even_and_keep_what_was_held_out_together():
+    table = make_table(203, 3)
+    fine = split_folds(table, 8, 5)
+    check_folds(fine)
+    assert match_folds(fine, table) == {fold: fold // 2 for fold in range(8)}
+    assert fine.drop(columns="fold").equals(table.drop(columns="fold"))
+    counts = pd.crosstab(fine["cluster"], fine["fold"])
+    assert all((counts[2 * k] - counts[2 * k + 1]).abs().max() <= 3 for k in range(4))  # a group has three images
+
+
+def test_folds_that_are_not_finer_are_refused():
+    table = make_table(40)
+    with pytest.raises(ValueError, match="must be a multiple"):
+        split_folds(table, 6, 0)
+    with pytest.raises(ValueError, match="fold 0 must lie in one fold of the coarser table; it has images of 0 and 1"):
+        match_folds(table.assign(fold=0), table[table["fold"] < 2])
+    with pytest.raises(ValueError, match="1 that are not there"):
+        match_folds(table, table[1:])
 
 
 def test_rare_clusters_weigh_more_but_at_most_four_times():

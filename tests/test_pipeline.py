@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+import yaml
 from pipeline import list_tasks, run_all, run_one, write_project
+from safetensors.torch import load_file
 
 from nuclei import runs
 from nuclei.bundle import MAX_MB, find_run, write_bundle
@@ -16,6 +19,7 @@ from nuclei.climb import climb
 from nuclei.config import DataConfig
 from nuclei.images import decode_labels_png
 from nuclei.metric import score_image
+from nuclei.pipeline import list_runs
 from nuclei.segment_files import segment_files
 from nuclei.submission import read_solution, read_submission, score_submission, validate_submission
 
@@ -109,11 +113,68 @@ def test_a_second_run_does_nothing(project, demo_folder, monkeypatch):
 def test_an_ensemble_refuses_members_of_other_folds(project, demo_folder, monkeypatch):
     monkeypatch.chdir(project)
     table = runs.read_table(Path("runs/data/demo/folds.csv"))
-    runs.write_table(Path("others.csv"), table.assign(fold=1 - table["fold"]))
+    crossing = table["group"].rank(method="dense") % 2
+    assert table.groupby(crossing)["fold"].nunique().max() == 2
+    runs.write_table(Path("others.csv"), table.assign(fold=crossing.astype(int)))
     content = Path("ensembles/pair.yaml").read_text().replace("runs/data/demo/folds.csv", "others.csv")
     Path("ensembles/leaking.yaml").write_text(content)
     with pytest.raises(runs.StageError, match="was trained on other folds"):
         run_one(project / "ensembles/leaking.yaml", "ensemble", demo_folder)
+
+
+@pytest.fixture(scope="module")
+def finer(project, demo_folder):
+    """Add a run on halves of the folds of `small`, whose networks go on from its and learn next to nothing."""
+    content = {"base": "small.yaml", "data": {"folds": "finer.csv", "n_folds": 4, "split_folds": "runs/data/demo/folds.csv"},
+               "train": {"start": "small", "steps": 2, "learning_rate": 1e-9}}
+    path = project / "configs/finer.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project)
+        assert [p.stem for p, _ in list_runs(path)] == ["small", "finer"]
+        for name in ("folds", "train", "predict"):
+            run_one(path, name, demo_folder)
+    return path
+
+
+def test_training_goes_on_from_the_network_that_saw_nothing_of_the_fold(project, finer):
+    held = {fold: set(own["image_id"]) for fold, own in runs.read_table(project / "finer.csv").groupby("fold")}
+    coarse = {fold: set(own["image_id"]) for fold, own in runs.read_table(project / "runs/data/demo/folds.csv").groupby("fold")}
+    assert len(held) == 4
+    for fold, images in held.items():
+        (other,) = (k for k, theirs in coarse.items() if images < theirs)
+        ours, *theirs = (load_file(project / f"runs/{path}/weights.safetensors") for path in (f"finer/fold{fold}", "small/fold0", "small/fold1"))
+        name = next(key for key in ours if key.endswith("conv1.0.weight"))
+        same = [torch.allclose(ours[name].float(), weights[name].float(), atol=1e-4) for weights in theirs]
+        assert same == [other == 0, other == 1]
+
+
+def test_an_ensemble_takes_members_of_finer_folds(project, finer, demo_folder, monkeypatch):
+    monkeypatch.chdir(project)
+    path = Path("ensembles/mixed.yaml")
+    path.write_text(Path("ensembles/pair.yaml").read_text().replace("other: 2", "finer: 2"))
+    run_one(path, "ensemble", demo_folder)
+    assert len(list(Path("runs/mixed/maps/oof").iterdir())) == len(runs.read_table(Path("finer.csv")))
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"model": {"decoder_channels": [16, 8, 4]}}, "whose model differs: decoder_channels"),
+    ({"data": {"folds": "others.csv", "split_folds": None}}, "fold 0 must lie in one fold of the coarser table; it has images of 0 and 1"),
+    ({"train": {"start": "finer"}}, "fold0.json is missing"),
+])
+def test_training_does_not_go_on_from_what_does_not_fit(project, finer, demo_folder, monkeypatch, change, message):
+    monkeypatch.chdir(project)
+    table = runs.read_table(Path("finer.csv"))
+    runs.write_table(Path("others.csv"), table.assign(fold=(table["group"].rank(method="dense") % 2).astype(int)))
+    if "train" in change:
+        Path("runs/finer/meta/train_fold0.json").rename("away.json")
+    Path("configs/unfit.yaml").write_text(yaml.safe_dump({"base": "finer.yaml"} | change))
+    try:
+        with pytest.raises(runs.StageError, match=message):
+            run_one(Path("configs/unfit.yaml"), "train", demo_folder)
+    finally:
+        if "train" in change:
+            Path("away.json").rename("runs/finer/meta/train_fold0.json")
 
 
 @pytest.mark.parametrize("method", ["components", "watershed"])

@@ -34,6 +34,9 @@ class DataConfig(Section):
     folds: str = Field("folds/dsb2018.csv", description="fold table: image_id, group, cluster, fold, weight")
     n_folds: int = Field(4, gt=1, description="folds dealt where the fold table does not exist yet")
     folds_seed: int = 2018
+    split_folds: str | None = Field(
+        None, description="a fold table, each of whose folds is split evenly to make this one where it does not exist yet"
+    )
     only_folds: tuple[int, ...] = Field((), description="train and score these folds only, for quick trials; none: all")
     unseen: tuple[Literal["test", "stage2"], ...] = Field(
         ("test", "stage2"), description="images without masks to predict too, where they are there"
@@ -69,6 +72,10 @@ class ModelConfig(Section):
 
 
 class TrainConfig(Section):
+    start: str | None = Field(
+        None, description="a run whose networks training goes on from, each from the one that never saw its held-out images; "
+        "null: from model.weights", json_schema_extra=LATER,
+    )
     steps: int = Field(1000, gt=0, description="optimiser steps per fold")
     seconds: float | None = Field(
         None, gt=0, description="end a fold's training, its schedule fitted, after this processor time: equal budgets"
@@ -205,6 +212,8 @@ class Config(Section):
             raise ValueError(f"selection.method {self.selection.method} is not for {self.model.decoder}; valid: {', '.join(possible)}")
         if self.detects and (self.model.min_side_px or self.train.pool or self.model.output_stride > 1):
             raise ValueError("model.min_side_px, model.output_stride and train.pool are for networks that give maps, not for MaskRCNN")
+        if self.train.start and self.detects:
+            raise ValueError("train.start is for networks that give maps, not for MaskRCNN")
         if self.train.cuda_graph and (self.detects or self.train.precision == "16-mixed"):
             raise ValueError("train.cuda_graph is neither for MaskRCNN nor for fp16: their steps wait for the GPU on the way")
         return self

@@ -193,6 +193,39 @@ def assign_folds(table: pd.DataFrame, n_folds: int, seed: int) -> pd.DataFrame:
     return table.assign(fold=table["group"].map(fold_of), weight=table["cluster"].map(weight))
 
 
+def split_folds(table: pd.DataFrame, n_folds: int, seed: int) -> pd.DataFrame:
+    """Split each fold of a fold table evenly, as assign_folds does, so that there are `n_folds`: fold k becomes k·m … k·m + m − 1.
+
+    m is the number of parts of each fold; the folds of `table` must be 0 … n_folds / m − 1, else that is a ValueError.
+    """
+    coarse = sorted(table["fold"].unique().tolist())
+    parts, rest = divmod(n_folds, len(coarse))
+    if rest or parts < 2 or coarse != list(range(len(coarse))):
+        raise ValueError(f"folds {coarse} cannot be split evenly into {n_folds}: data.n_folds must be a multiple of their number")
+    split = [assign_folds(own, parts, seed).assign(weight=own.sort_values("image_id")["weight"].to_numpy())
+             for _, own in table.groupby("fold")]
+    split = pd.concat(own.assign(fold=own["fold"] + k * parts) for k, own in enumerate(split))
+    return split.sort_values("image_id", ignore_index=True)[list(COLUMNS)]
+
+
+def match_folds(fine: pd.DataFrame, coarse: pd.DataFrame) -> dict[int, int]:
+    """Return, for each fold of `fine`, the fold of `coarse` that holds all of its images.
+
+    A network that was trained without the latter has seen nothing of the former. Raises ValueError if a fold of
+    `fine` reaches into several, or has an image that `coarse` does not have.
+    """
+    held_by = fine["image_id"].map(coarse.set_index("image_id")["fold"])
+    matched = {}
+    for fold, holders in held_by.groupby(fine["fold"]):
+        found = sorted(holders.dropna().unique().astype(int).tolist())
+        if holders.isna().any() or len(found) != 1:
+            where = " and ".join(map(str, found)) or "none"
+            raise ValueError(f"fold {fold} must lie in one fold of the coarser table; it has images of {where}"
+                             + (f" and {holders.isna().sum()} that are not there" if holders.isna().any() else ""))
+        matched[int(fold)] = found[0]
+    return matched
+
+
 def fold_table(
     groups: Mapping[str, str],
     clusters: Mapping[str, str],

@@ -58,24 +58,24 @@ def list_stages(config: Config) -> list[str]:
 
 
 def list_runs(path: Path, above: tuple[str, ...] = ()) -> list[tuple[Path, Config]]:
-    """Return a config's members, theirs before them, and the config itself.
+    """Return a config's members and the run that its training goes on from, theirs before them, and the config itself.
 
-    Raises ValueError on a member whose config is not found, and on a run that is a member of itself.
+    Raises ValueError on such a run whose config is not found, and on one that stands on itself.
     """
     config, found = load_config(path), []
     if run_name(path) in above:
-        raise ValueError(f"{path} is a member of itself, by way of {' -> '.join(above)}")
-    for name in config.members:
+        raise ValueError(f"{path} stands on itself, by way of {' -> '.join(above)}")
+    for name in config.members or filter(None, [config.train.start]):
         found += list_runs(find_config(name, path), (*above, run_name(path)))
     return [*found, (path, config)]
 
 
 def find_config(name: str, path: Path) -> Path:
-    """Return the config of the run `name` that `path` names as a member; raise ValueError saying where it was looked for."""
+    """Return the config of the run `name` that `path` stands on; raise ValueError saying where it was looked for."""
     roots = (*path.parents, Path())
     folders = [path.parent, *(root / folder for root in roots for folder in CONFIG_FOLDERS)]
     places = [folder / f"{name}.yaml" for folder in folders]
     found = next((place for place in places if place.is_file()), None)
     if found is None:
-        raise ValueError(f"{path}: no config of the member {name}; looked for {', '.join(map(str, dict.fromkeys(places)))}")
+        raise ValueError(f"{path}: no config of the run {name} that it names; looked for {', '.join(map(str, dict.fromkeys(places)))}")
     return found

@@ -9,6 +9,7 @@ from tqdm import tqdm
 from nuclei import runs
 from nuclei.blend import blend, dequantise, quantise
 from nuclei.config import Config, parse_config
+from nuclei.folds import match_folds
 
 
 def main(run: runs.Run, config: Config, options: runs.Options) -> None:
@@ -45,11 +46,17 @@ def check_member(member: runs.Run, config: Config, folds: str) -> None:
         ours, theirs = getattr(config.data, key), getattr(data, key)
         if ours != theirs:
             raise runs.StageError(f"member {member.name} has data.{key} {theirs}, the ensemble {ours}: they must be the same")
-    if meta["inputs"]["folds"] != folds:
+    if meta["inputs"]["folds"] == folds:
+        return
+    try:  # finer folds will do: each network of the member has seen no less of the other folds, and nothing of its own
+        if meta["inputs"]["folds"] != runs.file_hash(Path(data.folds)):
+            raise ValueError(f"{data.folds} has changed since")
+        match_folds(runs.read_table(Path(data.folds)), runs.read_table(Path(config.data.folds)))
+    except (ValueError, OSError) as error:
         raise runs.StageError(
             f"member {member.name} was trained on other folds than {config.data.folds}: its out-of-fold maps would "
-            "leak into the ensemble's. Retrain it on these folds, or leave it out"
-        )
+            f"leak into the ensemble's. Retrain it on these folds, or leave it out ({error})"
+        ) from error
 
 
 def blend_one(run: runs.Run, members: list[runs.Run], weights: list[float], split: str, image_id: str) -> None:

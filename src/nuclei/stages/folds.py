@@ -6,7 +6,7 @@ from tqdm import tqdm
 
 from nuclei import runs
 from nuclei.config import Config
-from nuclei.folds import check_folds, fold_table, mosaic_groups
+from nuclei.folds import check_folds, fold_table, mosaic_groups, split_folds
 
 
 def main(run: runs.Run, config: Config, options: runs.Options) -> None:
@@ -18,6 +18,13 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
     if path.is_file() and not options.force:
         check_images(runs.read_table(path), set(train["image_id"]), path, dataset)
         print(f"{dataset.name} folds: up to date ({path})", flush=True)
+        return
+    if config.data.split_folds:
+        coarse = Path(config.data.split_folds)
+        table = runs.read_table(coarse)
+        check_images(table, set(train["image_id"]), coarse, dataset)
+        runs.write_table(path, split_folds(table, config.data.n_folds, config.data.folds_seed))
+        print(f"{dataset.name} folds: those of {coarse}, split into {config.data.n_folds} -> {path}", flush=True)
         return
     ids = tqdm(train["image_id"], "folds", unit="image", mininterval=1)
     images = ((i, runs.read_image(dataset.image(i))) for i in ids)

@@ -6,13 +6,14 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning_fabric import Fabric
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.utils.tensorboard import SummaryWriter
 
 from nuclei import runs
-from nuclei.config import Config
+from nuclei.config import Config, load_config
 from nuclei.crops import find_crops, read_pair
 from nuclei.engine import choose_precision, fit
+from nuclei.folds import match_folds
 from nuclei.metric import score_image
 from nuclei.networks import build, make_loss, segment_quickly
 
@@ -25,11 +26,16 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
         folds = [options.fold]
     settings = {"model": config.model.record(), "train": config.train.record()}
     inputs = dataset.inputs()
-    if config.model.weights and Path(config.model.weights).is_file():
-        inputs["weights"] = runs.file_hash(Path(config.model.weights))
     if config.train.pool:
         inputs["crops"] = runs.fingerprint(run.meta("crops"))
-    if all(runs.is_up_to_date(run.meta(f"train_fold{fold}"), settings, inputs) for fold in folds) and not options.force:
+    starts = find_starts(run, config, dataset) if config.train.start else {}
+    if not starts and config.model.weights and Path(config.model.weights).is_file():
+        inputs["weights"] = runs.file_hash(Path(config.model.weights))
+
+    def inputs_of(fold: int) -> dict[str, str]:
+        return inputs | ({"start": runs.file_hash(starts[fold])} if starts else {})
+
+    if all(runs.is_up_to_date(run.meta(f"train_fold{fold}"), settings, inputs_of(fold)) for fold in folds) and not options.force:
         print(f"{run.name} train: up to date", flush=True)
         return
     fabric = Fabric(accelerator="auto", devices=options.devices, precision=choose_precision(config.train.precision),
@@ -39,15 +45,38 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
         meta = run.meta(f"train_fold{fold}")
         if not fabric.is_global_zero:  # one process keeps the books
             if not meta.is_file() or options.force:
-                train_fold(fabric, run, config, dataset, fold)
+                train_fold(fabric, run, config, dataset, fold, starts.get(fold))
             continue
-        with runs.stage(meta, settings, inputs, [run.fold(fold)], options.force, share=True) as needed:
+        with runs.stage(meta, settings, inputs_of(fold), [run.fold(fold)], options.force, share=True) as needed:
             if needed:
-                train_fold(fabric, run, config, dataset, fold)
+                train_fold(fabric, run, config, dataset, fold, starts.get(fold))
 
 
-def train_fold(fabric: Fabric, run: runs.Run, config: Config, dataset: runs.Dataset, fold: int) -> None:
-    """Train the network that never sees `fold`, going on from last.ckpt if it is there."""
+def find_starts(run: runs.Run, config: Config, dataset: runs.Dataset) -> dict[int, Path]:
+    """Return the weights that each fold's training goes on from: those of train.start that saw nothing of the fold.
+
+    Raises StageError if that run has not trained yet, has networks of another build, or has folds that these cross.
+    """
+    start = runs.Run(config.train.start, run.folder.parent)
+    if not start.config.is_file():
+        raise runs.StageError(f"{run.name} goes on from {start.name}, which {start.folder} does not have: train it first")
+    theirs = load_config(start.config)
+    built = [{key: value for key, value in c.model.record().items() if key != "weights"} for c in (theirs, config)]
+    if differs := runs.differences(*map(runs.as_json, built)):
+        raise runs.StageError(f"{run.name} cannot go on from {start.name}, whose model differs: {'; '.join(differs)}")
+    try:
+        matched = match_folds(dataset.read_folds(), runs.read_table(Path(theirs.data.folds)))
+    except ValueError as error:
+        raise runs.StageError(f"{run.name} cannot go on from {start.name}: of {dataset.folds} and {theirs.data.folds}, {error}") from error
+    for fold in matched.values():
+        runs.fingerprint(start.meta(f"train_fold{fold}"))
+        if runs.read_json(start.meta(f"train_fold{fold}"))["inputs"]["folds"] != runs.file_hash(Path(theirs.data.folds)):
+            raise runs.StageError(f"{start.name} was trained on other folds than {theirs.data.folds} now has: train it again")
+    return {fold: start.fold(other) / "weights.safetensors" for fold, other in matched.items()}
+
+
+def train_fold(fabric: Fabric, run: runs.Run, config: Config, dataset: runs.Dataset, fold: int, start: Path | None) -> None:
+    """Train the network that never sees `fold`, going on from last.ckpt if it is there, else from `start`, if any."""
     fabric.barrier()  # what an earlier run left has been cleared by now
     table = runs.read_table(dataset.folds)
     folder, seed = run.fold(fold), [config.train.seed, fold]
@@ -55,7 +84,9 @@ def train_fold(fabric: Fabric, run: runs.Run, config: Config, dataset: runs.Data
     seed = int(np.random.default_rng(seed).integers(2**31))
     crops = find_crops(run, config, dataset, table, fold, seed)
     torch.manual_seed(seed)
-    network = build(config.model, config.model.weights)
+    network = build(config.model, None if start else config.model.weights)
+    if start:
+        network.load_state_dict(load_file(start))
     few = held_out.sample(min(len(held_out), config.train.evaluate_images), random_state=config.train.seed)
     pairs = [read_pair(dataset, i) for i in few["image_id"]]
 
