@@ -66,7 +66,7 @@ def find_starts(run: runs.Run, config: Config, dataset: runs.Dataset) -> dict[in
         raise runs.StageError(f"{run.name} cannot go on from {start.name}, whose model differs: {'; '.join(differs)}")
     try:
         matched = match_folds(dataset.read_folds(), runs.read_table(Path(theirs.data.folds)))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise runs.StageError(f"{run.name} cannot go on from {start.name}: of {dataset.folds} and {theirs.data.folds}, {error}") from error
     for fold in matched.values():
         runs.fingerprint(start.meta(f"train_fold{fold}"))
