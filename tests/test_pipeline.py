@@ -14,12 +14,12 @@ from pipeline import list_tasks, run_all, run_one, write_project
 from safetensors.torch import load_file
 
 from nuclei import runs
-from nuclei.bundle import MAX_MB, find_run, write_bundle
+from nuclei.bundle import MAX_MB, find_published, find_run, write_bundle
 from nuclei.climb import climb
-from nuclei.config import DataConfig
+from nuclei.config import Config, DataConfig, load_config, merge
 from nuclei.images import decode_labels_png
 from nuclei.metric import score_image
-from nuclei.pipeline import list_runs
+from nuclei.pipeline import list_runs, run_stage
 from nuclei.segment_files import segment_files
 from nuclei.submission import read_solution, read_submission, score_submission, validate_submission
 
@@ -78,6 +78,40 @@ def test_a_bundle_makes_the_submission_again_from_the_official_archive(project, 
     again = segment_files([tmp_path / "stage1_test"], project / "runs/pair", tmp_path / "other", submission=tmp_path / "other.csv")
     assert (tmp_path / "other.csv").read_bytes() == run.submission("test").read_bytes()
     pd.testing.assert_frame_equal(found, again)
+
+
+def test_published_networks_are_taken_instead_of_training(project, demo_folder, tmp_path, monkeypatch, capsys):
+    write_bundle(runs.Run("pair", project / "runs"), tmp_path / "ensembles/pair")
+    write_project(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/data").symlink_to(project / "runs/data")
+    monkeypatch.chdir(tmp_path)
+    config = load_config("configs/other.yaml")
+    assert config.train.pool and find_published(config, runs.Dataset(config.data), 1)
+    for published in (True, False):  # once taken they are as good as trained
+        for name in ("crops", "train", "predict"):
+            run_stage(name, "other", config, runs.Options(demo_folder, jobs=1, published=published), Path("runs"))
+        assert not Path("runs/other/crops").exists()
+    assert "the same as that of ensembles/pair/bundle/other" in capsys.readouterr().out
+    for file in ("fold0/weights.safetensors", "fold1/weights.safetensors"):
+        assert Path("runs/other", file).read_bytes() == (project / "runs/other" / file).read_bytes()
+    assert runs.read_json(Path("runs/other/meta/train_fold0.json"))["seconds"] > 1  # what training took, not copying
+    for path in (project / "runs/other/maps").rglob("*.npz"):
+        ours, theirs = (runs.read_arrays(p) for p in (tmp_path / path.relative_to(project), path))
+        assert all((ours[key] == theirs[key]).all() for key in theirs)
+
+
+@pytest.mark.parametrize("change", [{"train": {"steps": 25}}, {"data": {"folds": "others.csv"}}, {"predict": {"checkpoint": "best"}}])
+def test_published_networks_of_other_settings_or_folds_are_none(project, tmp_path, monkeypatch, change):
+    write_bundle(runs.Run("pair", project / "runs"), tmp_path / "ensembles/pair")
+    table = runs.read_table(project / "runs/data/demo/folds.csv")
+    runs.write_table(project / "others.csv", table.assign(fold=1 - table["fold"]))
+    monkeypatch.setattr("nuclei.bundle.PUBLISHED", tmp_path / "ensembles")
+    monkeypatch.chdir(project)
+    config = load_config("configs/other.yaml")
+    assert find_published(config, runs.Dataset(config.data), 0)
+    other = Config.model_validate(merge(config.model_dump(), change))
+    assert find_published(other, runs.Dataset(other.data), 0) is None
 
 
 def test_networks_too_large_to_publish_are_no_bundle(project, tmp_path, monkeypatch):

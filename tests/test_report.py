@@ -16,6 +16,7 @@ from nuclei.artefacts import list_parts, read_array
 from nuclei.blend import quantise
 from nuclei.config import parse_config
 from nuclei.images import decode_labels_png
+from nuclei.pipeline import save_config
 from nuclei.report import (
     Code, Files, FillIn, Heading, Missing, Paragraph, Picture, References, Subheading, Table, anchor, render_html,
     render_markdown,
@@ -46,7 +47,7 @@ def make_config(root: Path, **changes):
 def make_run(root: Path, archives: Path, name: str = "tiny", jobs: int = 1, **changes) -> tuple:
     """Take a run through all stages but the report, its networks replaced by blurred and noisy truth."""
     run, config, options = runs.Run(name, root), make_config(root, **changes), runs.Options(archives, jobs=jobs)
-    runs.save_config(run, config)
+    save_config(run, config)
     prepare.main(run, config, options)
     folds.main(run, config, options)
     if config.members:

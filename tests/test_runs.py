@@ -13,8 +13,9 @@ import pytest
 from nuclei.config import DataConfig
 from nuclei.runs import (
     Dataset, Run, StageError, atomic, content_hash, differences, file_hash, fingerprint, read_json, read_table,
-    source_hash, stage, write_bytes, write_json, write_table,
+    stage, write_bytes, write_json, write_table,
 )
+from nuclei.stages.prepare import source_hash
 
 SOURCE = Path(__file__).parents[1] / "src"
 

@@ -9,6 +9,7 @@ from nuclei import runs
 from nuclei.ablation_tables import COLUMNS as ABLATION_COLUMNS
 from nuclei.config import Config
 from nuclei.leaderboard import compare_runs, publish
+from nuclei.pipeline import save_config
 from nuclei.systems import COLUMNS, SYSTEMS, list_systems, sort_systems
 
 INPUTS = {"data": "of the demo", "folds": "two"}
@@ -30,7 +31,7 @@ def write_run(root, name: str, folds=(0, 1), took=(), made_by="predict", inputs=
               own=None, **config) -> runs.Run:
     """Write what a comparison reads of a finished run; `took` are the seconds of its trainings, settings as `own`."""
     run = runs.Run(name, root)
-    runs.save_config(run, Config.model_validate(config))
+    save_config(run, Config.model_validate(config))
     for fold, seconds in zip(folds, took, strict=False):
         run.fold(fold).mkdir()
         # What is counted in the forward pass is not learned.

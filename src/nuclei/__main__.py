@@ -22,14 +22,15 @@ Devices = Annotated[int, typer.Option(help="GPUs, or CPU processes, to train on"
 Jobs = Annotated[int, typer.Option(help="processes of the stages that go image by image; -1: one per core")]
 Runs = Annotated[Path, typer.Option(help="folder of all runs")]
 Publish = Annotated[bool, typer.Option("--publish", help="also put the table into ensembles/ and README.md")]
+Published = Annotated[bool, typer.Option("--published", help="take networks that ensembles/ has, trained with the same settings, instead of training")]
 Force = Annotated[bool, typer.Option("--force", help="replace what was made with other settings")]
 
 
 def make_command(name: str):
     """Return the command of one stage, which takes configs and runs that stage of each."""
     def command(configs: Configs, data: Data = Path("data"), fold: Fold = None, devices: Devices = 1,
-                jobs: Jobs = -1, runs: Runs = Path("runs"), force: Force = False) -> None:
-        options = Options(data, fold, devices, jobs, force)
+                jobs: Jobs = -1, runs: Runs = Path("runs"), force: Force = False, published: Published = False) -> None:
+        options = Options(data, fold, devices, jobs, force, published)
         for path in configs:
             run_stage(name, run_name(path), load_config(path), options, runs)
     return command
@@ -62,9 +63,9 @@ def publish_comparison(runs: Path, kind: str) -> None:
 
 @app.command()
 def run(configs: Configs, data: Data = Path("data"), devices: Devices = 1, jobs: Jobs = -1,
-        runs: Runs = Path("runs"), force: Force = False) -> None:
+        runs: Runs = Path("runs"), force: Force = False, published: Published = False) -> None:
     """Run all stages of configs or ensembles, members first; what is up to date is passed over."""
-    options = Options(data, None, devices, jobs, force)
+    options = Options(data, None, devices, jobs, force, published)
     plan = dict(entry for path in configs for entry in list_runs(path))
     for path, config in plan.items():
         run_stages(run_name(path), config, options, runs)
@@ -81,13 +82,14 @@ def ablate(
     workers: Annotated[int, typer.Option(min=1, help="runs made side by side")] = 1,
     address: Annotated[str | None, typer.Option(help="scheduler of a Ray or Dask cluster whose workers see this folder")] = None,
     devices: Devices = 1, jobs: Jobs = -1, runs: Runs = Path("runs"), force: Force = False, publish: Publish = False,
+    published: Published = False,
 ) -> None:
     """Run what is missing of ablations and their bases, and tabulate what each change gains over its base."""
     from nuclei.ablate import Cluster
     from nuclei.ablate import ablate as run_ablations
     from nuclei.ablation_tables import list_gains
 
-    options = Options(data, None, devices, jobs, force)
+    options = Options(data, None, devices, jobs, force, published)
     failed = run_ablations(configs, seeds, options, runs, Cluster(backend, workers, address))
     path = comparison(runs, "ablations")
     print_table(list_gains(read_table(path)))

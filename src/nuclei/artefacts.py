@@ -101,10 +101,6 @@ def read_histories(network: runs.Run, folds) -> tuple[dict[str, pd.DataFrame], l
     return {fold: runs.read_table(path) for fold, path in paths.items() if path.is_file()}, missing
 
 
-def list_folds(dataset: runs.Dataset) -> list[int]:
-    return sorted(dataset.read_folds()["fold"].unique().tolist())
-
-
 def read_steps(run: runs.Run, config: Config, dataset: runs.Dataset) -> dict:
     """Read what every step made of one typical image: arguments of sections.write_pipeline."""
     image_id = choose_typical(runs.read_table(run.per_image("oof")), dataset)

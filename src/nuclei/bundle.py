@@ -1,18 +1,20 @@
 """What of a run segments new images, as a folder small enough to publish: networks, boosters, thresholds.
 
-    <folder>/bundle/<run>/  config.yaml  fold<k>/weights.safetensors, or select.json  scorer/fold<k>_seed<s>.json.gz
+    <folder>/bundle/<run>/  config.yaml  fold<k>/weights.safetensors  meta/train_fold<k>.json,
+                            or select.json  scorer/fold<k>_seed<s>.json.gz
 
-It is laid out as runs/ is, so whatever reads a run reads a bundle.
+It is laid out as runs/ is, so whatever reads a run reads a bundle, and a run can take its networks instead of training.
 """
 
 import shutil
 from pathlib import Path
 
 from nuclei import runs
-from nuclei.config import load_config
+from nuclei.config import Config, load_config
 from nuclei.predictor import FILE_OF_CHECKPOINT
 
 MAX_MB = 60  # of networks, beyond which they are no part of a repository
+PUBLISHED = Path("ensembles")
 
 
 def find_run(folder: Path) -> runs.Run:
@@ -30,6 +32,21 @@ def list_networks(run: runs.Run) -> list[Path]:
     return sorted(run.folder.glob(f"fold*/{FILE_OF_CHECKPOINT[config.predict.checkpoint]}"))
 
 
+def find_published(config: Config, dataset: runs.Dataset, fold: int) -> Path | None:
+    """Return the meta of the published network of a fold that was trained by `config`'s settings; None if there is none.
+
+    The same fold table means the same images; how a user's archives lie on the disk, and their annotations, may differ.
+    """
+    wanted = runs.as_json({"model": config.model.record(), "train": config.train.record()})
+    file = Path(f"fold{fold}") / FILE_OF_CHECKPOINT[config.predict.checkpoint]
+    for meta in sorted(PUBLISHED.glob(f"*/bundle/*/meta/train_fold{fold}.json")):
+        found = runs.read_json(meta)
+        same = found["settings"] == wanted and found["inputs"]["folds"] == runs.file_hash(dataset.folds)
+        if same and (meta.parents[1] / file).is_file():
+            return meta
+    return None
+
+
 def write_bundle(run: runs.Run, folder: Path) -> str:
     """Copy what Predictor needs of a run into <folder>/bundle and return what was done, in a line.
 
@@ -40,8 +57,10 @@ def write_bundle(run: runs.Run, folder: Path) -> str:
     size_mb = sum(path.stat().st_size for path in networks) / 1e6
     if not networks or size_mb > MAX_MB:
         return f"no bundle: {len(networks)} networks of {size_mb:.0f} MB, and only up to {MAX_MB} MB are published"
-    configs = [run.config, *dict.fromkeys(path.parents[1] / "config.yaml" for path in networks)]
+    trained = dict.fromkeys(path.parents[1] for path in networks)
+    configs = [run.config, *(one / "config.yaml" for one in trained)]
+    metas = [path for one in trained for path in sorted(one.glob("meta/train_fold*.json"))]
     boosters = sorted(run.scorer.glob("fold*_seed*.json.gz"))
-    for path in (*configs, *networks, run.tuned, *boosters):
+    for path in (*configs, *networks, *metas, run.tuned, *boosters):
         runs.write_bytes(target / path.relative_to(run.folder.parent), path.read_bytes())
     return f"{target}: {len(networks)} networks of {size_mb:.0f} MB, {len(boosters)} sets of boosters"

@@ -25,10 +25,17 @@ def make_crops(dataset: runs.Dataset, config: Config, table: pd.DataFrame, n: in
                  table["fold"].to_numpy() if by_fold else None)
 
 
+def pool_settings(config: Config) -> dict:
+    """Return the settings that decide the crops of a pool."""
+    settings = {key: getattr(config.train, key) for key in ("pool", "crop_px", "augment", "leave_out", "sampling", "seed")}
+    return settings | {"channels": config.model.channels, "min_side_px": config.model.min_side_px}
+
+
 def find_crops(run: runs.Run, config: Config, dataset: runs.Dataset, table: pd.DataFrame, fold: int, seed: int):
     """Return the crops that the network of `fold` learns from, of the other folds of a fold table."""
     n = config.train.steps * config.train.batch_size
     if config.train.pool:
+        runs.fingerprint(run.meta("crops"))  # which says so where there are none
         turned = leave_out(config.train.augment, config.train.leave_out)["dihedral"]
         return Pool(run.crops, fold, n, turned, seed)
     return make_crops(dataset, config, table[table["fold"] != fold], n, seed)

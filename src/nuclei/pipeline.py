@@ -5,8 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+
 from nuclei.config import Config, load_config, run_name
-from nuclei.runs import Options, Run, save_config
+from nuclei.runs import Options, Run, write_bytes
 from nuclei.stages import ON_DEMAND, STAGES
 
 CONFIG_FOLDERS = ("configs", "configs/systems", "configs/large", "ensembles")  # where members are looked for, from any folder above
@@ -20,6 +22,11 @@ def run_stage(stage: str, name: str, config: Config, options: Options, runs: Pat
     importlib.import_module(f"nuclei.stages.{stage}").main(run, config, options)
     # Only now: a stage that refuses other settings must not leave them beside the results of the old ones.
     save_config(run, config)
+
+
+def save_config(run: Run, config) -> None:
+    """Write the resolved, complete config of a run, a pydantic model."""
+    write_bytes(run.config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
 
 
 def run_stages(name: str, config: Config, options: Options, runs: Path, left_out: tuple[str, ...] = ()) -> None:
@@ -38,7 +45,7 @@ def train_alone(name: str, options: Options, runs: Path) -> None:
     """Run the stage train in a process of its own, from the run's saved config; leave with its exit status if it fails."""
     path = Run(name, runs).config
     command = [sys.executable, "-m", "nuclei", "train", str(path), "--devices", str(options.devices), "--runs", str(runs)]
-    done = subprocess.run(command + ["--force"] * options.force)
+    done = subprocess.run(command + ["--force"] * options.force + ["--published"] * options.published)
     if done.returncode:
         sys.exit(done.returncode)
 

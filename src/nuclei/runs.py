@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from nuclei.images import decode_image, decode_labels_png
 from nuclei.provenance import cpu_seconds, provenance
@@ -40,6 +39,7 @@ class Options:
     devices: int = 1
     jobs: int = -1  # processes of the stages that go image by image; -1: one per core
     force: bool = False  # replace what was made with other settings
+    published: bool = False  # take networks that ensembles/ has, trained with the same settings, instead of training
 
 
 class Dataset:
@@ -68,6 +68,9 @@ class Dataset:
         if unknown := set(only) - set(table["fold"]):
             raise ValueError(f"no fold {unknown.pop()} in {self.folds}; it has {sorted(set(table['fold'].tolist()))}")
         return table[table["fold"].isin(only)].reset_index(drop=True) if only else table
+
+    def list_folds(self) -> list[int]:
+        return sorted(self.read_folds()["fold"].unique().tolist())
 
     def splits(self) -> dict[str, list[str]]:
         """Return the images whose maps a run has: 'oof', those of read_folds, and each split without masks."""
@@ -163,13 +166,6 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def source_hash(path: Path) -> str:
-    """Return the sha256 of a file, or of the names and sizes of the files in a folder."""
-    if path.is_file():
-        return file_hash(path)
-    return content_hash(sorted((str(p.relative_to(path)), p.stat().st_size) for p in path.rglob("*") if p.is_file()))
-
-
 def read_image(path: Path) -> np.ndarray:
     """Read an image, uint8 [H, W, 3]; raise ValueError naming the file if it is damaged."""
     return decode_image(path.read_bytes(), str(path))
@@ -204,6 +200,11 @@ def content_hash(content) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def sign(stage: str, settings: dict, inputs: dict[str, str]) -> str:
+    """Return the fingerprint that a stage leaves which is run with these settings and inputs."""
+    return content_hash([stage, as_json({"settings": settings, "inputs": inputs})])
+
+
 def fingerprint(meta: Path) -> str:
     """Return the fingerprint a finished stage left; raise StageError naming the stage that has not finished."""
     if not meta.is_file():
@@ -226,10 +227,8 @@ def find_fingerprint(run: Run, what: str) -> str:
 
 def is_up_to_date(meta: Path, settings: dict, inputs: dict[str, str]) -> bool:
     """Return whether `meta` was left by a finished stage with these settings and inputs."""
-    if not meta.is_file():
-        return False
-    found = read_json(meta)
-    return {key: found[key] for key in ("settings", "inputs")} == as_json({"settings": settings, "inputs": inputs})
+    wanted = as_json({"settings": settings, "inputs": inputs})
+    return meta.is_file() and {key: read_json(meta)[key] for key in wanted} == wanted
 
 
 def as_json(content: dict) -> dict:
@@ -239,22 +238,22 @@ def as_json(content: dict) -> dict:
 
 @contextmanager
 def stage(meta: Path, settings: dict, inputs: dict[str, str], outputs: list[Path] = (), force: bool = False,
-          share: bool = False, same_as: str | None = None):
+          share: bool = False, twin: Path | None = None, same_as: str | None = None):
     """Guard one stage: yield True if it must run, False if `meta` says that it is up to date.
 
     settings: what the stage reads of the config; inputs: name -> fingerprint or hash of what it reads from disk;
     outputs: what it writes. What a killed stage left in `outputs` is kept to go on from if it was begun with the
     same settings and inputs, and removed otherwise. `meta` is written last, so a killed stage never looks finished.
     share: take the outputs of another run whose stage had the same settings and inputs, if there is one; not for
-    outputs that name the run. same_as: fingerprint of what the outputs are a copy of, to be that of this stage too.
+    outputs that name the run. twin: meta of a stage whose outputs are to be taken whatever its inputs.
+    same_as: fingerprint of what the outputs are a copy of, to be that of this stage too.
     Raises StageError that says what differs if `meta` was left by other settings or inputs, unless `force`.
     """
     wanted = as_json({"settings": settings, "inputs": inputs})
     begun = meta.with_suffix(".begun")
     name = f"{meta.parent.parent.name} {meta.stem}"
     if meta.is_file() and not force:
-        differs = differences({key: read_json(meta)[key] for key in wanted}, wanted)
-        if differs:
+        if differs := differences({key: read_json(meta)[key] for key in wanted}, wanted):
             raise StageError(
                 f"{name} was made with other settings or inputs:\n  " + "\n  ".join(differs)
                 + "\nadd --force to replace it, or give the config another file name"
@@ -268,8 +267,8 @@ def stage(meta: Path, settings: dict, inputs: dict[str, str], outputs: list[Path
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         write_json(begun, wanted)
     start, cpu_start = time.monotonic(), cpu_seconds()
-    twin = find_twin(meta, wanted) if share else None
-    print(f"{name}: the same as {twin.parent.parent.name}'s" if twin else f"{name}: running", flush=True)
+    twin = twin or share and find_twin(meta, wanted)
+    print(f"{name}: the same as that of {twin.parent.parent}" if twin else f"{name}: running", flush=True)
     if twin:
         link_outputs(outputs, meta.parent.parent, twin.parent.parent)
         yield False
@@ -277,9 +276,9 @@ def stage(meta: Path, settings: dict, inputs: dict[str, str], outputs: list[Path
         made = {"shared_with": twin.parent.parent.name} | read_json(twin)
     else:
         yield True
-        made = {"stage": meta.stem, "fingerprint": same_as or content_hash([meta.stem, wanted])} | provenance()
+        made = {"stage": meta.stem, "fingerprint": same_as or sign(meta.stem, settings, inputs)} | provenance()
         made |= {"seconds": round(time.monotonic() - start, 1), "cpu_seconds": round(cpu_seconds() - cpu_start, 1)}
-    write_json(meta, wanted | made)
+    write_json(meta, made | wanted)
     begun.unlink()
 
 
@@ -290,7 +289,7 @@ def find_twin(meta: Path, wanted: dict) -> Path | None:
 
 
 def link_outputs(outputs: list[Path], folder: Path, source: Path) -> None:
-    """Put the files that `source` has in place of the outputs of a run's `folder`, without copying their content.
+    """Put the files that `source` has in place of the outputs of a run's `folder`, without copying what one disk holds.
 
     No stage writes into a file that is there, so the two runs cannot disturb each other.
     """
@@ -298,22 +297,23 @@ def link_outputs(outputs: list[Path], folder: Path, source: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
         other = source / path.relative_to(folder)
         if other.is_dir():
-            shutil.copytree(other, path, copy_function=os.link)
+            shutil.copytree(other, path, copy_function=link)
         elif other.is_file():
             path.unlink(missing_ok=True)
-            os.link(other, path)
+            link(other, path)
+
+
+def link(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source`, or a copy of it if that lies on another disk."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def differences(found, wanted, where: str = "") -> list[str]:
     """List where two nested mappings differ, one line each: 'key: old -> new'."""
     if isinstance(found, dict) and isinstance(wanted, dict):
-        return [
-            line for key in sorted(found.keys() | wanted.keys())
-            for line in differences(found.get(key), wanted.get(key), f"{where}.{key}".lstrip("."))
-        ]
+        return [line for key in sorted(found.keys() | wanted.keys())
+                for line in differences(found.get(key), wanted.get(key), f"{where}.{key}".lstrip("."))]
     return [] if found == wanted else [f"{where}: {found!r} -> {wanted!r}"]
-
-
-def save_config(run: Run, config) -> None:
-    """Write the resolved, complete config of a run, a pydantic model."""
-    write_bytes(run.config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())

@@ -11,19 +11,22 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from nuclei import runs
+from nuclei.bundle import find_published
 from nuclei.config import Config
-from nuclei.crops import make_crops
+from nuclei.crops import make_crops, pool_settings
 from nuclei.engine import single_thread
 
 BATCH = 32
-DECIDES = ("pool", "crop_px", "augment", "leave_out", "sampling", "seed")  # what of config.TrainConfig decides the crops
 
 
 def main(run: runs.Run, config: Config, options: runs.Options) -> None:
     dataset, channels, size = runs.Dataset(config.data, run.folder.parent), config.model.channels, config.train.crop_px
-    settings = {key: getattr(config.train, key) for key in DECIDES}
-    settings |= {"channels": channels, "min_side_px": config.model.min_side_px}
-    with runs.stage(run.meta("crops"), settings, dataset.inputs(), [run.crops], options.force, share=True) as needed:
+    networks = [run.meta(f"train_fold{fold}").is_file() or options.published and find_published(config, dataset, fold)
+                for fold in dataset.list_folds()]
+    if all(networks) and not options.force:
+        print(f"{run.name} crops: not needed, the networks are there", flush=True)
+        return
+    with runs.stage(run.meta("crops"), pool_settings(config), dataset.inputs(), [run.crops], options.force, share=True) as needed:
         if not needed:
             return
         n = config.train.pool

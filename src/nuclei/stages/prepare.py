@@ -1,5 +1,7 @@
 """Archives -> runs/data/<dataset>: images and label images as PNG, and the manifest."""
 
+from pathlib import Path
+
 import pandas as pd
 from joblib import Parallel, delayed
 from tqdm import tqdm
@@ -22,7 +24,7 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
             raise
         print(f"{dataset.name} prepare: up to date (its archives are not in {options.data})", flush=True)
         return
-    inputs = {name: runs.source_hash(path) for name, path in found.items()}
+    inputs = {name: source_hash(path) for name, path in found.items()}
     outputs = [dataset.folder / "images", dataset.folder / "labels", dataset.manifest]
     with runs.stage(dataset.meta, {}, inputs, outputs, options.force) as needed:
         if not needed:
@@ -36,6 +38,13 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
                 runs.write_bytes(dataset.solution(name), found[name].read_bytes())
         runs.write_table(dataset.manifest, table)
         print(describe(table), flush=True)
+
+
+def source_hash(path: Path) -> str:
+    """Return the sha256 of a file, or of the names and sizes of the files in a folder."""
+    if path.is_file():
+        return runs.file_hash(path)
+    return runs.content_hash(sorted((str(p.relative_to(path)), p.stat().st_size) for p in path.rglob("*") if p.is_file()))
 
 
 def prepare_one(dataset: runs.Dataset, archive, image_id: str) -> dict:

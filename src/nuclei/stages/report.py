@@ -118,7 +118,7 @@ def report_thresholds(run: runs.Run, config: Config, dataset: runs.Dataset) -> I
 
 def report_training(run: runs.Run, config: Config, dataset: runs.Dataset) -> Iterator[Block]:
     """Show the training of every network that the maps are from, and name the folds without a history."""
-    folds = artefacts.list_folds(dataset)
+    folds = dataset.list_folds()
     for network in artefacts.list_networks(run, config):
         histories, missing = artefacts.read_histories(network, folds)
         yield from missing

@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch.utils.tensorboard import SummaryWriter
 
 from nuclei import runs
+from nuclei.bundle import find_published
 from nuclei.config import Config, load_config
-from nuclei.crops import find_crops, read_pair
+from nuclei.crops import find_crops, pool_settings, read_pair
 from nuclei.engine import choose_precision, fit
 from nuclei.folds import match_folds
 from nuclei.metric import score_image
@@ -19,7 +20,7 @@ from nuclei.networks import build, make_loss, segment_quickly
 
 def main(run: runs.Run, config: Config, options: runs.Options) -> None:
     dataset = runs.Dataset(config.data, run.folder.parent)
-    folds = sorted(dataset.read_folds()["fold"].unique().tolist())
+    folds = dataset.list_folds()
     if options.fold is not None:
         if options.fold not in folds:
             raise ValueError(f"{run.name} has no fold {options.fold}; it has {folds}")
@@ -27,7 +28,7 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
     settings = {"model": config.model.record(), "train": config.train.record()}
     inputs = dataset.inputs()
     if config.train.pool:
-        inputs["crops"] = runs.fingerprint(run.meta("crops"))
+        inputs["crops"] = runs.sign("crops", pool_settings(config), inputs)
     starts = find_starts(run, config, dataset) if config.train.start else {}
     if not starts and config.model.weights and Path(config.model.weights).is_file():
         inputs["weights"] = runs.file_hash(Path(config.model.weights))
@@ -38,16 +39,18 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
     if all(runs.is_up_to_date(run.meta(f"train_fold{fold}"), settings, inputs_of(fold)) for fold in folds) and not options.force:
         print(f"{run.name} train: up to date", flush=True)
         return
+    published = {fold: find_published(config, dataset, fold) for fold in folds} if options.published else {}
     fabric = Fabric(accelerator="auto", devices=options.devices, precision=choose_precision(config.train.precision),
                     strategy="auto" if options.devices == 1 else "ddp_find_unused_parameters_true")
     fabric.launch()
     for fold in folds:
         meta = run.meta(f"train_fold{fold}")
         if not fabric.is_global_zero:  # one process keeps the books
-            if not meta.is_file() or options.force:
+            if not published.get(fold) and (not meta.is_file() or options.force):
                 train_fold(fabric, run, config, dataset, fold, starts.get(fold))
             continue
-        with runs.stage(meta, settings, inputs_of(fold), [run.fold(fold)], options.force, share=True) as needed:
+        with runs.stage(meta, settings, inputs_of(fold), [run.fold(fold)], options.force, share=True,
+                        twin=published.get(fold)) as needed:
             if needed:
                 train_fold(fabric, run, config, dataset, fold, starts.get(fold))
 

@@ -60,7 +60,7 @@ def write_all(run: runs.Run, config: Config) -> Iterator[Block]:
 
 def write_summary(run: runs.Run, config: Config, dataset: runs.Dataset) -> Iterator[Block]:
     """Say what the method is, how much of it there is and what it took."""
-    networks, folds = artefacts.read_networks(run, config), artefacts.list_folds(dataset)
+    networks, folds = artefacts.read_networks(run, config), dataset.list_folds()
     yield from writeup.write_summary(config.model_dump(mode="json"), networks, len(folds))
     names = list(artefacts.list_parts(run, config.members))
     metas = artefacts.read_all_metas(run, names, dataset)
@@ -94,7 +94,7 @@ def write_data(run: runs.Run, config: Config, dataset: runs.Dataset) -> Iterator
 
 def write_networks(run: runs.Run, config: Config, dataset: runs.Dataset) -> Iterator[Block]:
     """Tabulate what the networks predict and what they are made of."""
-    networks, fold = artefacts.read_networks(run, config), artefacts.list_folds(dataset)[0]
+    networks, fold = artefacts.read_networks(run, config), dataset.list_folds()[0]
     yield network_tables.list_channels(networks)
     found = artefacts.list_networks(run, config)
     yield from (Missing(f"{network.name}/config.yaml") for network in found if network.name not in networks)
@@ -106,7 +106,7 @@ def write_networks(run: runs.Run, config: Config, dataset: runs.Dataset) -> Iter
 
 def write_training(run: runs.Run, config: Config, dataset: runs.Dataset) -> Iterator[Block]:
     """Tabulate how the networks were trained, and show how it went."""
-    networks, folds = artefacts.read_networks(run, config), artefacts.list_folds(dataset)
+    networks, folds = artefacts.read_networks(run, config), dataset.list_folds()
     times = {name: ", ".join(read_times(runs.Run(name, run.folder.parent), folds)) for name in networks}
     yield network_tables.list_choices(networks, network_tables.TRAINING, time_of_each_fold=times)
     yield network_tables.list_augmentation(networks)
