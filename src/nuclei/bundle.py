@@ -37,11 +37,11 @@ def find_published(config: Config, dataset: runs.Dataset, fold: int) -> Path | N
 
     The same fold table means the same images; how a user's archives lie on the disk, and their annotations, may differ.
     """
-    wanted = runs.as_json({"model": config.model.record(), "train": config.train.record()})
-    file = Path(f"fold{fold}") / FILE_OF_CHECKPOINT[config.predict.checkpoint]
+    wanted = runs.as_json(config.record_training())
+    folds, file = runs.file_hash(dataset.folds), Path(f"fold{fold}") / FILE_OF_CHECKPOINT[config.predict.checkpoint]
     for meta in sorted(PUBLISHED.glob(f"*/bundle/*/meta/train_fold{fold}.json")):
         found = runs.read_json(meta)
-        same = found["settings"] == wanted and found["inputs"]["folds"] == runs.file_hash(dataset.folds)
+        same = found["settings"] == wanted and found["inputs"]["folds"] == folds
         if same and (meta.parents[1] / file).is_file():
             return meta
     return None

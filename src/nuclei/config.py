@@ -191,6 +191,10 @@ class Config(Section):
         """Return whether the network gives detections, not maps."""
         return self.model.decoder == "MaskRCNN"
 
+    def record_training(self) -> dict:
+        """Return the settings that decide the trained networks, as Section.record does."""
+        return {"model": self.model.record(), "train": self.train.record()}
+
     @property
     def plain_methods(self) -> tuple[str, ...]:
         """Return the plain decodings, from the plainest, that the run is also scored by."""

@@ -200,7 +200,7 @@ def content_hash(content) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def sign(stage: str, settings: dict, inputs: dict[str, str]) -> str:
+def expected_fingerprint(stage: str, settings: dict, inputs: dict[str, str]) -> str:
     """Return the fingerprint that a stage leaves which is run with these settings and inputs."""
     return content_hash([stage, as_json({"settings": settings, "inputs": inputs})])
 
@@ -276,7 +276,7 @@ def stage(meta: Path, settings: dict, inputs: dict[str, str], outputs: list[Path
         made = {"shared_with": twin.parent.parent.name} | read_json(twin)
     else:
         yield True
-        made = {"stage": meta.stem, "fingerprint": same_as or sign(meta.stem, settings, inputs)} | provenance()
+        made = {"stage": meta.stem, "fingerprint": same_as or expected_fingerprint(meta.stem, settings, inputs)} | provenance()
         made |= {"seconds": round(time.monotonic() - start, 1), "cpu_seconds": round(cpu_seconds() - cpu_start, 1)}
     write_json(meta, made | wanted)
     begun.unlink()

@@ -25,10 +25,10 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
         if options.fold not in folds:
             raise ValueError(f"{run.name} has no fold {options.fold}; it has {folds}")
         folds = [options.fold]
-    settings = {"model": config.model.record(), "train": config.train.record()}
+    settings = config.record_training()
     inputs = dataset.inputs()
     if config.train.pool:
-        inputs["crops"] = runs.sign("crops", pool_settings(config), inputs)
+        inputs["crops"] = runs.expected_fingerprint("crops", pool_settings(config), inputs)
     starts = find_starts(run, config, dataset) if config.train.start else {}
     if not starts and config.model.weights and Path(config.model.weights).is_file():
         inputs["weights"] = runs.file_hash(Path(config.model.weights))
