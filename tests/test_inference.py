@@ -207,7 +207,7 @@ def test_wrong_settings_are_answered_with_the_right_ones():
 
 
 MEMORY_SCRIPT = """
-import resource, time
+import resource
 import numpy as np, torch
 from nuclei.inference import predict_maps
 torch.set_num_threads(1)
@@ -215,10 +215,10 @@ peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 image = np.zeros((5000, 5000, 3), np.uint8)
 image[::7, ::5] = 200
 predict_maps(lambda batch: batch / 255, image[:64, :64], ("mask", "border", "center"))
-before, start = peak(), time.process_time()
+before = peak()
 maps = predict_maps(lambda batch: batch / 255, image, ("mask", "border", "center"), "flips", tile=512, overlap=64)
 assert (maps["mask"][::7, ::5] > 0.7).all() and maps["mask"].mean() < 0.05
-print(peak() - before, time.process_time() - start)
+print(peak() - before)
 """
 
 
@@ -226,11 +226,10 @@ def test_a_large_image_needs_little_more_memory_than_its_maps():
     done = subprocess.run([sys.executable, "-c", MEMORY_SCRIPT], capture_output=True, text=True,
                           env={"PYTHONPATH": "src", "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
-    grown_mib, seconds = map(float, done.stdout.split())
+    grown_mib = float(done.stdout)
     maps_mib = 4 * 4 * 5000**2 / 2**20  # three channels and the disagreement, float32
     # Measured: 116 MiB more. 4 views of a tile in 3 float32 channels are 12 MiB; weights or a copy of one map are 95.
     assert grown_mib < maps_mib + 180
-    assert seconds < 20
 
 
 def test_forward_of_a_network_gives_its_probabilities():

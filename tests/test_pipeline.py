@@ -95,7 +95,9 @@ def test_published_networks_are_taken_instead_of_training(project, demo_folder, 
     assert "the same as that of ensembles/pair/bundle/other" in capsys.readouterr().out
     for file in ("fold0/weights.safetensors", "fold1/weights.safetensors"):
         assert Path("runs/other", file).read_bytes() == (project / "runs/other" / file).read_bytes()
-    assert runs.read_json(Path("runs/other/meta/train_fold0.json"))["seconds"] > 1  # what training took, not copying
+    # What training took, not copying.
+    took = [runs.read_json(root / "runs/other/meta/train_fold0.json")["seconds"] for root in (project, Path())]
+    assert took[0] == took[1]
     for path in (project / "runs/other/maps").rglob("*.npz"):
         ours, theirs = (runs.read_arrays(p) for p in (tmp_path / path.relative_to(project), path))
         assert all((ours[key] == theirs[key]).all() for key in theirs)
@@ -231,7 +233,7 @@ def test_two_processes_train_one_network(project, tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/data").symlink_to(project / "runs/data")
     command = [sys.executable, "-m", "nuclei", "train", "configs/small.yaml", "--devices", "2", "--fold", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     one, two = (runs.read_table(root / "runs/small/fold0/history.csv") for root in (project, tmp_path))
     assert "MEMBER: 2/2" in done.stdout + done.stderr
@@ -243,7 +245,7 @@ def test_two_processes_train_one_network(project, tmp_path):
 def test_a_killed_stage_goes_on_to_the_same_result(demo_folder, tmp_path):
     script = Path(__file__).with_name("kill_stages.py")
     done = subprocess.run([sys.executable, script, demo_folder, tmp_path], capture_output=True, text=True,
-                          env=ENVIRONMENT, timeout=600)
+                          env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr[-2000:]
     summary, *differing = [line for line in done.stdout.splitlines() if "files" in line or "/" in line][-1:]
     assert summary.endswith("0 differ"), done.stdout[-2000:]
