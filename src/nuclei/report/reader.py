@@ -80,7 +80,7 @@ def read_networks(run: Run, config: Config) -> dict[str, dict]:
 def count_parameters(path: Path) -> int:
     """Count the learned numbers in a file of weights without reading them."""
     with path.open("rb"), safe_open(path, "numpy") as file:
-        names = [name for name in file if name.split(".")[-1] not in BUFFERS]
+        names = [name for name in file.keys() if name.split(".")[-1] not in BUFFERS]  # noqa: SIM118 (no mapping: it has keys, but no iterator)
         return sum(int(np.prod(file.get_slice(name).get_shape())) for name in names)
 
 
