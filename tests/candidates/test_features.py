@@ -303,7 +303,7 @@ def test_wrong_input_is_refused():
     image = np.zeros((5, 6, 3), np.uint8)
     with pytest.raises(ValueError, match="known: shape, neighbours"):
         compute_features(candidates, {}, image, groups=["form"])
-    with pytest.raises(ValueError, match="mask is .* px"):
+    with pytest.raises(ValueError, match=r"mask is .* px"):
         compute_features(candidates, {"mask": np.zeros((6, 5), np.float32)}, image)
     with pytest.raises(ValueError, match="without pixels"):
         compute_features(make_candidates([np.zeros((5, 6), bool)]), {}, image)

@@ -1,6 +1,6 @@
 """The selection is the best of all non-overlapping sets, as trying them all shows."""
 
-from itertools import combinations
+from itertools import chain, combinations
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def make_forest(rng: np.random.Generator, n_leaves: int) -> Candidates:
     return Candidates(
         (4, n_leaves),
         np.cumsum([0, *map(len, pieces)]),
-        np.array(sum(pieces, []), np.int32),
+        np.array(list(chain.from_iterable(pieces)), np.int32),
         np.array(node, np.int32),
         np.zeros(len(node), np.float32),
         np.array(parent, np.int32),
