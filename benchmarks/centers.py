@@ -29,7 +29,7 @@ def decode(maps: dict, truth: np.ndarray, config) -> tuple[list[float], float]:
     for seed_level in SEED_LEVELS:
         basins = flood_seeds(energy, seed_level, maps["mask"] > min(MASK_THRESHOLDS))
         plain += [score_image(truth, cut_basins(basins, maps["mask"], t, 12))[0] for t in MASK_THRESHOLDS]
-    candidates = make_candidates(maps, **config.watershed.model_dump())
+    candidates = make_candidates(maps, config.watershed)
     iou, _ = best_iou(truth, candidates.indptr, candidates.pixels)
     gain = expected_gain((iou[:, None] > THRESHOLDS).astype(float), np.full(len(THRESHOLDS), 0.5))
     chosen = select_candidates(candidates, gain)

@@ -31,7 +31,7 @@ def score_one(archive, image_id: str) -> tuple[float, float, float, int, int]:
     config = Config()
     _, truth, _ = prepare_image(archive, image_id)
     maps = dict(zip(config.model.channels, make_targets(truth, config.model.channels), strict=True))
-    candidates = make_candidates(maps, **config.watershed.model_dump())
+    candidates = make_candidates(maps, config.watershed)
     iou, _ = best_iou(truth, candidates.indptr, candidates.pixels)
     gain = expected_gain((iou[:, None] > THRESHOLDS).astype(float), np.full(len(THRESHOLDS), 0.5))
     text = io.StringIO(newline="")

@@ -26,7 +26,7 @@ def make_case(kind="purple_on_white", shape=(72, 90)) -> dict:
     image, truth = make_image(kind, shape, rng)
     maps = {name: cv2.GaussianBlur(make_targets(truth, (name,))[0], (0, 0), 1) for name in CHANNELS}
     maps["disagreement"] = maps["mask"] * (1 - maps["mask"])
-    candidates = make_candidates(maps, **Config().watershed.model_dump())
+    candidates = make_candidates(maps, Config().watershed)
     true_iou, _ = best_iou(truth, candidates.indptr, candidates.pixels)
     predicted_iou = np.clip(true_iou + rng.normal(0, 0.1, len(true_iou)), 0, 1)
     chosen = select_candidates(candidates, expected_gain(predicted_iou[:, None].repeat(10, 1), np.full(10, 0.5)))
@@ -119,7 +119,7 @@ def test_more_than_four_maps_take_another_row(case):
 def test_an_image_without_nuclei_and_candidates_is_drawn():
     nothing = np.zeros((40, 64), np.int32)
     maps = {name: np.zeros(nothing.shape, np.float32) for name in (*CHANNELS, "disagreement")}
-    none, no_iou = make_candidates(maps, **Config().watershed.model_dump()), np.zeros(0, np.float32)
+    none, no_iou = make_candidates(maps, Config().watershed), np.zeros(0, np.float32)
     image = np.random.default_rng(0).integers(0, 30, (*nothing.shape, 3)).astype(np.uint8)
     figure = draw_case(image, nothing, maps, none, no_iou, no_iou, np.zeros(0, np.int64), nothing, "empty")
     assert len(list_panels(figure)) == 12

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from nuclei.candidates.tree import make_candidates
+from nuclei.config.schema import WatershedConfig
 from nuclei.data.images import stretch_contrast
 from nuclei.data.labels import count_touching, find_outlines
 from nuclei.data.synthetic import make_image
@@ -240,7 +241,7 @@ def test_only_the_best_candidate_of_a_node_is_outlined(drawn):
     _, labels = drawn
     maps = dict(zip(("mask", "border", "center"), make_targets(labels, ("mask", "border", "center")), strict=True))
     maps = {name: cv2.GaussianBlur(value, (0, 0), 1) for name, value in maps.items()}
-    candidates = make_candidates(maps, (0.3, 0.5, 0.7), 0.2, 0.5, 1.0, 0.04, 64, 12)
+    candidates = make_candidates(maps, WatershedConfig(mask_thresholds=(0.3, 0.5, 0.7)))
     score = np.random.default_rng(0).random(len(candidates))
     best = best_of_each_node(candidates, score)
     assert (np.diff(score[best]) >= 0).all()
@@ -259,7 +260,7 @@ def test_nothing_at_all_can_be_drawn(drawn):
     image, labels = drawn
     nothing = np.zeros_like(labels)
     maps = {name: np.zeros(labels.shape, np.float32) for name in ("mask", "border", "center")}
-    none = make_candidates(maps, (0.5,), 0.2, 0.5, 1.0, 0.04, 64, 12)
+    none = make_candidates(maps, WatershedConfig(mask_thresholds=(0.5,)))
     assert len(none) == 0
     shown = [
         draw_pipeline(image, maps, nothing, none, np.zeros(0, np.float32)),

@@ -34,7 +34,7 @@ def cut_candidates(maps: dict, detections: dict | None, image: np.ndarray, confi
     if config.detects:
         candidates = make_detection_candidates(detections, image.shape[:2], w.mask_thresholds, 0.0, w.min_area_px)
     else:
-        candidates = make_candidates(maps, **w.model_dump())
+        candidates = make_candidates(maps, w)
     return candidates, compute_features(candidates, maps, image)
 
 
