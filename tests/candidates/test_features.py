@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.measure import label, regionprops
 from skimage.morphology import convex_hull_image
 
-from nuclei.candidates.features import FEATURES, compute_features, feature_group
+from nuclei.candidates.features import FEATURES, compute_features, feature_group, feature_names, features_table
 from nuclei.candidates.table import Candidates
 
 ALL_COLUMNS = [name for features in FEATURES.values() for name in features]
@@ -296,6 +297,23 @@ def test_columns_groups_and_missing_maps():
     missing = [name for name in ALL_COLUMNS if "center" in name or "disagreement" in name]
     assert without[missing].isna().all(axis=None)
     np.testing.assert_array_equal(without.drop(columns=missing), full.drop(columns=missing))
+
+
+def test_features_are_named_without_the_groups_left_out():
+    assert feature_names() == ALL_COLUMNS
+    left = feature_names(iter(("colour", "tree")))
+    assert left == [name for name in ALL_COLUMNS if feature_group(name) not in ("colour", "tree")]
+    with pytest.raises(ValueError, match="feature group color; valid: shape, neighbours"):
+        feature_names(("color", "tree"))
+
+
+def test_stored_features_get_their_names_back():
+    masks, maps, image = draw_scene(4)
+    table = compute_features(make_candidates(masks), maps, image)
+    again = features_table(table.to_numpy(np.float32), list(table.columns))
+    pd.testing.assert_frame_equal(again, table)
+    with pytest.raises(ValueError, match=r"\(3, 2\) are not the 1 named"):
+        features_table(np.zeros((3, 2), np.float32), ["area_px"])
 
 
 def test_wrong_input_is_refused():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nuclei.candidates.features import feature_columns
+from nuclei.candidates.features import feature_names
 from nuclei.config.load import load_config
 from nuclei.config.schema import ModelConfig
 from nuclei.decoding.classical import RECIPES
@@ -66,7 +66,7 @@ def test_what_a_config_names_exists(name):
         combined_loss(torch.zeros(1, *targets.shape), torch.tensor(targets)[None], config.train.loss, weight_of_channel)
     assert config.selection.method != "classical" or config.classical.recipe in RECIPES
     assert set(config.train.channel_weights) <= set(config.model.channels)
-    assert len(feature_columns(config.scorer.leave_out)) > 0
+    assert len(feature_names(config.scorer.leave_out)) > 0
     weights = local_weights(config.model)
     assert weights is None or weights.is_file()
 

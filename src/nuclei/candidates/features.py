@@ -3,11 +3,12 @@
 To add a feature, add an entry to a group of FEATURES: its name and a function of the image's `Context`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from nuclei.candidates.context import MASK_STEPS, NEIGHBOUR_RADII_PX, Context
 from nuclei.candidates.table import Candidates
@@ -157,11 +158,19 @@ def feature_group(name: str) -> str:
     raise KeyError(f"unknown feature {name!r}; known: {', '.join(n for f in FEATURES.values() for n in f)}")
 
 
-def feature_columns(leave_out: Iterable[str]) -> np.ndarray:
-    """Return the indices of the features outside some groups; raise ValueError listing the groups on an unknown one."""
-    if unknown := set(leave_out) - FEATURES.keys():
+def feature_names(leave_out: Iterable[str] = ()) -> list[str]:
+    """Return the names of the features outside some groups; raise ValueError listing the groups on an unknown one."""
+    left_out = set(leave_out)
+    if unknown := left_out - FEATURES.keys():
         raise ValueError(f"unknown feature group {', '.join(sorted(unknown))}; valid: {', '.join(FEATURES)}")
-    return np.flatnonzero([group not in leave_out for group, features in FEATURES.items() for _ in features])
+    return [name for group, features in FEATURES.items() if group not in left_out for name in features]
+
+
+def features_table(values: NDArray[np.float32], names: Sequence[str]) -> pd.DataFrame:
+    """Return features as they are stored, float32 [N, F], as a table; raise ValueError unless there are F names."""
+    if values.ndim != 2 or values.shape[1] != len(names):
+        raise ValueError(f"features of shape {values.shape} are not the {len(names)} named: cut the candidates anew")
+    return pd.DataFrame(values, columns=list(names))
 
 
 def compute_features(

@@ -1,18 +1,15 @@
 """A trained run applied to any image: its networks, boosters and thresholds, read once."""
 
-import gzip
 import json
 from functools import lru_cache
 from pathlib import Path
 
-import lightgbm as lgb
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from safetensors.torch import load_file
 
-from nuclei.candidates.boosters import TARGETS, predict_scores
-from nuclei.candidates.features import feature_columns
+from nuclei.candidates.boosters import TARGETS, Boosters, predict_scores, unpack_boosters
 from nuclei.candidates.selection import paint
 from nuclei.config.load import load_config, parse_config
 from nuclei.config.schema import Config
@@ -83,10 +80,9 @@ def load_once(folder: Path, config: str, folds: tuple[int, ...], written: tuple[
     return load_forwards(Run(folder.name, folder.parent), parse_config(json.loads(config), str(folder)), folds)
 
 
-def read_boosters(path: Path) -> dict[str, lgb.Booster]:
+def read_boosters(path: Path) -> Boosters:
     """Read a set of boosters, one per target, from a file of the stage score."""
-    content = json.loads(gzip.decompress(path.read_bytes()))
-    return {target: lgb.Booster(model_str=content[target]) for target in TARGETS}
+    return unpack_boosters(path.read_bytes(), str(path))
 
 
 class Predictor:
@@ -128,8 +124,7 @@ class Predictor:
         if not self.scored:
             return decode_plain(maps, detections, self.config, self.tuned), None
         candidates, features = cut_candidates(maps, detections, image, self.config)
-        columns = feature_columns(self.config.scorer.leave_out)
-        scores = predict_scores(self.boosters, features.to_numpy(np.float32)[:, columns])
+        scores = predict_scores(self.boosters, features)
         chosen = choose_candidates(candidates, scores, self.tuned, self.config.selection.search)
         return paint(candidates, chosen), scores[chosen, TARGETS.index("iou")]
 
