@@ -132,17 +132,19 @@ def test_tiff_is_as_deep_as_the_labels_need_and_compressed():
 
 
 def test_polygons_filled_again_are_the_nuclei(labels):
-    np.testing.assert_array_equal(read_geojson(to_geojson(labels), labels.shape), labels)
+    np.testing.assert_array_equal(read_geojson(to_geojson(trace_outlines(labels)), labels.shape), labels)
 
 
 def test_rois_filled_again_are_the_nuclei(labels):
-    np.testing.assert_array_equal(paint_rois(to_rois(labels), labels.shape), labels)
+    np.testing.assert_array_equal(paint_rois(to_rois(trace_outlines(labels)), labels.shape), labels)
 
 
 def test_what_users_have_opened_is_written_byte_for_byte_again():
     labels = CASES["hard"]
-    digest = hashlib.sha256(json.dumps(to_geojson(labels)).encode())
-    with zipfile.ZipFile(io.BytesIO(to_rois(labels))) as archive:  # unpacked: zlibs compress differently
+    digest = hashlib.sha256(json.dumps(to_geojson(trace_outlines(labels))).encode())
+    with zipfile.ZipFile(
+        io.BytesIO(to_rois(trace_outlines(labels)))
+    ) as archive:  # unpacked: zlibs compress differently
         for entry in archive.infolist():
             digest.update(f"{entry.filename} {entry.date_time}".encode() + archive.read(entry))
     assert digest.hexdigest()[:16] == "8a6ab653d6ddff52"
@@ -151,15 +153,15 @@ def test_what_users_have_opened_is_written_byte_for_byte_again():
 @given(label_images)
 @settings(max_examples=60)
 def test_any_shape_survives_as_polygon_and_as_roi(labels):
-    np.testing.assert_array_equal(read_geojson(to_geojson(labels), labels.shape), labels)
-    np.testing.assert_array_equal(paint_rois(to_rois(labels), labels.shape), labels)
+    np.testing.assert_array_equal(read_geojson(to_geojson(trace_outlines(labels)), labels.shape), labels)
+    np.testing.assert_array_equal(paint_rois(to_rois(trace_outlines(labels)), labels.shape), labels)
     for label, outline in trace_outlines(labels).items():
         assert outline.is_valid
         assert outline.area == (labels == label).sum()
 
 
 def test_an_outline_has_corners_only_and_holes_are_inner_rings():
-    rings = {f["properties"]["name"]: f["geometry"] for f in to_geojson(hard_nuclei())["features"]}
+    rings = {f["properties"]["name"]: f["geometry"] for f in to_geojson(trace_outlines(hard_nuclei()))["features"]}
     assert rings["7"]["coordinates"] == [[[35, 11], [36, 11], [36, 12], [35, 12], [35, 11]]]
     outer, hole = rings["5"]["coordinates"]
     assert len(outer) == len(hole) == 5
@@ -171,7 +173,7 @@ def test_an_outline_has_corners_only_and_holes_are_inner_rings():
 def test_features_have_the_fields_that_qupath_reads():
     labels = hard_nuclei()
     image = np.full((*SHAPE, 3), 7, np.uint8)
-    for feature in to_geojson(labels, measure_nuclei(labels, image), "annotation")["features"]:
+    for feature in to_geojson(trace_outlines(labels), measure_nuclei(labels, image), "annotation")["features"]:
         properties = feature["properties"]
         assert feature["type"] == "Feature"
         assert properties["objectType"] == "annotation"
@@ -180,22 +182,24 @@ def test_features_have_the_fields_that_qupath_reads():
         assert properties["measurements"]["area_px"] == (labels == int(properties["name"])).sum()
         assert properties["measurements"]["gray_mean"] == 7
         assert {type(value) for value in properties["measurements"].values()} == {float}
-    assert to_geojson(labels)["features"][0]["properties"]["measurements"] == {"area_px": 49}
+    assert to_geojson(trace_outlines(labels))["features"][0]["properties"]["measurements"] == {"area_px": 49}
 
 
 def test_what_does_not_fit_geojson_is_refused():
     labels = hard_nuclei()
     with pytest.raises(ValueError, match="detection, annotation"):
-        to_geojson(labels, object_type="cell")
+        to_geojson(trace_outlines(labels), object_type="cell")
     with pytest.raises(ValueError, match="label 300"):
-        to_geojson(labels, measure_nuclei(np.where(labels == 300, 0, labels), np.zeros((*SHAPE, 3), np.uint8)))
+        to_geojson(
+            trace_outlines(labels), measure_nuclei(np.where(labels == 300, 0, labels), np.zeros((*SHAPE, 3), np.uint8))
+        )
 
 
 def test_rois_of_one_piece_are_traced_polygons_and_the_bytes_are_the_same_each_time():
-    rois = read_rois(to_rois(hard_nuclei()))
+    rois = read_rois(to_rois(trace_outlines(hard_nuclei())))
     assert [name for name, roi in rois.items() if roi.composite] == ["00005.roi", "00300.roi"]
     assert {roi.roitype for roi in rois.values() if not roi.composite} == {ROI_TYPE.TRACED}
-    assert to_rois(hard_nuclei()) == to_rois(hard_nuclei())
+    assert to_rois(trace_outlines(hard_nuclei())) == to_rois(trace_outlines(hard_nuclei()))
 
 
 def test_coco_gives_every_image_its_masks_and_keeps_its_name():

@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from nuclei.candidates.boosters import TARGETS
@@ -33,7 +35,7 @@ def export_coco(name: str, root: Path) -> list[Path]:
             (i, read_labels(run.instances(split) / f"{i}.png"), read_scores(run, config, dataset, split, i))
             for i in tqdm(image_ids, f"{name} coco {split}", unit="image", mininterval=2)
         )
-        contents = {f"{split}_predictions.json": to_coco_results(images, predicted)}
+        contents: dict[str, Any] = {f"{split}_predictions.json": to_coco_results(images, predicted)}
         if split == "oof":
             truth = ((i, read_labels(dataset.labels(i)), None) for i in image_ids)
             contents[f"{split}_truth.json"] = to_coco(images, truth)
@@ -45,8 +47,8 @@ def export_coco(name: str, root: Path) -> list[Path]:
     return written
 
 
-def read_scores(run: Run, config: Config, dataset: Dataset, split: str, image_id: str) -> np.ndarray | None:
-    """Return the predicted IoU of the selected candidates in the order of their labels, None where none is predicted."""
+def read_scores(run: Run, config: Config, dataset: Dataset, split: str, image_id: str) -> NDArray[np.float32] | None:
+    """Return the predicted IoU of the selected candidates in the order of their labels, None unless it is predicted."""
     if config.selection.method != "scored":
         return None
     candidates = Candidates.unpack(read_arrays(run.candidates(split) / f"{image_id}.npz"))
@@ -57,4 +59,5 @@ def read_scores(run: Run, config: Config, dataset: Dataset, split: str, image_id
         find_setting(read_json(run.tuned), dataset.fold_of(split, image_id)),
         config.selection.search,
     )
-    return scores[chosen, TARGETS.index("iou")]
+    iou: NDArray[np.float32] = scores[chosen, TARGETS.index("iou")]
+    return iou

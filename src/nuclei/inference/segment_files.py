@@ -1,4 +1,4 @@
-"""A trained run applied to a user's images: label images, outlines, measurements, what other tools open, a submission."""
+"""A trained run applied to a user's images: labels, outlines, measurements, what other tools open, a submission."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 import tifffile
 from joblib import Parallel, delayed
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from nuclei.data.archives import open_archive
+from nuclei.data.archives import Archive, open_archive
 from nuclei.data.images import decode_image, encode_image_png
 from nuclei.evaluation.submission import validate_submission, write_submission
 from nuclei.inference.bundle import find_run
-from nuclei.inference.exports import draw_outlines, encode_tiff, measure_nuclei, to_geojson, to_rois
+from nuclei.inference.exports import draw_outlines, encode_tiff, measure_nuclei, to_geojson, to_rois, trace_outlines
 from nuclei.inference.predictor import choose_jobs, load_predictor, stamp
 from nuclei.runs.files import atomic, read_image, write_bytes, write_table
 
@@ -25,17 +26,17 @@ SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".webp")
 
 @dataclass(frozen=True)
 class Source:
-    """Hold one image to be segmented: its name, under which its results lie, and how it is read."""
+    """Hold one image to be segmented: its name, which its results begin with, and how it is read."""
 
     name: str
-    read: Callable[[], np.ndarray]  # -> uint8 [H, W, 3]
+    read: Callable[[], NDArray[np.uint8]]  # -> uint8 [H, W, 3]
 
 
 def find_images(paths: Iterable[Path]) -> list[Source]:
     """Return the images among files, folders of them, and official archives (zips or extracted), in order.
 
-    Raises ValueError on a path that is not there, a folder without images, and two images of one name, whose results
-    would replace each other.
+    Raises ValueError on a missing path, a folder without images, and two images of one name, whose results would
+    overwrite each other.
     """
     found = []
     for path in paths:
@@ -57,7 +58,8 @@ def find_images(paths: Iterable[Path]) -> list[Source]:
     return found
 
 
-def read_from_archive(archive, image_id: str) -> np.ndarray:
+def read_from_archive(archive: Archive, image_id: str) -> NDArray[np.uint8]:
+    """Return an image of an archive, uint8 [H, W, 3]."""
     name = archive.image_name(image_id)
     return decode_image(archive.read(name), f"{archive.path}: {name}")
 
@@ -70,17 +72,17 @@ def segment_files(
     submission: Path | None = None,
     jobs: int = -1,
 ) -> pd.DataFrame:
-    """Segment images by the run, or the bundle, in the folder `weights` and write their results; return a row per image.
+    """Segment images by the run or bundle in the folder `weights`, write their results and return a row per image.
 
     Per image: <name>_labels.tif, <name>_outlines.png, <name>_nuclei.csv, <name>.geojson (QuPath), <name>_rois.zip
-    (ImageJ); for all together, if it is asked for, a `submission` whose ids are the images' names. An image whose results
-    are there is passed over unless `force`; its results are written last to first, so that a killed call is not taken for
-    a finished one. jobs: processes; -1: one per core. Raises what find_images and Predictor raise, and ValueError naming
+    (ImageJ); for all together, if asked for, a `submission` whose ids are the images' names. An image that has its
+    results is skipped unless `force`; the table of nuclei is written last, so that a killed call is not taken for a
+    finished one. jobs: processes; -1: one per core. Raises what find_images and Predictor raise, and ValueError naming
     a damaged image.
     """
     found, folder = find_images(images), find_run(weights).folder
     predictor = folder, stamp(folder.parent)
-    load_predictor(*predictor)  # what is missing of it is better said at once than by every process
+    load_predictor(*predictor)  # reports what it lacks once, before every process does
     tables = {source.name: output / f"{source.name}_nuclei.csv" for source in found}
     missing = [source for source in found if force or not tables[source.name].is_file()]
     results = Parallel(choose_jobs(jobs), return_as="generator_unordered")(
@@ -93,24 +95,25 @@ def segment_files(
     return pd.DataFrame([{"image": name, "n_nuclei": len(pd.read_csv(table))} for name, table in tables.items()])
 
 
-def segment_one(source: Source, predictor: tuple, output: Path) -> None:
+def segment_one(source: Source, predictor: tuple[Path, tuple[int, ...]], output: Path) -> None:
     """Segment one image by load_predictor(*predictor) and write its results, the table of nuclei last."""
     image, name = source.read(), source.name
     labels, iou = load_predictor(*predictor).segment(image)
-    measures = measure_nuclei(labels, image)
+    measures, outlines = measure_nuclei(labels, image), trace_outlines(labels)
     if iou is not None:
         measures["predicted_iou"] = iou[measures["label"].to_numpy() - 1]
     for path, content in {
         labels_path(output, name): encode_tiff(labels),
         output / f"{name}_outlines.png": encode_image_png(draw_outlines(image, labels)),
-        output / f"{name}.geojson": json.dumps(to_geojson(labels, measures)).encode(),
-        output / f"{name}_rois.zip": to_rois(labels),
+        output / f"{name}.geojson": json.dumps(to_geojson(outlines, measures)).encode(),
+        output / f"{name}_rois.zip": to_rois(outlines),
     }.items():
         write_bytes(path, content)
     write_table(output / f"{name}_nuclei.csv", measures)
 
 
 def labels_path(output: Path, name: str) -> Path:
+    """Return where the label image of an image lies."""
     return output / f"{name}_labels.tif"
 
 
@@ -120,5 +123,6 @@ def submit(sources: list[Source], output: Path, submission: Path) -> None:
     with atomic(submission) as temporary:
         with temporary.open("w", newline="") as file:
             write_submission(file, labels.items())
-        if violations := validate_submission(temporary, {name: array.shape for name, array in labels.items()}):
+        shapes = {name: (array.shape[0], array.shape[1]) for name, array in labels.items()}
+        if violations := validate_submission(temporary, shapes):
             raise ValueError(f"{submission} would break the rules:\n  " + "\n  ".join(violations[:20]))
