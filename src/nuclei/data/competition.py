@@ -1,4 +1,4 @@
-"""The competition in one table: its splits, the official file that holds each one's images, and the one of its truth."""
+"""The competition in one table: its splits, the official file that holds the images of each, and that of its truth."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,44 +12,66 @@ from nuclei.candidates.boosters import feature_importance, fold_rows, predict_sc
 from nuclei.candidates.features import FEATURES, feature_columns
 from nuclei.config.schema import Config
 from nuclei.inference.predictor import read_boosters
-from nuclei.runs.cache import fingerprint, stage
+from nuclei.runs.cache import Part, fingerprint, stage
 from nuclei.runs.files import read_arrays, write_arrays, write_bytes, write_json
 from nuclei.runs.layout import Dataset, Options, Run
+
+VERSION = 1
 
 
 def main(run: Run, config: Config, options: Options) -> None:
     dataset = Dataset(config.data, run.folder.parent)
-    inputs = {"candidates": fingerprint(run.meta("candidates"))}
+    splits, table = dataset.splits(), dataset.read_folds()
+    made_of = {s: fingerprint(run.meta("candidates"), s) for s in splits}
+    boosters_of = list(list_boosters(run, config, table).values())
     with stage(
-        run.meta("score"), {"scorer": config.scorer.record()}, inputs, [run.scorer], options.force, share=True
+        run.meta("score"),
+        {"scorer": config.scorer.record()},
+        {},
+        [run.scorer],
+        options.force,
+        version=VERSION,
+        parts={
+            # The boosters learn from the out-of-fold candidates, and score them all.
+            s: Part({"candidates": made_of[s]}, [*boosters_of, run.scorer / "features.json", run.scores(s)])
+            if s == "oof"
+            else Part({"candidates": made_of[s], "boosters": made_of["oof"]}, [run.scores(s)])
+            for s in splits
+        },
+        share=True,
     ) as needed:
         if not needed:
             return
-        table = dataset.read_folds()
         columns = feature_columns(config.scorer.leave_out)
         boosters = train_all(run, config, table, columns, options.jobs)
         everyone = [b for sets in boosters.values() for b in sets]
         fold_of = dict(zip(table["image_id"], table["fold"], strict=True))
-        for split, image_ids in dataset.splits().items():
-            for image_id in tqdm(image_ids, f"{run.name} score {split}", unit="image", mininterval=2):
+        for split in needed:
+            for image_id in tqdm(splits[split], f"{run.name} score {split}", unit="image", mininterval=2):
                 features = read_arrays(run.candidates(split) / f"{image_id}.npz")["features"][:, columns]
                 chosen = boosters[fold_of[image_id]] if split == "oof" else everyone
                 write_arrays(run.scores(split) / f"{image_id}.npz", {"scores": predict_scores(chosen, features)})
-        write_json(run.scorer / "features.json", {"importance": feature_importance(everyone)})
+        if "oof" in needed:
+            write_json(run.scorer / "features.json", {"importance": feature_importance(everyone)})
 
 
 def feature_names() -> list[str]:
     return [name for group in FEATURES.values() for name in group]
 
 
+def list_boosters(run: Run, config: Config, table: pd.DataFrame) -> dict[tuple[int, int], Path]:
+    """Return the files of boosters, by the fold that they never saw and the number of their seed."""
+    return {
+        (fold, seed): run.scorer / f"fold{fold}_seed{seed}.json.gz"
+        for fold in sorted(table["fold"].unique().tolist())
+        for seed in range(config.scorer.seeds)
+    }
+
+
 def train_all(run: Run, config: Config, table: pd.DataFrame, columns: np.ndarray, jobs: int):
     """Return fold -> boosters of each seed, from disk where a run that was killed had trained them already."""
     s, names = config.scorer, [feature_names()[i] for i in columns]
-    paths = {
-        (fold, seed): run.scorer / f"fold{fold}_seed{seed}.json.gz"
-        for fold in sorted(table["fold"].unique().tolist())
-        for seed in range(s.seeds)
-    }
+    paths = list_boosters(run, config, table)
     if not all(path.is_file() for path in paths.values()):
         features, iou, fold, weight = read_rows(run, table, columns)
         progress = tqdm(paths.items(), f"{run.name} score: boosters", unit="set")
