@@ -10,7 +10,7 @@ from nuclei.config.load import load_config, run_name
 from nuclei.pipeline import list_runs, run_stage, run_stages
 from nuclei.runs.files import read_table
 from nuclei.runs.layout import Options, Run, comparison
-from nuclei.stages import STAGES
+from nuclei.runs.stage_table import STAGES
 
 # What a command needs is imported when it is called: torch alone takes seconds, for which nobody waits at --help.
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -51,9 +51,9 @@ def make_command(name: str):
     return command
 
 
-for stage_name, stage_help in STAGES.items():
+for stage_name, entry in STAGES.items():
     if stage_name != "report":
-        app.command(stage_name, help=stage_help)(make_command(stage_name))
+        app.command(stage_name, help=entry.help)(make_command(stage_name))
 
 
 @app.command()

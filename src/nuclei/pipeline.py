@@ -11,7 +11,7 @@ from nuclei.config.load import load_config, run_name
 from nuclei.config.schema import Config
 from nuclei.runs.files import write_bytes
 from nuclei.runs.layout import Options, Run
-from nuclei.stages import ON_DEMAND, STAGES
+from nuclei.runs.stage_table import STAGES
 
 CONFIG_FOLDERS = (
     "configs",
@@ -78,7 +78,7 @@ def list_stages(config: Config) -> list[str]:
         left_out |= {"crops"}
     if method != "scored":
         left_out |= {"candidates", "score"}
-    return [stage for stage in STAGES if stage not in left_out and stage not in ON_DEMAND]
+    return [stage for stage, entry in STAGES.items() if stage not in left_out and not entry.on_demand]
 
 
 def list_runs(path: Path, above: tuple[str, ...] = ()) -> list[tuple[Path, Config]]:

@@ -1,9 +1,9 @@
-"""Maps or detections -> plain/: scores of the plain decodings over their thresholds, and the thresholds chosen on the other folds."""
+"""Maps or detections -> plain/: plain decodings scored over their thresholds, which are chosen on the other folds."""
+
+from functools import partial
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
-from tqdm import tqdm
 
 from nuclei.candidates.tree import make_energy
 from nuclei.config.schema import Config
@@ -15,6 +15,9 @@ from nuclei.networks.maps import dequantise
 from nuclei.runs.cache import stage
 from nuclei.runs.files import read_arrays, read_labels, write_json, write_table
 from nuclei.runs.layout import Dataset, Options, Run, find_fingerprint
+from nuclei.runs.parallel import each_image
+
+VERSION = 1
 
 
 def main(run: Run, config: Config, options: Options) -> None:
@@ -24,16 +27,13 @@ def main(run: Run, config: Config, options: Options) -> None:
         "center_weight": config.watershed.center_weight,
         "min_area_px": config.watershed.min_area_px,
     }
-    with stage(
-        run.meta("plain"), settings, {"maps": find_fingerprint(run, "maps")}, [run.plain], options.force, share=True
-    ) as needed:
+    inputs = {"maps": find_fingerprint(run, "maps", "oof")}
+    with stage(run.meta("plain"), settings, inputs, [run.plain], options.force, version=VERSION, share=True) as needed:
         if not needed:
             return
         table = dataset.read_folds()
-        results = Parallel(options.jobs, return_as="generator")(
-            delayed(score_decodings)(run, dataset, config, image_id) for image_id in table["image_id"]
-        )
-        scores = list(tqdm(results, f"{run.name} plain", len(table), unit="image", mininterval=2))
+        work = partial(score_decodings, run, dataset, config)
+        scores = each_image(table["image_id"].tolist(), work, f"{run.name} plain", options.jobs)
         for method, options_of_method in list_decodings(config).items():
             grid = np.array([s[method] for s in scores])
             chosen, overall = choose_per_fold(grid, table["fold"].to_numpy())

@@ -1,8 +1,8 @@
 """Scores, or maps -> instances/{oof,test}: label images, by selection or by a plain decoding; and select.json."""
 
+from functools import partial
+
 import numpy as np
-from joblib import Parallel, delayed
-from tqdm import tqdm
 
 from nuclei.candidates.selection import SEARCHES, expected_gain, paint, score_selection
 from nuclei.candidates.table import Candidates
@@ -12,42 +12,52 @@ from nuclei.decoding.methods import choose_candidates, decode_plain
 from nuclei.decoding.tuning import choose_per_fold
 from nuclei.evaluation.metric import THRESHOLDS
 from nuclei.networks.maps import dequantise
-from nuclei.runs.cache import fingerprint, stage
+from nuclei.runs.cache import Part, fingerprint, stage
 from nuclei.runs.files import read_arrays, read_json, read_table, write_bytes, write_json
-from nuclei.runs.layout import Dataset, Options, Run
+from nuclei.runs.layout import Dataset, Options, Run, find_fingerprint
+from nuclei.runs.parallel import each_image
 
+VERSION = 1
 PASSES = 2  # the precision that the gain is measured against is that of the selection before
 
 
 def main(run: Run, config: Config, options: Options) -> None:
     dataset = Dataset(config.data, run.folder.parent)
     scored = config.selection.method == "scored"
-    source = "score" if scored else "plain"
-    inputs = {source: fingerprint(run.meta(source))}
-    settings = {"selection": config.selection.record()}
-    outputs = [run.folder / "instances", run.tuned]
-    with stage(run.meta("select"), settings, inputs, outputs, options.force, share=True) as needed:
+    splits, table = dataset.splits(), dataset.read_folds()
+    parts = {}
+    for split in splits:
+        # The scores of a split depend on the boosters, hence on all that the thresholds are tuned on.
+        made_of = (
+            {"score": fingerprint(run.meta("score"), split)}
+            if scored
+            else {"plain": fingerprint(run.meta("plain")), "maps": find_fingerprint(run, "maps", split)}
+        )
+        parts[split] = Part(made_of, [run.instances(split), *([run.tuned] if split == "oof" else [])])
+    with stage(
+        run.meta("select"),
+        {"selection": config.selection.record()},
+        {},
+        [run.folder / "instances", run.tuned],
+        options.force,
+        version=VERSION,
+        parts=parts,
+        share=True,
+    ) as needed:
         if not needed:
             return
-        table = dataset.read_folds()
         # The manifest's counts are of these labels, the fold table's of those it was made from.
         n_nuclei = read_table(dataset.manifest).set_index("image_id")["n_nuclei"]
         table["n_nuclei"] = table["image_id"].map(n_nuclei)
-        tuned = (
-            tune(run, config, table, options) if scored else read_json(run.plain / f"{config.selection.method}.json")
-        )
-        write_json(run.tuned, tuned)
+        if "oof" in needed:
+            plain = run.plain / f"{config.selection.method}.json"
+            write_json(run.tuned, tune(run, config, table, options) if scored else read_json(plain))
+        tuned = read_json(run.tuned)
         fold_of = dict(zip(table["image_id"], table["fold"].astype(str), strict=True))
-        for split, image_ids in dataset.splits().items():
-
-            def setting(image_id, split=split):
-                return tuned["fold"][fold_of[image_id]] if split == "oof" else tuned["test"]
-
-            results = Parallel(options.jobs, return_as="generator_unordered")(
-                delayed(write_instances)(run, config, split, i, setting(i)) for i in image_ids
-            )
-            for _ in tqdm(results, f"{run.name} select {split}", len(image_ids), unit="image", mininterval=2):
-                pass
+        for split in needed:
+            chosen = [tuned["fold"][fold_of[i]] if split == "oof" else tuned["test"] for i in splits[split]]
+            work = partial(write_instances, run, config, split)
+            each_image(splits[split], work, f"{run.name} select {split}", options.jobs, chosen)
 
 
 def write_instances(run: Run, config: Config, split: str, image_id: str, setting: dict) -> None:
@@ -74,12 +84,13 @@ def tune(run: Run, config: Config, table, options: Options) -> dict:
     start = np.interp(THRESHOLDS, [0.5, 0.95], [0.8, 0.1])
     precision = dict.fromkeys([*np.unique(folds).tolist(), None], start)  # None: for new images
     for number in range(PASSES):
-        rows = Parallel(options.jobs, return_as="generator")(
-            delayed(try_thresholds)(run, config, row.image_id, row.n_nuclei, [precision[row.fold], precision[None]])
-            for row in table.itertuples()
+        title, expected = (
+            f"{run.name} select: tune {number + 1}/{PASSES}",
+            [[precision[f], precision[None]] for f in folds],
         )
-        title = f"{run.name} select: tune {number + 1}/{PASSES}"
-        results = np.array(list(tqdm(rows, title, len(table), unit="image", mininterval=2)))  # [N, 2, K, T]
+        work = partial(try_thresholds, run, config)
+        rows = each_image(table["image_id"].tolist(), work, title, options.jobs, table["n_nuclei"].tolist(), expected)
+        results = np.array(rows)  # [N, 2, K, T]
         curves = results.mean(axis=3)
         chosen, _ = choose_per_fold(curves[:, 0], folds)
         _, overall = choose_per_fold(curves[:, 1], folds)
