@@ -24,7 +24,9 @@ STAGES = {
     "crops": StageEntry(
         "make the training crops that the folds share, where the config asks for a pool of them", "training"
     ),
-    "classical": StageEntry("segment by a classical recipe, without any network", "post-processing"),
+    "classical": StageEntry(
+        "segment without a network: by a classical recipe, or by label images of another tool", "post-processing"
+    ),
     "train": StageEntry("train one network per fold", "training"),
     "predict": StageEntry("predict maps: out of fold, and of the test images averaged over folds", "maps"),
     "ensemble": StageEntry("average the maps of the members", "maps"),

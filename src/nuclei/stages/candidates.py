@@ -4,13 +4,13 @@ from functools import partial
 
 import numpy as np
 
-from nuclei.candidates.features import FEATURES
+from nuclei.candidates.features import feature_names
 from nuclei.config.schema import Config
 from nuclei.decoding.methods import cut_candidates
 from nuclei.evaluation.metric import best_iou
-from nuclei.networks.maps import dequantise
+from nuclei.inference.predictions import read_prediction
 from nuclei.runs.cache import Part, stage
-from nuclei.runs.files import read_arrays, read_image, read_labels, write_arrays
+from nuclei.runs.files import read_image, read_labels, write_arrays
 from nuclei.runs.layout import Dataset, Options, Run, find_fingerprint
 from nuclei.runs.parallel import each_image
 
@@ -28,7 +28,7 @@ def main(run: Run, config: Config, options: Options) -> None:
         [run.folder / "candidates"],
         options.force,
         version=VERSION,
-        code={"features": [name for group in FEATURES.values() for name in group]},
+        code={"features": feature_names()},
         parts=parts,
         share=True,
     ) as needed:
@@ -42,9 +42,8 @@ def cut_one(run: Run, dataset: Dataset, config: Config, split: str, image_id: st
     path = run.candidates(split) / f"{image_id}.npz"
     if path.is_file():  # by a run that was killed
         return
-    maps, image = dequantise(read_arrays(run.maps(split) / path.name)), read_image(dataset.image(image_id))
-    detections = read_arrays(run.detections(split) / path.name) if config.detects else None
-    candidates, features = cut_candidates(maps, detections, image, config)
+    prediction = read_prediction(run, split, image_id)
+    candidates, features = cut_candidates(prediction, read_image(dataset.image(image_id)), config)
     arrays = candidates.pack() | {"features": features.to_numpy(np.float32)}
     if split == "oof":
         truth = read_labels(dataset.labels(image_id))

@@ -1,11 +1,11 @@
-"""Images -> instances/{oof,test}: label images by a classical recipe, without any network."""
+"""Images -> instances/{oof,test}: label images without a network, by a recipe or as another tool wrote them."""
 
 from functools import partial
 
 from nuclei.config.schema import Config
 from nuclei.data.images import encode_labels_png
-from nuclei.decoding.classical import segment
-from nuclei.runs.cache import Part, stage
+from nuclei.decoding.methods import method_of
+from nuclei.runs.cache import Part, StageError, stage
 from nuclei.runs.files import read_image, write_bytes
 from nuclei.runs.layout import Dataset, Options, Run
 from nuclei.runs.parallel import each_image
@@ -15,13 +15,15 @@ VERSION = 1
 
 def main(run: Run, config: Config, options: Options) -> None:
     dataset = Dataset(config.data, run.folder.parent)
-    settings = {"classical": config.classical.record(), "images": dataset.choice()}
+    method = method_of(config)
+    if method.segment is None:
+        raise StageError(f"{run.name} decodes {method.needs}: the stage classical is for methods without a network")
     splits = dataset.splits()
     parts = {s: Part(dataset.inputs(s), [run.instances(s)]) for s in splits}
     with stage(
         run.meta("classical"),
-        settings,
-        {},
+        method.settings(config) | {"images": dataset.choice()},
+        method.inputs(config),
         [run.folder / "instances"],
         options.force,
         version=VERSION,
@@ -37,5 +39,6 @@ def segment_one(run: Run, dataset: Dataset, config: Config, split: str, image_id
     """Segment one image and write its label image."""
     path = run.instances(split) / f"{image_id}.png"
     if not path.is_file():  # else by a run that was killed
-        labels = segment(read_image(dataset.image(image_id)), config.classical.recipe, **config.classical.settings)
-        write_bytes(path, encode_labels_png(labels))
+        segment = method_of(config).segment
+        assert segment is not None, "main has checked it"
+        write_bytes(path, encode_labels_png(segment(read_image(dataset.image(image_id)), image_id, config)))

@@ -6,6 +6,7 @@ import pandas as pd
 
 from nuclei.config.schema import Config
 from nuclei.data.competition import SOLUTIONS
+from nuclei.decoding.methods import list_steps, plain_methods
 from nuclei.evaluation.metric import count_errors, score_image
 from nuclei.evaluation.submission import SCORE_COLUMNS, read_solution, read_submission, score_submission
 from nuclei.evaluation.summary import compare_steps, summarise
@@ -27,7 +28,7 @@ def main(run: Run, config: Config, options: Options) -> None:
     members = [Run(name, run.folder.parent) for name in config.members]
     members = [member for member in members if member.meta("evaluate").is_file()]
     inputs = {"instances": find_fingerprint(run, "instances", "oof")}
-    if config.plain_methods:
+    if plain_methods(config):
         inputs["plain"] = fingerprint(run.meta("plain"))
     inputs |= {member.name: fingerprint(member.meta("evaluate")) for member in members}
     for split, path in solutions.items():
@@ -61,7 +62,7 @@ def score_out_of_fold(run: Run, config: Config, dataset: Dataset, options: Optio
     )
     scores = pd.DataFrame(rows)
     table = table[["image_id", "group", "cluster", "fold"]].merge(scores, on="image_id")
-    for method in config.plain_methods:
+    for method in plain_methods(config):
         plain = read_table(run.plain / f"{method}.csv").rename(columns={"score": method})
         table = table.merge(plain, on="image_id")
     return table
@@ -88,7 +89,7 @@ def compare(run: Run, config: Config, table: pd.DataFrame, members: list[Run]) -
     steps = [
         (name, m, rows["score" if m == method else m])
         for name, rows in ([best] if best else []) + [(run.name, table)]
-        for m in config.methods
+        for m in list_steps(config)
     ]
     return compare_steps(steps, table["group"].to_numpy())
 

@@ -4,15 +4,18 @@ A detector also leaves detections/{oof,test}, of which its maps are made.
 """
 
 from functools import partial
+from pathlib import Path
 
 from nuclei.config.schema import Config
+from nuclei.inference.predictions import write_prediction
 from nuclei.inference.predictor import choose_jobs, load_once, predict_image, stamp
 from nuclei.runs.cache import Part, fingerprint, stage
-from nuclei.runs.files import read_image, write_arrays
+from nuclei.runs.files import read_image
 from nuclei.runs.layout import Dataset, Options, Run
 from nuclei.runs.parallel import each_image
 
 VERSION = 1
+Networks = tuple[Path, str, tuple[int, ...], tuple[int, ...]]  # arguments of load_once
 
 
 def main(run: Run, config: Config, options: Options) -> None:
@@ -38,13 +41,13 @@ def main(run: Run, config: Config, options: Options) -> None:
             each_image(splits[split], work, f"{run.name} predict {split}", choose_jobs(options.jobs), chosen)
 
 
-def predict_one(run: Run, dataset: Dataset, config: Config, split: str, networks, image_id: str, folds) -> None:
+def predict_one(
+    run: Run, dataset: Dataset, config: Config, split: str, networks: Networks, image_id: str, folds: list[int]
+) -> None:
     """Predict one image by the networks of some folds, which are load_once(*networks), and write its maps."""
     path = run.maps(split) / f"{image_id}.npz"
     if path.is_file():  # by a run that was killed
         return
     forwards = load_once(*networks)
-    maps, detections = predict_image([forwards[fold] for fold in folds], read_image(dataset.image(image_id)), config)
-    if detections is not None:
-        write_arrays(run.detections(split) / path.name, detections)
-    write_arrays(path, maps)
+    prediction = predict_image([forwards[fold] for fold in folds], read_image(dataset.image(image_id)), config)
+    write_prediction(run, split, image_id, prediction)
