@@ -14,6 +14,7 @@ from skimage.measure import label, regionprops
 from torchvision.models.detection import maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2
 from torchvision.models.detection.roi_heads import paste_masks_in_image, project_masks_on_boxes
 
+from nuclei.config.schema import TrainConfig
 from nuclei.data.synthetic import KINDS, make_image
 from nuclei.decoding.detections import (
     claim_pixels,
@@ -238,7 +239,9 @@ def crops():
 
 def test_a_few_steps_lower_the_loss(detector, crops):
     network = copy.deepcopy(detector).train()
-    optimizer = torch.optim.AdamW(parameter_groups(network, 2e-3, 1.0, 0.0))
+    optimizer = torch.optim.AdamW(
+        parameter_groups(network, TrainConfig(learning_rate=2e-3, encoder_rate=1.0, weight_decay=0.0))
+    )
     losses = []
     for _ in range(12):
         losses.append(network(*crops))
@@ -303,7 +306,7 @@ def test_the_state_holds_every_tensor_once(detector):
     """Else the moving average would move the encoder twice, and safetensors would refuse the file."""
     addresses = [value.data_ptr() for value in detector.state_dict().values()]
     assert len(set(addresses)) == len(addresses)
-    groups = parameter_groups(detector, 1.0, 0.1, 0.0)
+    groups = parameter_groups(detector, TrainConfig(learning_rate=1.0, encoder_rate=0.1))
     in_encoder = sum(p.numel() for group in groups if group["lr"] == 0.1 for p in group["params"])
     assert in_encoder == sum(p.numel() for p in detector.body.backbone.body.parameters()) > 0
 

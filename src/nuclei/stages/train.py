@@ -21,7 +21,7 @@ from nuclei.runs.files import as_json, atomic, differences, file_hash, read_json
 from nuclei.runs.layout import Dataset, Options, Run, read_pair, read_pairs
 from nuclei.training.augment import leave_out
 from nuclei.training.crops import Pool, make_crops, pool_settings
-from nuclei.training.engine import fit
+from nuclei.training.engine import Outlets, State, Task, Trainer, all_finite
 
 
 def main(run: Run, config: Config, options: Options) -> None:
@@ -108,7 +108,7 @@ def find_crops(run: Run, config: Config, dataset: Dataset, table: pd.DataFrame, 
 
 
 def train_fold(fabric: Fabric, run: Run, config: Config, dataset: Dataset, fold: int, start: Path | None) -> None:
-    """Train the network that never sees `fold`, going on from last.ckpt if it is there, else from `start`, if any."""
+    """Train the network that never sees `fold`: resume from last.ckpt if it exists, else begin from `start`, if any."""
     fabric.barrier()  # what an earlier run left has been cleared by now
     table = read_table(dataset.folds)
     folder, seed = run.fold(fold), [config.train.seed, fold]
@@ -132,25 +132,16 @@ def train_fold(fabric: Fabric, run: Run, config: Config, dataset: Dataset, fold:
     checkpoint = folder / "last.ckpt"
     resume = torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint.is_file() else None
 
-    def save(state: dict) -> None:
+    def save(state: State) -> None:
         with atomic(checkpoint) as temporary:
             torch.save(state, temporary)
 
     writer = None
     if fabric.is_global_zero:
         writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resume["step"] + 1 if resume else None)
-    state = fit(
-        fabric,
-        network.to(memory_format=torch.channels_last),
-        crops,
-        config.train,
-        make_loss(config.model, config.train),
-        resume,
-        save,
-        evaluate,
-        f"{run.name} fold {fold}",
-        writer,
-    )
+    task = Task(network.to(memory_format=torch.channels_last), crops, make_loss(config.model, config.train), evaluate)
+    outlets = Outlets(save, f"{run.name} fold {fold}", writer and writer.add_scalar)
+    state = Trainer(fabric, task, config.train, outlets).fit(resume)
     if fabric.is_global_zero:
         writer.close()
         write_weights(folder / "weights.safetensors", state["average"])
@@ -161,13 +152,17 @@ def train_fold(fabric: Fabric, run: Run, config: Config, dataset: Dataset, fold:
 
 
 def write_weights(path: Path, state: dict) -> None:
-    """Write a network's weights, matrices in half precision, which is finer than training leaves them certain."""
+    """Write a network's weights, matrices in half precision, which is finer than training leaves them certain.
+
+    Raises ValueError, and writes nothing, if a weight is not finite or too large for that.
+    """
     state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    with atomic(path) as temporary:
-        save_file(
-            {
-                key: value.half() if value.is_floating_point() and value.ndim > 1 else value
-                for key, value in state.items()
-            },
-            temporary,
+    state = {
+        key: value.half() if value.is_floating_point() and value.ndim > 1 else value for key, value in state.items()
+    }
+    if not all_finite(state):
+        raise ValueError(
+            f"{path} is not written: weights are not finite, or beyond what fp16 holds; lower train.learning_rate"
         )
+    with atomic(path) as temporary:
+        save_file(state, temporary)
