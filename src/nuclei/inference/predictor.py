@@ -28,7 +28,6 @@ from nuclei.runs.files import read_json
 from nuclei.runs.layout import Run
 
 FILE_OF_CHECKPOINT = {"last": "weights.safetensors", "best": "best.safetensors"}
-SAME_NUCLEUS = 0.5  # IoU of boxes above which the detections of two networks are of one nucleus
 
 
 def load_network(fabric: Fabric, run: Run, config: Config, fold: int):
@@ -52,17 +51,11 @@ def load_forwards(run: Run, config: Config, folds) -> dict:
 
 def predict_image(forwards: list, image: np.ndarray, config: Config) -> tuple[dict, dict | None]:
     """Return the maps of an image, uint8 and averaged over networks, and detections, pooled, where those are predicted."""
-    p = config.predict
     with one_thread():
         if config.detects:
-            detections = merge_detections([detect(f, image, p.tile_px, p.overlap_px) for f in forwards], SAME_NUCLEUS)
+            detections = merge_detections([detect(f, image, config.predict) for f in forwards])
             return quantise(make_maps(detections, image.shape[:2])), detections
-        maps = [
-            predict_maps(
-                f, image, config.model.channels, p.tta, p.scales, p.tile_px, p.overlap_px, config.model.min_side_px
-            )
-            for f in forwards
-        ]
+        maps = [predict_maps(f, image, config.model, config.predict) for f in forwards]
         return quantise(average_folds(maps)), None
 
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from nuclei.config.schema import TrainConfig
 from nuclei.networks.hardware import choose_precision, single_thread
+from nuclei.networks.losses import LossOf
 from nuclei.training.cuda_graph import Replayed
 
 LOG_EVERY = 20  # steps between rows of the history
@@ -22,7 +23,6 @@ LOG_EVERY = 20  # steps between rows of the history
 # What a checkpoint holds: the fields of Progress, and the states of network, average, optimizer and precision (the
 # loss scale).
 State = dict[str, Any]
-LossOf = Callable[[nn.Module, Tensor, Tensor], Tensor]  # network, images and targets of a batch -> a scalar
 
 
 class DivergedError(ValueError):
