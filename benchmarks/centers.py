@@ -46,7 +46,7 @@ def main() -> None:
     plain, best = {kind: [] for kind in KINDS}, {kind: [] for kind in KINDS}
     for image_id in tqdm(table["image_id"], "centers", unit="image"):
         image, truth = read_pair(dataset, image_id)
-        maps = predict_maps(forward, image, config.model.channels, config.predict.tta)
+        maps = predict_maps(forward, image, config.model, config.predict)
         for kind in KINDS:
             own = {"mask": maps["mask"], "border": maps["border"]} | ({"center": maps[kind]} if kind != "none" else {})
             scores, selected = decode(own, truth, config)

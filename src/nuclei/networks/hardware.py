@@ -1,12 +1,13 @@
 """What the hardware at hand computes, and with how many threads."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 
 @contextmanager
-def one_thread():
+def one_thread() -> Iterator[None]:
     """Let torch compute with one thread in this block: how many share a sum decides its last digit.
 
     Images are predicted by several processes instead, which small networks gain more from.
@@ -32,7 +33,7 @@ def choose_precision(wanted: str) -> str:
     return "bf16-mixed" if fast and not torch.backends.mps.is_available() else "32-true"
 
 
-def single_thread(worker: int) -> None:
+def single_thread(worker: int) -> None:  # noqa: ARG001 (the form of a worker_init_fn)
     """Keep OpenCV from starting a thread pool in every data worker."""
     import cv2
 

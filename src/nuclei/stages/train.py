@@ -15,14 +15,14 @@ from nuclei.data.folds import match_folds
 from nuclei.evaluation.metric import score_image
 from nuclei.inference.bundle import find_published
 from nuclei.networks.hardware import choose_precision
-from nuclei.networks.kinds import build, make_loss, segment_quickly
+from nuclei.networks.kinds import KINDS, build, make_loss
 from nuclei.runs.cache import StageError, expected_fingerprint, fingerprint, is_up_to_date, stage
 from nuclei.runs.files import as_json, atomic, differences, file_hash, read_json, read_table, write_table
 from nuclei.runs.layout import Dataset, Options, Run, read_pair, read_pairs
 from nuclei.stages import crops as crops_stage
 from nuclei.training.augment import leave_out
 from nuclei.training.crops import Pool, make_crops, pool_settings
-from nuclei.training.engine import fit
+from nuclei.training.engine import Outlets, State, Task, Trainer, all_finite
 
 VERSION = 1
 
@@ -118,7 +118,7 @@ def find_crops(run: Run, config: Config, dataset: Dataset, table: pd.DataFrame, 
 
 
 def train_fold(fabric: Fabric, run: Run, config: Config, dataset: Dataset, fold: int, start: Path | None) -> None:
-    """Train the network that never sees `fold`, going on from last.ckpt if it is there, else from `start`, if any."""
+    """Train the network that never sees `fold`: resume from last.ckpt if it exists, else begin from `start`, if any."""
     fabric.barrier()  # what an earlier run left has been cleared by now
     table = read_table(dataset.folds)
     folder, seed = run.fold(fold), [config.train.seed, fold]
@@ -132,35 +132,25 @@ def train_fold(fabric: Fabric, run: Run, config: Config, dataset: Dataset, fold:
     few = held_out.sample(min(len(held_out), config.train.evaluate_images), random_state=config.train.seed)
     pairs = [read_pair(dataset, i) for i in few["image_id"]]
 
+    kind = KINDS[config.model.gives]
+
     def evaluate(average: torch.nn.Module) -> float:
-        return float(
-            np.mean(
-                [score_image(truth, segment_quickly(fabric, average, config.model, image))[0] for image, truth in pairs]
-            )
-        )
+        seen = (score_image(truth, kind.glance(fabric, average, config.model, image))[0] for image, truth in pairs)
+        return float(np.mean(list(seen)))
 
     checkpoint = folder / "last.ckpt"
     resume = torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint.is_file() else None
 
-    def save(state: dict) -> None:
+    def save(state: State) -> None:
         with atomic(checkpoint) as temporary:
             torch.save(state, temporary)
 
     writer = None
     if fabric.is_global_zero:
         writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resume["step"] + 1 if resume else None)
-    state = fit(
-        fabric,
-        network.to(memory_format=torch.channels_last),
-        crops,
-        config.train,
-        make_loss(config.model, config.train),
-        resume,
-        save,
-        evaluate,
-        f"{run.name} fold {fold}",
-        writer,
-    )
+    task = Task(network.to(memory_format=torch.channels_last), crops, make_loss(config.model, config.train), evaluate)
+    outlets = Outlets(save, f"{run.name} fold {fold}", writer and writer.add_scalar)
+    state = Trainer(fabric, task, config.train, outlets).fit(resume)
     if fabric.is_global_zero:
         writer.close()
         write_weights(folder / "weights.safetensors", state["average"])
@@ -171,13 +161,17 @@ def train_fold(fabric: Fabric, run: Run, config: Config, dataset: Dataset, fold:
 
 
 def write_weights(path: Path, state: dict) -> None:
-    """Write a network's weights, matrices in half precision, which is finer than training leaves them certain."""
+    """Write a network's weights, matrices in half precision, which is finer than training leaves them certain.
+
+    Raises ValueError, and writes nothing, if a weight is not finite or too large for that.
+    """
     state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    with atomic(path) as temporary:
-        save_file(
-            {
-                key: value.half() if value.is_floating_point() and value.ndim > 1 else value
-                for key, value in state.items()
-            },
-            temporary,
+    state = {
+        key: value.half() if value.is_floating_point() and value.ndim > 1 else value for key, value in state.items()
+    }
+    if not all_finite(state):
+        raise ValueError(
+            f"{path} is not written: weights are not finite, or beyond what fp16 holds; lower train.learning_rate"
         )
+    with atomic(path) as temporary:
+        save_file(state, temporary)

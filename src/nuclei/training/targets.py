@@ -1,5 +1,7 @@
 """Target maps that a network learns, computed from a label image."""
 
+from collections.abc import Iterable
+
 import cv2
 import numpy as np
 from scipy import ndimage
@@ -94,12 +96,16 @@ TARGETS = {
 }
 
 
+def check_channels(names: Iterable[str]) -> None:
+    """Raise ValueError listing the channels on an unknown name."""
+    if unknown := set(names) - TARGETS.keys():
+        raise ValueError(f"unknown channel {', '.join(sorted(unknown))}; valid: {', '.join(TARGETS)}")
+
+
 def make_targets(labels: np.ndarray, channels: tuple[str, ...]) -> np.ndarray:
     """Stack the targets of `channels`: labels int [H, W], 0..65535 -> float32 [C, H, W].
 
     Raises ValueError on an unknown channel or a label out of range.
     """
-    unknown = set(channels) - TARGETS.keys()
-    if unknown:
-        raise ValueError(f"unknown channel {', '.join(sorted(unknown))}; valid: {', '.join(TARGETS)}")
+    check_channels(channels)
     return np.stack([TARGETS[channel](labels) for channel in channels])
