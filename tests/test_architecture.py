@@ -44,7 +44,7 @@ MAY_IMPORT = {
         "evaluation",
         "config",
     },
-    "pipeline": {"stages", "runs", "config"},
+    "pipeline": {"stages", "training", "networks", "decoding", "candidates", "runs", "config"},
     "experiments": {"pipeline", "report", "evaluation", "networks.kinds", "runs", "config"},
     "cli": {"pipeline", "experiments", "stages", "report", "inference", "runs", "data", "config"},
     "__main__": {"cli"},

@@ -14,7 +14,7 @@ from skimage.measure import label, regionprops
 from torchvision.models.detection import maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2
 from torchvision.models.detection.roi_heads import paste_masks_in_image, project_masks_on_boxes
 
-from nuclei.config.schema import ModelConfig, PredictConfig, TrainConfig
+from nuclei.config.schema import ModelConfig, PredictConfig, TrainConfig, WatershedConfig
 from nuclei.data.synthetic import KINDS, make_image
 from nuclei.decoding.detections import (
     claim_pixels,
@@ -40,6 +40,7 @@ PRETRAINED = Path(__file__).parents[2] / "pretrained/mobilenetv2_100.safetensors
 TINY = {"decoder": "MaskRCNN", "width": 16, "box_batch": 32}
 FEW = DetectorOptions(proposals=100)
 THRESHOLDS = (0.3, 0.5, 0.7)
+SETTINGS = WatershedConfig(mask_thresholds=THRESHOLDS, min_area_px=12)
 
 
 def draw_labels(seed: int, shape=(96, 112)) -> np.ndarray:
@@ -84,7 +85,7 @@ def test_perfect_detections_decode_to_the_truth(seed):
     detections = know_truth(truth)
     labels = decode_detections(detections, truth.shape, score_threshold=0.5, mask_threshold=0.5, min_area_px=12)
     assert score_image(truth, labels)[0] > 0.95
-    candidates = make_detection_candidates(detections, truth.shape, THRESHOLDS, min_score=0.5, min_area_px=12)
+    candidates = make_detection_candidates(detections, truth.shape, SETTINGS, min_score=0.5)
     iou, _ = best_iou(truth, candidates.indptr, candidates.pixels)
     assert len(candidates.parent) == truth.max()
     assert iou[candidates.threshold == 0.5].min() > 0.85
@@ -135,7 +136,7 @@ def test_torchvision_pastes_the_same_if_told_that_ends_are_exclusive():
 @settings(max_examples=10, deadline=None)
 def test_candidates_of_detections_are_a_forest_of_roots(seed):
     detections, shape = draw_detections(seed), (60, 80)
-    candidates = make_detection_candidates(detections, shape, THRESHOLDS, min_score=0.2, min_area_px=10)
+    candidates = make_detection_candidates(detections, shape, SETTINGS.model_copy(update={"min_area_px": 10}), 0.2)
     scores = detections["scores"][detections["scores"] >= 0.2]
     masks = [candidates.pixels[a:b] for a, b in zip(candidates.indptr[:-1], candidates.indptr[1:], strict=True)]
     assert (candidates.parent == -1).all()
@@ -178,7 +179,7 @@ def test_no_detections_are_no_labels_no_candidates_and_an_empty_map():
     nothing = know_truth(np.zeros((20, 30), np.int32))
     assert not decode_detections(nothing, (20, 30), 0.5, 0.5, 0).any()
     assert make_maps(nothing, (20, 30))["mask"].tolist() == np.zeros((20, 30)).tolist()
-    candidates = make_detection_candidates(nothing, (20, 30), THRESHOLDS, 0.5, 0)
+    candidates = make_detection_candidates(nothing, (20, 30), SETTINGS, 0.5)
     assert len(candidates) == len(candidates.parent) == len(merge_detections([nothing])["scores"]) == 0
 
 

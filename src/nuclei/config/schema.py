@@ -3,7 +3,6 @@
 A YAML file holds only the differences from these defaults; its file name is the name of the run.
 """
 
-import operator
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -15,7 +14,13 @@ LATER = {"later": True}
 # What decoders give that do not give maps.
 GIVES = {"MaskRCNN": "detections"}
 # Settings that only networks that give maps have.
-FOR_MAPS = ("model.min_side_px", "model.output_stride", "train.pool", "train.start", "train.cuda_graph")
+FOR_MAPS = (
+    ("model", "min_side_px"),
+    ("model", "output_stride"),
+    ("train", "pool"),
+    ("train", "start"),
+    ("train", "cuda_graph"),
+)
 
 
 class Section(BaseModel):
@@ -33,6 +38,11 @@ class Section(BaseModel):
             if field.json_schema_extra != LATER or getattr(self, name) != field.default
         }
         return {name: value.record() if isinstance(value, Section) else value for name, value in values.items()}
+
+
+def is_changed(section: Section, key: str) -> bool:
+    """Return whether a setting has another value than its default."""
+    return bool(getattr(section, key) != type(section).model_fields[key].default)
 
 
 class DataConfig(Section):
@@ -223,7 +233,7 @@ class Config(Section):
     @model_validator(mode="after")
     def check_kind(self) -> "Config":
         """Refuse what only networks that give maps have, of one that gives something else."""
-        changed = [name for name in FOR_MAPS if operator.attrgetter(name)(self) != operator.attrgetter(name)(Config())]
+        changed = [f"{name}.{key}" for name, key in FOR_MAPS if is_changed(getattr(self, name), key)]
         if self.model.gives != "maps" and changed:
             raise ValueError(
                 f"{', '.join(changed)}: for networks that give maps, not for {self.model.decoder}, "
