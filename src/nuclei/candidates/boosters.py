@@ -86,7 +86,7 @@ def predict_scores(boosters: Sequence[Boosters], features: pd.DataFrame) -> NDAr
     predictions = [
         [one[target].predict(columns(tuple(one[target].feature_name()))) for one in boosters] for target in TARGETS
     ]
-    scores = np.stack([np.mean(of_target, axis=0) for of_target in predictions], axis=1)
+    scores = np.stack([np.mean(np.asarray(of_target), axis=0) for of_target in predictions], axis=1)
     scores[:, :-1] = np.minimum.accumulate(scores[:, :-1], axis=1)
     return scores.clip(0, 1).astype(np.float32)
 
