@@ -3,7 +3,7 @@
     python benchmarks/features.py                                 synthetic nuclei
     python benchmarks/features.py --archive stage1_train.zip      real annotated nuclei
 
-The candidates are the nuclei, each cut at five thresholds of a blurred mask map. skimage knows no nested
+The candidates are the nuclei, each cut at five thresholds of a blurred mask map. skimage has no nested
 candidates: it gets a label image per threshold, and its time is one call of regionprops_table per label
 image, for SKIMAGE_PROPERTIES. Ours is one call of compute_features per image for the shape group, which
 measures the same and more (convexity, circularity, inscribed radius, frame). Label images and pixel lists

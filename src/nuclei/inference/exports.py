@@ -136,13 +136,13 @@ def trace_outlines(labels: NDArray[Any]) -> Outlines:
     """Trace the outline of each label, int [H, W], along the edges of its pixels: {label: polygon}, labels ascending.
 
     Pixel (y, x) is the square from (x, y) to (x + 1, y + 1), so the area of a polygon is its nucleus's in pixels. Parts
-    that meet at a corner only are polygons of their own, as OGC demands; holes run against the outer ring.
+    that meet at a corner only are polygons of their own, as OGC demands; holes wind against the outer ring.
     """
     outlines: dict[int, BaseGeometry] = {}
     for nucleus in regionprops(labels):
         y, x = nucleus.coords.T
         outline = shapely.normalize(shapely.coverage_union_all(shapely.box(x, y, x + 1, y + 1)))
-        # Normalised rings start at a corner, so that simplifying by nothing leaves corners only.
+        # Normalised rings start at a corner, so simplifying with tolerance 0 leaves only corners.
         outlines[int(nucleus.label)] = shapely.orient_polygons(shapely.simplify(outline, 0))
     return outlines
 
