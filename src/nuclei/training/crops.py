@@ -12,10 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from nuclei.config.schema import Config, ModelConfig, TrainConfig
-from nuclei.training.augment import augment, leave_out, turn
+from nuclei.training.augment import Image, Labels, Pair, augment, leave_out, turn
 from nuclei.training.targets import make_targets
-
-Pair = tuple[NDArray[np.uint8], NDArray[Any]]  # image [H, W, 3] and its labels, integers [H, W]
 
 
 @dataclass(frozen=True)
@@ -25,8 +23,8 @@ class Source:
     The other images of a mosaic are of the same fold as its first.
     """
 
-    images: Sequence[NDArray[np.uint8]]
-    labels: Sequence[NDArray[Any]]
+    images: Sequence[Image]
+    labels: Sequence[Labels]
     weights: NDArray[np.float64]
     folds: NDArray[np.int64]
 
@@ -53,7 +51,8 @@ def draw_images(weights: NDArray[np.float64], n: int, seed: int, block: int = 40
         rng = np.random.default_rng([seed, number])
         points = (np.arange(block) + rng.random()) / block
         drawn.append(rng.permutation(np.searchsorted(edges, points).clip(max=len(weights) - 1)))
-    return np.concatenate(drawn)[:n]
+    order: NDArray[np.int64] = np.concatenate(drawn)[:n]
+    return order
 
 
 class Crops(Dataset[tuple[Tensor, Tensor]]):
