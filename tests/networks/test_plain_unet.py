@@ -65,7 +65,7 @@ def test_valid_convolutions_see_the_image_and_its_mirror_image_only(shape):
     with torch.inference_mode():
         for valid in (True, False):
             net = make_net(valid)
-            # The same image as the middle of a larger one that goes on as the mirror does.
+            # The same image as the middle of a larger one that continues as the mirror does.
             larger = net(torch.from_numpy(reflect(image, border)))[..., *middle]
             assert torch.allclose(net(image), larger, atol=1e-5) == valid
 
@@ -84,7 +84,7 @@ def test_a_pixel_far_from_the_frame_knows_nothing_of_it(valid):
 
 @pytest.mark.parametrize("margin_px", [0, 1, 15, 16, 40, VALID_MARGIN_PX])
 @pytest.mark.parametrize("shape", [(16, 16), (32, 32), (16, 48), (200, 32)])
-def test_mirroring_goes_on_as_often_as_the_margin_needs(shape, margin_px):
+def test_mirroring_repeats_as_often_as_the_margin_needs(shape, margin_px):
     image = random_image(1, 2, *shape)
     np.testing.assert_array_equal(mirror(image, margin_px).numpy(), reflect(image, margin_px))
 

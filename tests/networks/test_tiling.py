@@ -189,7 +189,7 @@ def test_a_network_never_sees_more_than_a_tile():
     assert shapes == {(96, 96), (96, 64), (64, 96)}
 
 
-def test_an_image_goes_on_by_reflection_to_a_multiple_of_the_stride():
+def test_an_image_continues_by_reflection_to_a_multiple_of_the_stride():
     image = random_image(40, 33)
     seen = []
     forward_views(lambda batch: seen.append(batch) or batch / 255, image, VIEWS["none"])

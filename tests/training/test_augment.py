@@ -187,7 +187,7 @@ def test_dim_nuclei_are_not_erased(group):
         assert contrast > (1 if group == "sharpen" else 8)
 
 
-def test_images_go_on_by_reflection():
+def test_images_continue_by_reflection():
     image, labels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8), np.zeros((20, 30), int)
     crop, _ = augment(image, labels, {}, 64, np.random.default_rng(0))
     rows, columns = (np.pad(np.arange(n), (64 - n) // 2, mode="symmetric") for n in (20, 30))

@@ -109,7 +109,7 @@ def test_the_seed_decides_what_dropout_drops():
     assert not torch.equal(states[0], states[2])
 
 
-def test_the_loss_scale_of_half_precision_goes_on_where_it_was(tmp_path):
+def test_the_loss_scale_of_half_precision_resumes_where_it_was(tmp_path):
     def fabric():
         scaler = torch.amp.GradScaler("cpu", init_scale=64.0, growth_interval=15)
         return Fabric(accelerator="cpu", devices=1, plugins=MixedPrecision("16-mixed", "cpu", scaler))
@@ -233,7 +233,7 @@ def test_replayed_steps_are_those_of_training_step_by_step():
 
 
 @needs_gpu
-def test_replayed_training_goes_on_from_a_checkpoint(tmp_path):
+def test_replayed_training_resumes_from_a_checkpoint(tmp_path):
     disk = Disk(tmp_path / "last.ckpt")
 
     def save_and_die(state):
@@ -448,6 +448,6 @@ def test_channel_weights_are_taken_by_name():
 
 
 def run_script(result: Path, checkpoint: Path, *options: str) -> None:
-    """Train from `checkpoint`, if it is there, in processes of their own, and write the final state to `result`."""
+    """Train from `checkpoint`, if it exists, in processes of their own, and write the final state to `result`."""
     command = [sys.executable, stub_training.__file__, str(result), str(checkpoint), *options]
     subprocess.run(command, check=True, capture_output=True, env=os.environ | {"PYTHONPATH": "src"})

@@ -52,14 +52,14 @@ class Network(nn.Module):
         return (image - self.mean) / self.std
 
     def forward(self, image: Tensor) -> Any:
-        """Return what the body makes of an image: logits, if it is not another network's."""
+        """Return the logits of images, uint8 [B, 3, H, W] -> [B, C, H, W]; of a Detector, its loss or detections."""
         return self.body(self.normalise(image).contiguous(memory_format=torch.channels_last))
 
 
 def build_network(model: ModelConfig, weights: str | None) -> Network:
     """Build the network of a config that gives maps, one per channel, with initial encoder `weights`.
 
-    weights: a name of the hub, a local file (.pth, .pt, .safetensors) or None, whatever model.weights is. With
+    weights: a name of the hub, a local file (.pth, .pt, .safetensors) or None; model.weights is not read. With
     model.output_stride the decoder stops at that fraction of the image's size (cut_decoder); Unet alone can. The
     networks of plain_unet.py are encoder and decoder in one: they take neither encoder nor weights, and input scaled
     to 0..1. Raises ValueError listing the valid or nearest decoders, encoders and weights, or naming the weights file

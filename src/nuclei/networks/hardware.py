@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch compute with one thread in this block: how many share a sum decides its last digit.
+    """Let torch compute with one thread in this block: how many threads share a sum decides its last digit.
 
     Images are predicted by several processes instead, which small networks gain more from.
     """

@@ -22,8 +22,8 @@ def dequantise(maps: Stored) -> Maps:
 def average_folds(folds: list[Maps]) -> Maps:
     """Average the maps that each fold's network gave one image; `disagreement` by its square.
 
-    With several folds `fold_disagreement` is added, the standard deviation of `mask` between them. It stays apart
-    from `disagreement`, which out-of-fold maps, made by one network each, have too and which so means the same.
+    With several folds `fold_disagreement` is added, the standard deviation of `mask` between them. It is kept
+    apart from `disagreement`, so that this means the same for out-of-fold maps, made by one network each.
     """
     averaged: dict[str, NDArray[Any]] = {
         name: np.mean([maps[name] for maps in folds], axis=0) for name in folds[0] if name != "disagreement"

@@ -61,7 +61,7 @@ Box = tuple[int, int, int, int]  # x0, y0, x1, y1
 
 @dataclass(frozen=True)
 class DetectorOptions:
-    """What of a Mask R-CNN no config sets.
+    """The settings of a Mask R-CNN that no config sets.
 
     anchors_px: side per level, strides 4 to 64; proposals: kept of the first stage, per image; max_detections: kept of
     the second; min_score: lower ones get no mask; nms_threshold: IoU above which the weaker of two boxes is dropped.
@@ -113,7 +113,7 @@ class Stages(nn.Module):
         super().__init__()
         self.backbone, self.rpn, self.roi_heads = rcnn.backbone, rcnn.rpn, rcnn.roi_heads
         for pool in (self.roi_heads.box_roi_pool, self.roi_heads.mask_roi_pool):
-            # Else guessed from the first image and its features, and wrongly where padding is a large part of it.
+            # Otherwise guessed from the first image and its features, wrongly where padding is a large part of it.
             pool.scales = [2.0**-level for level in LEVELS]
             pool.map_levels = LevelMapper(LEVELS[0], LEVELS[-1], pool.canonical_scale, pool.canonical_level)
         for module in (self.backbone, self.rpn.head, self.roi_heads.box_predictor, self.roi_heads.mask_predictor):
@@ -177,7 +177,7 @@ def make_target(labels: torch.Tensor) -> dict[str, torch.Tensor]:
     masks = masks[masks.sum((1, 2)) >= MIN_TARGET_AREA_PX]
     boxes = masks_to_boxes(masks)
     boxes[:, 2:] += 1
-    # torchvision samples masks as if the centre of pixel i were at i, not at i + 1/2: moving them makes up for it.
+    # torchvision samples masks as if the center of pixel i were at i, not at i + 1/2: moving them makes up for it.
     framed = F.pad(masks.float()[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
     moved = (framed[:, :-1, :-1] + framed[:, :-1, 1:] + framed[:, 1:, :-1] + framed[:, 1:, 1:]) / 4
     return {"boxes": boxes, "labels": boxes.new_ones(len(boxes), dtype=torch.int64), "masks": moved}
@@ -189,7 +189,7 @@ def build_mask_rcnn(model: ModelConfig, weights: str | None, options: DetectorOp
     model.encoder: resnet50_fpn or resnet50_fpn_v2, built as torchvision's, or any encoder of smp, or of timm as
     'tu-<name>', under a feature pyramid. model.width: channels of pyramid and mask head, a quarter of the box head's.
     weights: coco (the whole of resnet50_fpn*), imagenet or another of the encoder's published ones, a local file of an
-    encoder or of a whole resnet50_fpn*, or None, whatever model.weights is. Raises ValueError listing the valid or
+    encoder or of a whole resnet50_fpn*, or None; model.weights is not read. Raises ValueError listing the valid or
     nearest options.
     """
     encoder, n_levels = model.encoder, len(LEVELS) + 1
@@ -219,7 +219,7 @@ def build_on_encoder(name: str, weights: str | None, width: int, arguments: dict
         check_encoder(name)
     except ValueError as error:
         raise ValueError(f"{error}, or torchvision's {', '.join(PUBLISHED)}") from None
-    # Only the encoder is kept: names, files and what is said of wrong ones are those of the other networks.
+    # Only the encoder is kept; names, files and error messages are those of the other networks.
     whole = build_network(ModelConfig(decoder="FPN", encoder=name, channels=("mask",)), weights)
     return MaskRCNN(
         Pyramid(whole.body.get_submodule("encoder"), width),
@@ -260,7 +260,9 @@ def load_detector(rcnn: MaskRCNN, state: dict[str, Tensor], source: str) -> None
     own = [key for key in rcnn.state_dict() if "_predictor." not in key]
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     if missing:
-        raise ValueError(f"{source} lacks {len(missing)} tensors of the detector, e.g. {missing[0]}: is it another's?")
+        raise ValueError(
+            f"{source} lacks {len(missing)} tensors of the detector, e.g. {missing[0]}: is it another network's?"
+        )
     rcnn.load_state_dict({key: state[key] for key in own if key in state}, strict=False)
     overwrite_eps(rcnn, 0.0)  # of frozen batch norm, with which these weights were trained
 

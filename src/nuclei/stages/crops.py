@@ -16,7 +16,7 @@ from nuclei.networks.hardware import single_thread
 from nuclei.runs.cache import stage
 from nuclei.runs.files import atomic, read_table
 from nuclei.runs.layout import Dataset, Options, Run, read_pairs
-from nuclei.training.crops import make_crops, pool_settings
+from nuclei.training.crops import Crops, make_source, pool_settings
 
 VERSION = 1
 BATCH = 32
@@ -45,7 +45,8 @@ def main(run: Run, config: Config, options: Options) -> None:
         n = config.train.pool
         table = read_table(dataset.folds)
         pairs = read_pairs(dataset, table["image_id"], config.model.min_side_px)
-        crops = make_crops(pairs, config, table, n, config.train.seed, by_fold=True)
+        source = make_source(pairs, table, config.train, by_fold=True)
+        crops = Crops(source, config.model, config.train, n, config.train.seed)
         jobs = os.cpu_count() if options.jobs < 0 else options.jobs
         loader = DataLoader(crops, BATCH, num_workers=jobs, worker_init_fn=single_thread)
         with (

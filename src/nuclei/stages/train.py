@@ -20,8 +20,7 @@ from nuclei.runs.cache import StageError, expected_fingerprint, fingerprint, is_
 from nuclei.runs.files import as_json, atomic, differences, file_hash, read_json, read_table, write_table
 from nuclei.runs.layout import Dataset, Options, Run, read_pair, read_pairs
 from nuclei.stages import crops as crops_stage
-from nuclei.training.augment import leave_out
-from nuclei.training.crops import Pool, make_crops, pool_settings
+from nuclei.training.crops import Crops, Pool, make_source, pool_settings
 from nuclei.training.engine import Outlets, State, Task, Trainer, all_finite
 
 VERSION = 1
@@ -111,10 +110,12 @@ def find_crops(run: Run, config: Config, dataset: Dataset, table: pd.DataFrame, 
     n = config.train.steps * config.train.batch_size
     if config.train.pool:
         fingerprint(run.meta("crops"))  # which says so where there are none
-        turned = leave_out(config.train.augment, config.train.leave_out)["dihedral"]
-        return Pool(run.crops, fold, n, turned, seed)
+        images, targets = (np.load(run.crops / f"{name}.npy", mmap_mode="r") for name in ("images", "targets"))
+        rows = np.flatnonzero(np.load(run.crops / "folds.npy") != fold)
+        return Pool(images, targets, rows, config.train, n, seed)
     table = table[table["fold"] != fold]
-    return make_crops(read_pairs(dataset, table["image_id"], config.model.min_side_px), config, table, n, seed)
+    pairs = read_pairs(dataset, table["image_id"], config.model.min_side_px)
+    return Crops(make_source(pairs, table, config.train), config.model, config.train, n, seed)
 
 
 def train_fold(fabric: Fabric, run: Run, config: Config, dataset: Dataset, fold: int, start: Path | None) -> None:

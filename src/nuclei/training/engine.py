@@ -151,7 +151,7 @@ def check_devices(fabric: Fabric, train: TrainConfig) -> bool:
 
 
 class Trainer:
-    """Train one network; `fit` does all of it, in steps that are the other methods.
+    """Train one network: `fit` does all of it, and the other methods are its parts.
 
     Training ends after train.steps or, if that is set, when train.seconds of the training thread's processor time have
     been spent, evaluation apart. Raises ValueError as check_devices does.
@@ -214,7 +214,7 @@ class Trainer:
         self.saved_step = self.progress.step
 
     def snapshot(self) -> State:
-        """Return the state as it is saved; its tensors are those that training goes on to change."""
+        """Return the state as it is saved; its tensors are the live ones, which the next step changes."""
         return vars(self.progress) | {
             "network": self.task.network.state_dict(),
             "average": self.average.state_dict(),
@@ -229,7 +229,7 @@ class Trainer:
         return self.progress.step >= self.settings.steps or (seconds is not None and self.progress.elapsed >= seconds)
 
     def is_due(self, every: int) -> bool:
-        """Return whether what comes `every` so many steps, and at the end, comes now."""
+        """Return whether something that is done every so many steps, and at the end, is done after this step."""
         return self.progress.step % every == 0 or self.is_over
 
     def make_bar(self) -> "tqdm[Any]":
@@ -245,7 +245,7 @@ class Trainer:
         )
 
     def batches(self) -> Iterable[tuple[Tensor, Tensor]]:
-        """Return the batches of images and targets from the next step on: none where a checkpoint is of the last."""
+        """Return the batches of images and targets from the next step on; none if a checkpoint was of the last step."""
         step, fabric = self.progress.step, self.fabric
         end = step if self.is_over else self.settings.steps
         loader: Any = DataLoader(
@@ -265,7 +265,7 @@ class Trainer:
         self.set_rates()
         self.seed_draws()
         self.now.fill_(self.progress.step)
-        # Of crops of one size the fastest algorithms are worth a search.
+        # All crops have one size, so searching for the fastest algorithms pays off.
         with torch.backends.cudnn.flags(enabled=True, benchmark=self.replays):
             self.running.append(self.work(image, target))
         self.progress.step += 1
@@ -274,7 +274,7 @@ class Trainer:
             self.progress.elapsed = self.fabric.broadcast(elapsed)
 
     def set_rates(self) -> None:
-        """Set the learning rates of the step; where time is limited, by the more used up of the two limits."""
+        """Set the learning rates of the step; the schedule follows whichever of steps and time is closer to its end."""
         settings, step = self.settings, float(self.progress.step)
         if settings.seconds:
             step = max(step, self.progress.elapsed / settings.seconds * settings.steps)
@@ -350,7 +350,7 @@ class Trainer:
         step = self.progress.step
         if not (self.is_over or (step % LOG_EVERY == 0 and step % self.settings.checkpoint_every < LOG_EVERY)):
             return
-        # The last step may have spoilt weights at a finite loss. What is not finite once stays so in the average.
+        # The last step may spoil weights at a finite loss. What was not finite once stays so in the average.
         if not self.fabric.broadcast(all_finite(self.average.state_dict())):
             raise self.diverged("the averaged weights")
         if self.fabric.is_global_zero:
