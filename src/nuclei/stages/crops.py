@@ -46,7 +46,7 @@ def main(run: Run, config: Config, options: Options) -> None:
         table = read_table(dataset.folds)
         pairs = read_pairs(dataset, table["image_id"], config.model.min_side_px)
         crops = make_crops(pairs, config, table, n, config.train.seed, by_fold=True)
-        jobs = os.cpu_count() if options.jobs < 0 else options.jobs
+        jobs = (os.cpu_count() or 1) if options.jobs < 0 else options.jobs
         loader = DataLoader(crops, BATCH, num_workers=jobs, worker_init_fn=single_thread)
         with (
             atomic(run.crops / "images.npy") as image_path,
