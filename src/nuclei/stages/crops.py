@@ -47,7 +47,7 @@ def main(run: Run, config: Config, options: Options) -> None:
         pairs = read_pairs(dataset, table["image_id"], config.model.min_side_px)
         source = make_source(pairs, table, config.train, by_fold=True)
         crops = Crops(source, config.model, config.train, n, config.train.seed)
-        jobs = os.cpu_count() if options.jobs < 0 else options.jobs
+        jobs = (os.cpu_count() or 1) if options.jobs < 0 else options.jobs
         loader = DataLoader(crops, BATCH, num_workers=jobs, worker_init_fn=single_thread)
         with (
             atomic(run.crops / "images.npy") as image_path,

@@ -1,6 +1,7 @@
 """Instances and truth -> metrics.json and per_image.csv, out of fold; and against solution files, if there are any."""
 
 from functools import partial
+from typing import Any
 
 import pandas as pd
 
@@ -68,7 +69,7 @@ def score_out_of_fold(run: Run, config: Config, dataset: Dataset, options: Optio
     return table
 
 
-def score_one(run: Run, dataset: Dataset, image_id: str) -> dict:
+def score_one(run: Run, dataset: Dataset, image_id: str) -> dict[str, Any]:
     """Score the instances of one image and count its errors: a row of per_image.csv."""
     paths = dataset.labels(image_id), run.instances("oof") / f"{image_id}.png"
     truth, prediction = (read_labels(path) for path in paths)
@@ -79,7 +80,7 @@ def score_one(run: Run, dataset: Dataset, image_id: str) -> dict:
     )
 
 
-def compare(run: Run, config: Config, table: pd.DataFrame, members: list[Run]) -> list[dict]:
+def compare(run: Run, config: Config, table: pd.DataFrame, members: list[Run]) -> list[dict[str, Any]]:
     """Return the steps from the plain decodings to this run's own, the best member's before an ensemble's."""
     method = config.selection.method
     # A member that selects otherwise has no score to compare the last step with.

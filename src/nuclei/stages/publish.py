@@ -2,6 +2,7 @@
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 from nuclei.config.schema import Config
 from nuclei.inference.bundle import write_bundle
@@ -37,7 +38,7 @@ def main(run: Run, config: Config, options: Options) -> None:  # noqa: ARG001 (e
     print(f"{folder} and the tables of {readme} are those of {run.folder}", flush=True)
 
 
-def read_metas(run: Run) -> dict[str, dict]:
+def read_metas(run: Run) -> dict[str, dict[str, Any]]:
     """Return what made each finished stage of a run, by the stage's name."""
     metas = sorted(run.meta("x").parent.glob("*.json"))
     return {meta.stem: {key: read_json(meta)[key] for key in KEPT} for meta in metas}
