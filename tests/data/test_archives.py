@@ -190,7 +190,7 @@ def test_what_is_no_file_is_an_error_that_names_it(tmp_path):
     for make in (Path.mkdir, os.mkfifo):
         wrong = folder / "a/masks/3.png"
         make(wrong)
-        with pytest.raises(ValueError, match="x: a/masks/3.png is not a file but a folder or a pipe"):
+        with pytest.raises(ValueError, match=r"x: a/masks/3.png is not a file but a folder or a pipe"):
             open_archive(folder, "train")
         wrong.rmdir() if wrong.is_dir() else wrong.unlink()
     os.mkfifo(tmp_path / "pipe.zip")
