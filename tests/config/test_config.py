@@ -163,7 +163,7 @@ def test_a_value_that_makes_no_sense_is_an_error_naming_the_key(section, key, va
 @pytest.mark.parametrize("members", [{"../a": 1}, {"a/b": 1}, {"": 1}, {"a": 0}, {"a": -1}, {"a": float("inf")}])
 def test_members_have_names_and_weights_above_zero(members):
     assert parse_config({"members": {"a": 0.5}}, "a test").members == {"a": 0.5}
-    with pytest.raises(ValueError, match="^a test:\n  members\\."):
+    with pytest.raises(ValueError, match=r"^a test:\n  members\."):
         parse_config({"members": members}, "a test")
 
 

@@ -9,9 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from nuclei.data.download import FILES, download_files
+from nuclei.data.download import CONTENTS, download_files
 
-CONTENT = {name: np.random.default_rng(n).bytes(300_000 + n) for n, name in enumerate(FILES)}
+CONTENT = {name: np.random.default_rng(n).bytes(300_000 + n) for n, name in enumerate(CONTENTS)}
 NAME = "stage1_train.zip"
 
 
@@ -107,7 +107,7 @@ def test_out_of_reach_lists_which_files_to_put_where(tmp_path):
     assert str(tmp_path) in message
     assert "stage1_test.zip" not in message
     for name in (NAME, "stage1_solution.csv"):
-        assert f"{name}  ({FILES[name]}) from {url}{name}" in message
+        assert f"{name}  ({CONTENTS[name]}) from {url}{name}" in message
 
 
 def test_a_missing_file_is_an_error_at_once(tmp_path):

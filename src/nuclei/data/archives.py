@@ -14,12 +14,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from nuclei.data.competition import FILES
 from nuclei.data.image_types import image_type
 from nuclei.data.images import MASK_COUNTS, decode_image, decode_mask, merge_masks
 
 MANIFEST_COLUMNS = ("image_id", "split", "height", "width", "cluster", "n_nuclei", *MASK_COUNTS, "sha256")
-REQUIRED = {"stage1_train": ".zip", "stage1_test": ".zip"}
-OPTIONAL = {"stage2_test_final": ".zip", "stage1_solution": ".csv", "stage2_solution_final": ".csv"}
 # Files of an archive that unpack to more are refused before they are read.
 MAX_FILE_BYTES = 1 << 30
 # Results are files named by the id, which file systems cut off at 255 bytes.
@@ -158,16 +157,16 @@ def find_archives(folder: str | Path) -> dict[str, Path]:
     """
     folder = Path(folder)
     found = {}
-    for name, suffix in (REQUIRED | OPTIONAL).items():
-        file, extracted = folder / f"{name}{suffix}", folder / name
-        if file.is_file():
-            found[name] = file
-        elif suffix == ".zip" and extracted.is_dir():
-            found[name] = extracted
+    for file in FILES.values():
+        path, extracted = folder / file.file_name, folder / file.name
+        if path.is_file():
+            found[file.name] = path
+        elif file.suffix == ".zip" and extracted.is_dir():
+            found[file.name] = extracted
     missing = [
-        f"  {folder / name}{suffix} (or the extracted folder {folder / name})"
-        for name, suffix in REQUIRED.items()
-        if name not in found
+        f"  {folder / file.file_name} (or the extracted folder {folder / file.name})"
+        for file in FILES.values()
+        if file.required and file.name not in found
     ]
     if missing:
         raise FileNotFoundError("missing, put here or download:\n" + "\n".join(missing))

@@ -11,14 +11,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from nuclei.data.competition import FILES
+
 BASE_URL = "https://data.broadinstitute.org/bbbc/BBBC038/"
-FILES = {
-    "stage1_train.zip": "training images and masks",
-    "stage1_test.zip": "stage 1 test images",
-    "stage1_solution.csv": "stage 1 test truth",
-    "stage2_test_final.zip": "stage 2 test images",
-    "stage2_solution_final.csv": "stage 2 test truth",
-}
+CONTENTS = {file.file_name: file.content for file in FILES.values()}
 _BLOCK_BYTES = 1 << 18
 
 
@@ -29,12 +25,12 @@ def download_files(
 
     Returns, and records in `downloads.json` beside the files, name -> {url, bytes, sha256}. A file that exists
     is kept; `attempts` is how many tries in a row may bring nothing. Raises ValueError for a name not
-    in FILES or a kept file that is not the recorded one, ConnectionError listing which files to put where.
+    in CONTENTS or a kept file that is not the recorded one, ConnectionError listing which files to put where.
     """
     folder = Path(folder)
-    unknown = [name for name in names if name not in FILES]
+    unknown = [name for name in names if name not in CONTENTS]
     if unknown:
-        raise ValueError(f"unknown file {', '.join(unknown)}; the official ones are {', '.join(FILES)}")
+        raise ValueError(f"unknown file {', '.join(unknown)}; the official ones are {', '.join(CONTENTS)}")
     folder.mkdir(parents=True, exist_ok=True)
     records_path = folder / "downloads.json"
     records = json.loads(records_path.read_text()) if records_path.is_file() else {}
@@ -122,7 +118,7 @@ def _size_bytes(path: Path) -> int:
 
 
 def _explain(folder: Path, missing: list[str], base_url: str, url: str, error: Exception) -> str:
-    files = [f"  {name}  ({FILES[name]}) from {base_url}{name}" for name in missing]
+    files = [f"  {name}  ({CONTENTS[name]}) from {base_url}{name}" for name in missing]
     fix = f"Run it again to resume, or put these files into {folder.resolve()}:"
     return "\n".join([f"cannot download {url}: {error}", fix, *files])
 
