@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from joblib import Parallel, delayed
 from shared_cases import find_case
 
@@ -183,6 +185,25 @@ def test_an_entry_whose_method_is_wrong_is_an_error_that_names_it(tmp_path, flag
     path.write_bytes(data[:start] + flag.to_bytes(2, "little") + data[start + 2 :])
     with pytest.raises(ValueError, match=r"x\.zip: a/images/a\.png"):
         prepare_image(open_archive(path, "train"), "a")
+
+
+@given(st.data())
+@settings(max_examples=300)
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_no_damage_of_a_zip_raises_anything_but_an_error_that_names_it(tmp_path_factory, data):
+    path = write_zip(tmp_path_factory.getbasetemp() / "damaged.zip", FILES)
+    content = bytearray(path.read_bytes())
+    # Mostly in the directory of the zip, at its end, where bytes have the most meanings.
+    start = data.draw(st.sampled_from([0, content.index(b"PK\x01\x02")]))
+    for place in data.draw(st.lists(st.integers(start, len(content) - 1), min_size=1, max_size=3)):
+        content[place] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    try:
+        archive = open_archive(path, "train")
+        for image_id in archive.image_ids:
+            prepare_image(archive, image_id)
+    except ValueError as error:
+        assert str(path) in str(error)  # noqa: PT017 (no damage is right, too: some bytes have no meaning)
 
 
 def test_what_is_no_file_is_an_error_that_names_it(tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import struct
 import zipfile
 import zlib
 from collections import defaultdict
@@ -23,6 +24,8 @@ MANIFEST_COLUMNS = ("image_id", "split", "height", "width", "cluster", "n_nuclei
 MAX_FILE_BYTES = 1 << 30
 # Results are files named by the id, which file systems cut off at 255 bytes.
 MAX_ID_BYTES = 200
+# What zipfile raises on damaged bytes, according to where they are.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError)
 _AGAIN = "delete it and download it again"
 # An entry that ends in a slash is a folder or a pipe, not a file.
 _ENTRY = re.compile(r"(?:[^/]+/)*(?P<id>[^/]+)/(?P<kind>images|masks)/(?P<stem>[^/]+)\.(?i:png)(?P<no_file>/?)")
@@ -62,7 +65,7 @@ class Archive:
             raise ValueError(f"{self.path}: {name} is compressed by method {info.compress_type}: zip it with deflate")
         try:
             return self._zip.read(name)
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError) as error:
+        except (*_DAMAGE, OSError) as error:
             raise ValueError(f"{self.path}: {name} is damaged ({error}); {_AGAIN}") from None
 
     def _entries(self) -> list[str]:
@@ -182,7 +185,7 @@ def _reopen(path: Path, split: str, _modified_ns: int) -> Archive:
 def _open_zip(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, EOFError) as error:
+    except _DAMAGE as error:
         size = path.stat().st_size
         raise ValueError(f"{path} ({size} bytes) is truncated or not a zip ({error}); {_AGAIN}") from None
 
