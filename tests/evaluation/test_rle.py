@@ -133,6 +133,19 @@ def test_usable_pairs_of_a_broken_string_are_decoded():
 
 
 @given(hnp.arrays(np.int64, st.tuples(st.integers(0, 6), st.just(2)), elements=st.integers(-2, 14)))
+def test_usable_pairs_are_those_inside_the_image_in_any_order(pairs):
+    inside = [(start, length) for start, length in pairs.tolist() if start > 0 < length and start + length <= 13]
+    positions = {position for start, length in inside for position in range(start - 1, start + length - 1)}
+    expected = sorted(position % 3 * 4 + position // 3 for position in positions)
+    assert decode_usable_pixels(" ".join(map(str, pairs.ravel())), (3, 4)).tolist() == expected
+
+
+def test_long_runs_repeated_take_no_more_memory_than_the_image():
+    text = "1 4000000 " * 10_000
+    assert len(decode_usable_pixels(text, (2000, 2000))) == 4_000_000
+
+
+@given(hnp.arrays(np.int64, st.tuples(st.integers(0, 6), st.just(2)), elements=st.integers(-2, 14)))
 def test_pixels_listed_twice_are_found_in_any_order(pairs):
     pairs = pairs[(pairs[:, 1] > 0) & (pairs[:, 0] > 0) & (pairs.sum(axis=1) <= 13)]
     text = " ".join(map(str, pairs.ravel()))

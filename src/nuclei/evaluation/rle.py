@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_INTEGER = re.compile(r"(?P<sign>-?)0*(?P<digits>[0-9]+)")
+_INTEGER = re.compile(r"-?[0-9]+")
 # White space that is not one space between two values.
 _STRAY_SPACE = re.compile(r"[^\S ]|  |^ | $")
 # Larger numbers are outside any image; the cap keeps start + length inside int64, and int() from very long ones.
@@ -69,7 +69,11 @@ def decode_usable_pixels(text: str, shape: tuple[int, int]) -> NDArray[np.int64]
     height, width = shape
     start, length = _parse(text)
     usable = (start >= 1) & (length >= 1) & (start + length - 1 <= height * width)
-    start, length = start[usable], length[usable]
+    # Runs are cut down to what no earlier one holds: repeated long runs would not fit into memory.
+    order = np.argsort(start[usable], kind="stable")
+    start, end = start[usable][order], (start + length)[usable][order]
+    start[1:] = np.maximum(start[1:], np.maximum.accumulate(end)[:-1])
+    start, length = start[start < end], (end - start)[start < end]
     first = np.cumsum(length) - length
     position = np.repeat(start - 1 - first, length) + np.arange(length.sum())
     column, row = np.divmod(position, height)
@@ -161,8 +165,8 @@ def _parse(text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 def _parse_integer(word: str) -> int | None:
     """Return the integer that a word stands for, at most ±_LARGEST_VALUE, None if it is none."""
-    match = _INTEGER.fullmatch(word)
-    if not match:
+    if not _INTEGER.fullmatch(word):
         return None
-    size = int(match["digits"]) if len(match["digits"]) <= 18 else _LARGEST_VALUE
-    return -size if match["sign"] else size
+    digits = word.removeprefix("-").lstrip("0")
+    size = int(digits or "0") if len(digits) <= 18 else _LARGEST_VALUE
+    return -size if word[0] == "-" else size
