@@ -21,7 +21,7 @@ Fold = Annotated[int | None, typer.Option(help="train this fold only")]
 Devices = Annotated[int, typer.Option(help="GPUs, or CPU processes, to train on")]
 Jobs = Annotated[int, typer.Option(help="processes of the stages that go image by image; -1: one per core")]
 Runs = Annotated[Path, typer.Option(help="folder of all runs")]
-Publish = Annotated[bool, typer.Option("--publish", help="also put the table into ensembles/ and README.md")]
+Publish = Annotated[bool, typer.Option("--publish", help="also put the table into ensembles/ and its README file")]
 Published = Annotated[
     bool,
     typer.Option(
@@ -69,11 +69,10 @@ def report(configs: Configs, runs: Runs = Path("runs"), force: Force = False, pu
 
 
 def publish_comparison(runs: Path, kind: str) -> None:
-    """Put a table that compares runs into ensembles/ and README.md."""
+    """Put a table that compares runs into ensembles/ and its README file."""
     from nuclei.experiments.leaderboard import publish
 
-    publish(runs, kind)
-    typer.echo(f"published: ensembles/{kind}.csv and README.md")
+    typer.echo(f"published: {' and '.join(map(str, publish(runs, kind)))}")
 
 
 @app.command()
@@ -118,12 +117,12 @@ def ablate(
     """Run what is missing of ablations and their bases, and tabulate what each change gains over its base."""
     from nuclei.experiments.ablate import Cluster
     from nuclei.experiments.ablate import ablate as run_ablations
-    from nuclei.report.comparisons import list_gains
+    from nuclei.report.comparisons import gains_table
 
     options = Options(data, None, devices, jobs, force, published)
     failed = run_ablations(configs, seeds, options, runs, Cluster(backend, workers, address))
     path = comparison(runs, "ablations")
-    print_table(list_gains(read_table(path)))
+    print_table(gains_table(read_table(path)))
     typer.echo(f"ablations: {path.with_suffix('.html')}")
     if publish:
         publish_comparison(runs, "ablations")
@@ -149,7 +148,7 @@ def climb(
     runs: Runs = Path("runs"),
     publish: Publish = False,
 ) -> None:
-    """Tabulate the steps that led to the best run: each one's score, its gain over the one before, what training took."""
+    """Tabulate the steps that led to the best run: each one's score, its gain over the last, what training took."""
     from nuclei.experiments.climb import climb as tabulate
 
     print_table(tabulate(steps, runs))

@@ -18,7 +18,7 @@ STAGES = {
     "evaluate": "score by the competition metric, out of fold and against solution files",
     "report": "write report.md and report.html",
     "writeup": "write up a run as a competition asks of its winners: writeup.md and writeup.html",
-    "publish": "copy a run's results to ensembles/<run>/ and its tables into README.md",
+    "publish": "copy a run's results to ensembles/<run>/ and its tables into the README files",
 }
 
 # Stages that `run` leaves to be asked for.
