@@ -20,7 +20,6 @@ from nuclei.experiments.ablate import (
     Ablation,
     Cluster,
     Task,
-    compare,
     find_configs,
     list_changes,
     list_waves,
@@ -31,7 +30,8 @@ from nuclei.experiments.ablate import (
     run_tasks,
     with_seed,
 )
-from nuclei.report.comparisons import COLUMNS
+from nuclei.experiments.gains import compare
+from nuclei.report.comparisons import ABLATION_COLUMNS
 from nuclei.runs.files import read_json, read_table, write_json, write_table
 from nuclei.runs.layout import Options, Run, comparison
 
@@ -307,7 +307,7 @@ def test_a_failure_is_said_and_takes_along_only_what_stands_on_it(monkeypatch, t
     monkeypatch.setattr(ablate, "run_stages", run_stages)
     tasks = make_tasks(good=[], bad=[], of_bad=["good", "bad"], of_good=["good"], over=["of_bad"], exits=["good"])
     failed = run_tasks(tasks, Options(jobs=1), tmp_path, SEQUENTIAL)
-    unrun = "not run: what it stands on failed"
+    unrun = "not run: a run it depends on failed"
     assert failed == {"bad": "KeyError: 'mask'", "of_bad": unrun, "over": unrun, "exits": "SystemExit: 3"}
     assert made == ["good", "of_good"]
 
@@ -380,18 +380,18 @@ def write_run(root: Path, name: str, values, seconds=(1.0,)) -> None:
 
 def test_the_table_holds_every_base_once_and_each_ablation_below_its_own(tmp_path):
     found = [
-        Ablation("a", "x", Config(hypothesis="why a"), ("train.steps: 1 -> 2",)),
-        Ablation("b", "y", Config(), ("scorer.seeds: 1 -> 2", "predict.tta: none -> flips")),
-        Ablation("c", "x", Config(), ("model.decoder: Unet -> FPN",)),
-        Ablation("lost", "x", Config(), ("x: 1 -> 2",)),
-        Ablation("d", "gone", Config(), ("x: 1 -> 2",)),
+        Ablation("a", Path("x.yaml"), Config(hypothesis="why a"), ("train.steps: 1 -> 2",)),
+        Ablation("b", Path("y.yaml"), Config(), ("scorer.seeds: 1 -> 2", "predict.tta: none -> flips")),
+        Ablation("c", Path("x.yaml"), Config(), ("model.decoder: Unet -> FPN",)),
+        Ablation("lost", Path("x.yaml"), Config(), ("x: 1 -> 2",)),
+        Ablation("d", Path("gone.yaml"), Config(), ("x: 1 -> 2",)),
     ]
     for i, name in enumerate("xyabcd"):
         write_run(tmp_path, name, [0.1 * i, 0.2, 0.3, 0.4], seconds=(i, 2))
         write_run(tmp_path, f"{name}_seed1", [0.1 * i, 0.4, 0.3, 0.4], seconds=(3,))
     write_run(tmp_path, "lost", [0.5] * 4)  # its second seed is missing
     table = ablate.tabulate(found, 2, tmp_path)
-    assert tuple(table.columns) == COLUMNS
+    assert tuple(table.columns) == ABLATION_COLUMNS
     assert table["ablation"].tolist() == ["x", "a", "c", "y", "b"]
     assert table["base"].tolist() == [
         "x",
@@ -456,7 +456,7 @@ def test_a_failed_ablation_is_reported_and_the_others_are_in_the_table(project):
     folder, failed, _ = project
     assert failed.keys() == {"broken", "of_broken"}
     assert failed["broken"].startswith("ValueError: unknown encoder no_such_encoder")
-    assert failed["of_broken"] == "not run: what it stands on failed"
+    assert failed["of_broken"] == "not run: a run it depends on failed"
     table = read_table(comparison(folder / "runs", "ablations"))
     assert table["ablation"].tolist() == ["small", RETRAINED, RESCORED, DECODED]
     page = comparison(folder / "runs", "ablations").with_suffix(".html").read_text()
@@ -527,7 +527,7 @@ def test_a_second_call_runs_nothing_again_and_ends_with_what_failed(project, dem
 
     before, table = state(), comparison(Path("runs"), "ablations").read_bytes()
     with pytest.raises(
-        SystemExit, match="(?s)error: these runs failed and are not in the table:.*broken: ValueError"
+        SystemExit, match=r"(?s)error: these runs failed and are not in the table:.*broken: ValueError"
     ) as error:
         call(monkeypatch, "ablate", "configs/ablations", "--data", demo_folder, "--backend", "sequential", "--jobs", 1)
     assert str(error.value).splitlines()[1:] == [f"  {name}: {said}" for name, said in failed.items()]

@@ -310,7 +310,8 @@ def choose_overview(reader: RunReader) -> pd.DataFrame:
 
     Of each of the first N_OVERVIEW - 1 types of OVERVIEW_TYPES that occur, the image nearest to the type's median score
     that has MIN_NUCLEI_OF_OVERVIEW nuclei or more, or any number if none has. The last is the one with the most
-    touching nuclei among the share NEAR_MEDIAN of all images nearest to the median score. Of equal ones, the first by id.
+    touching nuclei among the images nearest to the median score, a share NEAR_MEDIAN of all. Of equal ones, the first
+    by id.
     """
     images = reader.per_image
     types = [name for name in OVERVIEW_TYPES if (images["cluster"] == name).any()][: N_OVERVIEW - 1]
