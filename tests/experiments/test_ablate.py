@@ -286,7 +286,7 @@ def test_a_wave_needs_only_those_before_it():
 
 
 def test_runs_that_wait_for_each_other_are_refused():
-    with pytest.raises(ValueError, match="these runs wait for each other: a, b, c$"):
+    with pytest.raises(ValueError, match=r"these runs wait for each other: a, b, c$"):
         list_waves(make_tasks(a=["b"], free=[], b=["a"], c=["b"]))
 
 
@@ -297,7 +297,7 @@ def test_a_failure_is_said_and_takes_along_only_what_stands_on_it(monkeypatch, t
     made = []
 
     def run_stages(name, config, options, folder, left_out):
-        assert (config, options, folder) == (Config(), Options(jobs=1), tmp_path)
+        assert (config, options, folder, left_out) == (Config(), Options(jobs=1), tmp_path, ("report",))
         if name == "bad":
             raise KeyError("mask")
         if name == "exits":
@@ -316,7 +316,7 @@ def test_the_first_run_prepares_the_data_alone_and_the_others_of_a_wave_run_side
     batches = []
 
     @contextmanager
-    def open_recorder(cluster):
+    def open_recorder(_):
         def parallel(jobs):
             batches.append([arguments[0].name for _, arguments, _ in jobs])
             return [None] * len(batches[-1])
@@ -330,7 +330,7 @@ def test_the_first_run_prepares_the_data_alone_and_the_others_of_a_wave_run_side
 
 def test_cores_are_shared_by_the_runs_made_side_by_side(monkeypatch, configs, tmp_path):
     jobs = []
-    monkeypatch.setattr(ablate, "run_tasks", lambda tasks, options, *_: jobs.append(options.jobs))
+    monkeypatch.setattr(ablate, "run_tasks", lambda _, options, *__: jobs.append(options.jobs))
     monkeypatch.setattr(joblib, "cpu_count", lambda: 8)
     for wanted, workers in ((-1, 1), (-1, 3), (-1, 9), (5, 3)):
         ablate.ablate([configs / f"{RESCORED}.yaml"], 1, Options(jobs=wanted), tmp_path, Cluster("loky", workers))
@@ -356,7 +356,7 @@ def test_workers_of_loky_are_other_processes():
 
 def test_an_unknown_backend_is_an_error_of_the_command_line_before_anything_runs(monkeypatch, configs, tmp_path):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match="^error: unknown backend slurm; valid: loky, ray, dask, sequential$"):
+    with pytest.raises(SystemExit, match=r"^error: unknown backend slurm; valid: loky, ray, dask, sequential$"):
         call(monkeypatch, "ablate", configs, "--backend", "slurm")
     assert not (tmp_path / "runs").exists()
 
@@ -420,7 +420,7 @@ def test_the_table_holds_every_base_once_and_each_ablation_below_its_own(tmp_pat
 
 @pytest.fixture(scope="module")
 def project(demo_folder, tmp_path_factory):
-    """Give the folder of a project whose ablations ran on a Dask cluster of two workers, what failed, and the workers."""
+    """Give a project's folder whose ablations ran on a Dask cluster of two workers, what failed, and the workers."""
     folder = tmp_path_factory.mktemp("project")
     write_project(folder)
     for name, content in ABLATIONS.items():
@@ -513,8 +513,8 @@ def test_stages_in_common_with_the_base_are_made_once(project, name, shared):
         [run.fold(0) / "weights.safetensors" for run in (own, base)],
         [run.maps("oof") for run in (own, base)],
     )
-    assert os.path.samefile(*weights) == bool(shared)
-    assert all(os.path.samefile(path, maps[1] / path.name) == bool(shared) for path in maps[0].iterdir())
+    assert weights[0].samefile(weights[1]) == bool(shared)
+    assert all(path.samefile(maps[1] / path.name) == bool(shared) for path in maps[0].iterdir())
 
 
 def test_a_second_call_runs_nothing_again_and_ends_with_what_failed(project, demo_folder, monkeypatch, capsys):

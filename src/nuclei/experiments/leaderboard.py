@@ -17,8 +17,8 @@ ABOUT = (
     "All runs are scored out of fold on the same images by the competition's metric; the interval is the 95 % "
     "bootstrap interval over mosaic groups. The talk's scores are of the public leaderboard's images, for which most "
     "of these runs have no truth: the order can be compared, the numbers cannot. Training: number of networks times "
-    "minutes, waiting for other work on the machine included, and the seconds of processor time that each was allowed. The rest "
-    "of an ensemble includes its members' maps."
+    "minutes, waiting for other work on the machine included, and the seconds of processor time that each was "
+    "allowed. The rest of an ensemble includes its members' maps."
 )
 
 

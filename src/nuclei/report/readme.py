@@ -1,6 +1,6 @@
-"""Generated blocks of the README files: what each holds, and its place between <!-- name --> and <!-- /name -->.
+"""Generated blocks of the README files: what each holds, and which file has its place.
 
-README.md has one line of scores; the tables lie beside what made them. A block's name is that of a comparison, or a
+A block lies between the markers <!-- name --> and <!-- /name -->. README.md has one line of scores; the tables lie beside what made them. A block's name is that of a comparison, or a
 published run and one of results, types and made.
 """
 
@@ -102,8 +102,8 @@ def scores_line(published: Iterable[tuple[str, Mapping[str, Any], Mapping[str, A
     stages = [(stage.startswith("train_"), meta) for own in made.values() for stage, meta in own.items()]
     trained, rest = ([meta for is_training, meta in stages if is_training == wanted] for wanted in (True, False))
     return (
-        f"Best published run, `{name}`: out-of-fold score **{format_score(metrics['oof']['score'])}** over "
-        f"{metrics['oof']['n_images']} images; {len(trained)} networks trained for {add_minutes(trained)}, all other "
+        f"Best published run, `{name}`: out-of-fold score {format_score(metrics['oof']['score'], spelled_out=True)} over "
+        f"{metrics['oof']['n_images']} images; {len(trained)} networks trained for {add_minutes(trained)} in all, all other "
         f"stages took {add_minutes(rest)}."
     )
 

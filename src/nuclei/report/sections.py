@@ -27,6 +27,7 @@ from nuclei.report.tables import ID_LENGTH
 
 N_GALLERY, N_EXAMPLES, N_WORST = 4, 3, 20  # images of a gallery, of each type, of the table
 KEPT = (pictures.TRUTH_COLOUR, pictures.PREDICTION_COLOUR, (0, 0, 0), (255, 255, 255))  # where colours are few
+N_COLOURS = 160  # of pictures of several images: more make the pages and the repository larger
 GALLERIES = {"best": "The best", "median": "Around the median score:", "worst": "The worst"}
 # The overview shows one image of each of the first types that there are, and one with a clump.
 OVERVIEW_TYPES = (
@@ -38,7 +39,6 @@ OVERVIEW_TYPES = (
     "black_on_white",
 )
 N_OVERVIEW = 6
-N_COLOURS = 96  # of the overview, which is committed
 MIN_NUCLEI_OF_OVERVIEW = 8  # in an image of it, if its type has such images
 NEAR_MEDIAN = 0.1  # share of the images, those nearest to the median score, among which the clump is looked for
 ABOUT_SCORES = (
@@ -233,7 +233,7 @@ def gallery_picture(name: str, examples: Iterable[Shown]) -> Picture:
     ]
     figure = pictures.draw_gallery([part for part in (shown[:2], shown[2:]) if part])
     caption = f"{GALLERIES[name]} {len(shown)} images, out of fold."
-    return Picture(f"gallery_{name}", charts.render_png(figure, KEPT), caption)
+    return Picture(f"gallery_{name}", charts.render_png(figure, KEPT, N_COLOURS), caption)
 
 
 def type_picture(cluster: str, examples: Iterable[Shown], n_images: int) -> Picture:
@@ -250,7 +250,7 @@ def type_picture(cluster: str, examples: Iterable[Shown], n_images: int) -> Pict
         "without and with outlines."
     )
     figure = pictures.draw_gallery([plain, outlined], 340, 256)
-    return Picture(f"type_{cluster}", charts.render_png(figure, KEPT), caption, wide=True)
+    return Picture(f"type_{cluster}", charts.render_png(figure, KEPT, N_COLOURS), caption, wide=True)
 
 
 def reliability_picture(sums: NDArray[np.float64]) -> Picture:
@@ -298,7 +298,7 @@ def training_picture(run: str, histories: Mapping[str, pd.DataFrame]) -> Picture
 def overview_picture(reader: RunReader) -> Picture:
     """Show a run at a glance: the images of choose_overview with the outlines of truth and prediction."""
     examples = [
-        pictures.Example(image, f"{name_type(row.cluster)}\nscore {row.score:.3f}", truth, prediction)
+        pictures.Example(image, f"{name_type(row.cluster)}{row.note}\nscore {row.score:.3f}", truth, prediction)
         for row, image, truth, prediction in reader.examples(choose_overview(reader))
     ]
     caption = "Out-of-fold predictions: an image of median score of each type, and one with a clump."
@@ -310,8 +310,8 @@ def choose_overview(reader: RunReader) -> pd.DataFrame:
 
     Of each of the first N_OVERVIEW - 1 types of OVERVIEW_TYPES that occur, the image nearest to the type's median score
     that has MIN_NUCLEI_OF_OVERVIEW nuclei or more, or any number if none has. The last is the one with the most
-    touching nuclei among the images nearest to the median score, a share NEAR_MEDIAN of all. Of equal ones, the first
-    by id.
+    touching nuclei among the images nearest to the median score, a share NEAR_MEDIAN of all; the column `note` says so.
+    Of equal ones, the first by id.
     """
     images = reader.per_image
     types = [name for name in OVERVIEW_TYPES if (images["cluster"] == name).any()][: N_OVERVIEW - 1]
@@ -319,10 +319,10 @@ def choose_overview(reader: RunReader) -> pd.DataFrame:
     for name in types:
         ranked = rank_by_median(images[images["cluster"] == name])
         enough = ranked[ranked["n_true"] >= MIN_NUCLEI_OF_OVERVIEW]
-        chosen.append((enough if len(enough) else ranked).head(1))
+        chosen.append((enough if len(enough) else ranked).head(1).assign(note=""))
     near = rank_by_median(images).head(max(1, round(NEAR_MEDIAN * len(images))))
     near = near[~near["image_id"].isin([one["image_id"].iloc[0] for one in chosen])].sort_values("image_id")
     touching = [count_touching(reader.truth(image_id)) for image_id in near["image_id"]]
     if touching:
-        chosen.append(near.iloc[[int(np.argmax(touching))]])
+        chosen.append(near.iloc[[int(np.argmax(touching))]].assign(note=": touching nuclei"))
     return pd.concat(chosen)
