@@ -1,4 +1,4 @@
-"""The README's tree is the source tree, and the generated blocks are those of the published results, in their places."""
+"""The README's tree is the source tree, and the generated blocks in their places are those of the published results."""
 
 import json
 import re
@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from nuclei.evaluation.summary import summarise
+from nuclei.report.reader import write_blocks
 from nuclei.report.readme import (
     COMPARISONS,
     PLACES,
@@ -18,7 +19,6 @@ from nuclei.report.readme import (
     run_blocks,
     scores_line,
 )
-from nuclei.report.reader import write_blocks
 from nuclei.runs.files import read_table
 
 ROOT = Path(__file__).parents[2]
@@ -110,7 +110,7 @@ def test_the_line_of_scores_adds_up_minutes_and_names_processors():
 def test_a_block_takes_its_place_and_a_missing_place_is_an_error():
     text, path = "before\n<!-- a b -->\nold\n<!-- /a b -->\nafter", Path("some/README.md")
     assert replace_block(text, "a b", "new", path) == "before\n<!-- a b -->\nnew\n<!-- /a b -->\nafter"
-    with pytest.raises(ValueError, match="some/README.md has no markers <!-- c -->"):
+    with pytest.raises(ValueError, match=r"some/README.md has no markers <!-- c -->"):
         replace_block(text, "c", "new", path)
 
 
@@ -119,7 +119,7 @@ def test_blocks_are_written_into_their_files_or_not_at_all(tmp_path, monkeypatch
     for path, marker in ((Path("README.md"), "scores"), (PUBLISHED, "r made")):
         path.parent.mkdir(exist_ok=True)
         path.write_text(f"<!-- {marker} -->\n<!-- /{marker} -->\n")
-    with pytest.raises(ValueError, match="ensembles/README.md has no markers <!-- r types -->"):
+    with pytest.raises(ValueError, match=r"ensembles/README.md has no markers <!-- r types -->"):
         write_blocks({"scores": "high", "r made": "soon", "r types": "six"})
     assert "high" not in Path("README.md").read_text()
     assert write_blocks({"scores": "high", "r made": "soon"}) == [Path("README.md"), PUBLISHED]

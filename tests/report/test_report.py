@@ -33,6 +33,7 @@ from nuclei.report.blocks import (
     render_markdown,
 )
 from nuclei.report.reader import RunReader, read_array
+from nuclei.report.readme import PUBLISHED
 from nuclei.report.run_report import STAGE_PARTS
 from nuclei.report.sections import Section, choose_overview, compose, overview_picture
 from nuclei.report.tables import (
@@ -48,6 +49,7 @@ from nuclei.runs.cache import StageError
 from nuclei.runs.files import read_json, read_table, write_arrays, write_table
 from nuclei.runs.layout import Dataset, Options, Run
 from nuclei.stages import candidates, ensemble, evaluate, folds, plain, prepare, score, select, submit
+from nuclei.stages import publish as publish_stage
 from nuclei.stages import report as report_stage
 from nuclei.training.targets import make_targets
 
@@ -411,3 +413,25 @@ def test_the_overview_shows_typical_images_of_each_type_and_the_one_with_most_to
         assert abs(row.score - median) == (own["score"] - median).abs().min()
     assert clump["image_id"] in set(images["image_id"])
     assert overview_picture(reader) == overview_picture(reader), "the same each time"
+
+
+def test_a_run_is_published_with_its_report_its_overview_and_its_tables(made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(publish_stage, "write_bundle", lambda run, folder: f"{folder}/bundle of {run.name}")
+    PUBLISHED.parent.mkdir()
+    places = {Path("README.md"): ("scores",), PUBLISHED: ("pair results", "pair types", "pair made")}
+    for path, markers in places.items():
+        path.write_text("".join(f"<!-- {marker} -->\n<!-- /{marker} -->\n" for marker in markers))
+    run, config, options = made[1]
+    publish_stage.main(run, config, options)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+    folder = tmp_path / "ensembles/pair"
+    for own in (run.report / "report.html", run.report / "figures/pipeline.png", run.metrics):
+        assert files[folder / own.name] == own.read_bytes()
+    assert not (folder / "writeup.html").exists()
+    assert files[folder / "gallery.png"].startswith(b"\x89PNG")
+    mean = read_json(run.metrics)["oof"]["score"][0]
+    assert f"`pair`: out-of-fold score {mean:.4f}" in Path("README.md").read_text()
+    assert f"| pair: watershed | {mean:.4f} (" in PUBLISHED.read_text()
+    publish_stage.main(run, config, options)
+    assert files == {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}, "the same each time"

@@ -1,7 +1,7 @@
 """Generated blocks of the README files: what each holds, and which file has its place.
 
-A block lies between the markers <!-- name --> and <!-- /name -->. README.md has one line of scores; the tables lie beside what made them. A block's name is that of a comparison, or a
-published run and one of results, types and made.
+A block lies between the markers <!-- name --> and <!-- /name -->; its name is that of a comparison, or a published run
+and one of results, types and made. README.md has one line, `scores`; the tables lie beside what made them.
 """
 
 import re
@@ -101,10 +101,10 @@ def scores_line(published: Iterable[tuple[str, Mapping[str, Any], Mapping[str, A
     name, metrics, made = max(published, key=lambda one: one[1]["oof"]["score"][0])
     stages = [(stage.startswith("train_"), meta) for own in made.values() for stage, meta in own.items()]
     trained, rest = ([meta for is_training, meta in stages if is_training == wanted] for wanted in (True, False))
+    score = format_score(metrics["oof"]["score"], spelled_out=True)
     return (
-        f"Best published run, `{name}`: out-of-fold score {format_score(metrics['oof']['score'], spelled_out=True)} over "
-        f"{metrics['oof']['n_images']} images; {len(trained)} networks trained for {add_minutes(trained)} in all, all other "
-        f"stages took {add_minutes(rest)}."
+        f"Best published run, `{name}`: out-of-fold score {score} over {metrics['oof']['n_images']} images; "
+        f"{len(trained)} networks trained for {add_minutes(trained)} in all, all other stages took {add_minutes(rest)}."
     )
 
 
