@@ -11,6 +11,7 @@ from test_report import Page, make_config, make_run
 
 from nuclei.candidates.features import FEATURES
 from nuclei.config.schema import Config
+from nuclei.pipeline import list_stages, run_stage
 from nuclei.report.charts import GRAY, GREEN, VERMILION
 from nuclei.report.comparisons import (
     ABLATION_COLUMNS,
@@ -319,3 +320,30 @@ def test_commands_name_a_commit_only_if_there_is_one(dirty):
     assert ("git checkout 0123456789" in code.text) != dirty
     assert "./run_pipeline.sh configs/r.yaml" in code.text
     assert len(rest) == (3 if dirty else 1)
+
+
+@pytest.fixture(scope="module")
+def classical(tmp_path_factory, demo_folder):
+    """Give a run without networks that has both its report and its write-up: (run, config, options)."""
+    root = tmp_path_factory.mktemp("runs")
+    config = make_config(root, selection={"method": "classical"})
+    case = Run("otsu", root), config, Options(demo_folder, jobs=1)
+    for name in list_stages(config):
+        if name != "download":
+            run_stage(name, "otsu", config, case[2], root)
+    stage.main(*case)
+    return case
+
+
+def test_a_run_without_networks_has_its_sections_too(classical):
+    run = classical[0]
+    text, report = read(run), (run.report / "report.md").read_text()
+    assert text.count("\n## ") == 15
+    assert "No network: a classical recipe on the image itself." in text
+    assert "which uses no features" in text
+    assert "Thresholds chosen out of fold" not in text
+    assert "nuclei are those of its classical recipe: no candidates were scored" in report
+    assert "No threshold of this run was chosen by its score" in report
+    assert set(re.findall(r"\*\*missing:\*\* `([^`]+)`", report)) == {
+        "data/demo/stage2_solution_final.csv, or a submission of its images"
+    }

@@ -59,7 +59,7 @@ class RunReader:
     @property
     def has_networks(self) -> bool:
         """Tell whether the run's nuclei come from networks, its own or borrowed ones."""
-        return self.config.selection.method != "classical"
+        return has_networks(self.config)
 
     @property
     def has_scores(self) -> bool:
@@ -265,6 +265,11 @@ class RunReader:
     def missing(self, paths: Iterable[Path]) -> Iterator[Missing]:
         """Name those of some files that are missing."""
         yield from (Missing(self.name_file(path)) for path in paths if not path.is_file())
+
+
+def has_networks(config: Config) -> bool:
+    """Tell whether a run of this config gets its nuclei from networks."""
+    return config.selection.method != "classical"
 
 
 def find_parts(name: str, members: list[str], root: Path) -> dict[str, list[str]]:
