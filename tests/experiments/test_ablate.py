@@ -293,7 +293,7 @@ def test_runs_that_wait_for_each_other_are_refused():
 # Running it
 
 
-def test_a_failure_is_said_and_takes_along_only_what_stands_on_it(monkeypatch, tmp_path):
+def test_a_failure_is_said_and_fails_only_what_depends_on_it(monkeypatch, tmp_path):
     made = []
 
     def run_stages(name, config, options, folder, left_out):

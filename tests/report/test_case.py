@@ -129,8 +129,8 @@ def test_an_image_without_nuclei_and_candidates_is_drawn():
     maps = {name: np.zeros(nothing.shape, np.float32) for name in (*CHANNELS, "disagreement")}
     none, no_iou = make_candidates(maps, **Config().watershed.model_dump()), np.zeros(0, np.float32)
     image = np.random.default_rng(0).integers(0, 30, (*nothing.shape, 3)).astype(np.uint8)
-    nobody = np.zeros(0, np.int64)
-    steps = ImageSteps(image, nothing, maps, nothing, None, none, no_iou, no_iou, nobody)
+    no_indices = np.zeros(0, np.int64)
+    steps = ImageSteps(image, nothing, maps, nothing, None, none, no_iou, no_iou, no_indices)
     figure = draw_case(steps, "empty")
     assert len(list_panels(figure)) == 12
     assert decode(figure).std() > 5

@@ -146,7 +146,7 @@ def run_tasks(tasks: list[Task], options: Options, runs: Path, cluster: Cluster)
 
 def run_task(task: Task, options: Options, runs: Path) -> str | None:
     """Run all stages of a task and return the error it ended with, if any: one failure must not lose the others."""
-    import torch  # by the worker: the process that hands out the work has no need of it
+    import torch  # in the worker: the process that hands out the work does not need it
 
     if options.jobs > 0:
         torch.set_num_threads(options.jobs)

@@ -47,7 +47,7 @@ ERROR_COLOURS = {
     "missed": SKY,
     "false": ORANGE,
 }
-COLUMNS = 4
+PANEL_COLUMNS = 4
 TILE_PX = 385  # four of them and their gaps are 1600 pixels
 TITLE_PX = 34  # above a tile
 CAPTION_PX = 64  # below it
@@ -86,8 +86,8 @@ def draw_case(steps: ImageSteps, title: str, side_px: int = 256) -> Figure:
 
 
 def place_panels(rows: list[list[Panel]], title: str) -> Figure:
-    """Place panels in rows of at most COLUMNS; longer rows are broken, empty ones left out."""
-    rows = [row[i : i + COLUMNS] for row in rows for i in range(0, len(row), COLUMNS)]
+    """Place panels in rows of at most PANEL_COLUMNS; longer rows are broken, empty ones left out."""
+    rows = [row[i : i + PANEL_COLUMNS] for row in rows for i in range(0, len(row), PANEL_COLUMNS)]
     lines = textwrap.wrap(title, CHARACTERS_PER_TILE * max(map(len, rows)))
     figure = place_tiles(
         [[p.tile for p in row] for row in rows],
@@ -221,7 +221,7 @@ def show_maps(maps: Mapping[str, Values], window: Window) -> Iterator[Panel]:
 
 
 def show_candidates(steps: ImageSteps, window: Window) -> Iterator[Panel]:
-    """Yield the candidates coloured by each IoU there is, one IoU against the other, and the chosen candidates."""
+    """Yield the candidates coloured by each known IoU, one IoU against the other, and the chosen candidates."""
     candidates, predicted, true, chosen = steps.candidates, steps.predicted_iou, steps.true_iou, steps.chosen
     if candidates is None:
         return
@@ -274,7 +274,7 @@ def scatter_ious(axes: Axes, predicted: Values, true: Values, chosen: NDArray[np
 
 
 def label_ious(axes: Axes, labels: Labels, ious: list[Values]) -> None:
-    """Write IoUs in hundredths, [N] each and label i + 1 having entry i, one above the other where there is room."""
+    """Write IoUs in hundredths, [N] each and label i + 1 having entry i, one above the other, in nuclei that have room for it."""
     shown = enlarge(labels, TILE_PX, smooth=False)
     inside = (shown > 0) & ~find_outlines(shown)
     depth = cv2.distanceTransform(np.pad(inside, 1).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]

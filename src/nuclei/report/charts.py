@@ -22,7 +22,7 @@ Point = tuple[float, float]
 Curve = tuple[list[float], list[float]]  # x values, scores
 DPI = 160
 WIDTH_IN = 6.2
-# Okabe and Ito's colours, which stay apart for every kind of colour vision.
+# Okabe and Ito's colours, which remain distinct under every kind of colour vision.
 BLUE, ORANGE, GREEN, SKY, VERMILION, PURPLE = "#0072b2", "#e69f00", "#009e73", "#56b4e9", "#d55e00", "#cc79a7"
 COLOURS = (BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE)
 GRAY = "#52606d"
@@ -69,7 +69,7 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
 
 def new_figure(height_in: float, width_in: float = WIDTH_IN) -> Figure:
-    """Return an empty figure of a size in inches that arranges its axes itself."""
+    """Return an empty figure of a size in inches, whose axes are laid out automatically."""
     figure = Figure((width_in, height_in), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure

@@ -264,7 +264,7 @@ def draw_climb(table: pd.DataFrame) -> Figure:
         axes.set_xscale("log")
     middle = np.sqrt(trained["training_pflop"].min() * trained["training_pflop"].max())
     for row in each_row(trained):
-        right = row.training_pflop <= middle  # a label goes towards the middle, where there is room
+        right = row.training_pflop <= middle  # a label goes towards the middle, where it has room
         axes.annotate(
             row.run,
             (row.training_pflop, row.score),

@@ -21,7 +21,7 @@ Pixels = NDArray[np.uint8]
 Labels = NDArray[Any]  # of any integer type
 Values = NDArray[np.floating[Any]]
 Window = tuple[slice, slice]  # rows and columns of an image
-# Both stand out on black, on white and on purple, and from each other for every kind of colour vision.
+# Both are seen on black, on white and on purple, and remain distinct under every kind of colour vision.
 TRUTH_COLOUR, PREDICTION_COLOUR = (0, 190, 255), (255, 96, 0)
 GAP_PX = 12
 CAPTION_PX = 52
@@ -93,7 +93,7 @@ def make_tile(example: Example, size_px: int, side_px: int) -> Pixels:
     nowhere = np.zeros(example.image.shape[:2], bool)
     marks = np.any([nowhere, *map(find_outlines, drawn)], axis=0)
     window = busiest_window(marks, side_px)
-    # Stretched by the whole image, or an empty corner would be stretched to noise.
+    # Stretched by the contrast of the whole image: that of an empty corner is noise.
     tile = enlarge(stretch_contrast(example.image)[window], size_px, smooth=True)
     line_px = max(1, round(size_px / 220))
     layers = (example.truth, 2 * line_px, TRUTH_COLOUR), (example.prediction, line_px, PREDICTION_COLOUR)
@@ -199,7 +199,7 @@ def fill_labels(image: Pixels, labels: Labels, window: Window, size_px: int) -> 
 
 @styled
 def draw_pipeline(steps: ImageSteps, size_px: int = 250, side_px: int = 160) -> Figure:
-    """Draw the steps from an image over its maps to its nuclei, on the window of at most `side_px` with most outlines.
+    """Draw the steps from an image over its maps to its nuclei, on the window of at most `side_px` with the most outlines.
 
     Between maps and nuclei come the candidates outlined by their predicted IoU, or else the energy.
     """

@@ -66,6 +66,11 @@ class RunReader:
         """Tell whether the run's nuclei are scored candidates."""
         return self.config.selection.method == "scored"
 
+    @property
+    def has_energy(self) -> bool:
+        """Tell whether the run's nuclei come from flooding an energy made of maps."""
+        return self.config.selection.method in ("watershed", "scored")
+
     @cached_property
     def parts(self) -> dict[str, list[str]]:
         """Name the run and all runs it borrows from, theirs before them: name -> names of its members."""

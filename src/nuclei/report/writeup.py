@@ -275,7 +275,7 @@ def postprocessing_section(reader: RunReader) -> Iterator[Block]:
     """Show the steps from an image to its nuclei, describe them, and show how their thresholds were chosen."""
     config, method = reader.config, reader.config.selection.method
     yield from reader.attempt(lambda: pipeline_section(reader))
-    if method in ("watershed", "scored"):
+    if reader.has_energy:
         yield Paragraph(describe_energy(config.watershed))
     if reader.has_scores:
         yield Paragraph(describe_tree(config.watershed))
