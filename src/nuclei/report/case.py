@@ -274,7 +274,7 @@ def scatter_ious(axes: Axes, predicted: Values, true: Values, chosen: NDArray[np
 
 
 def label_ious(axes: Axes, labels: Labels, ious: list[Values]) -> None:
-    """Write IoUs in hundredths, [N] each and label i + 1 having entry i, one above the other, in nuclei that have room for it."""
+    """Write IoUs in hundredths, [N] each and label i + 1 having entry i, one above the other, in large nuclei."""
     shown = enlarge(labels, TILE_PX, smooth=False)
     inside = (shown > 0) & ~find_outlines(shown)
     depth = cv2.distanceTransform(np.pad(inside, 1).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]

@@ -199,7 +199,7 @@ def fill_labels(image: Pixels, labels: Labels, window: Window, size_px: int) -> 
 
 @styled
 def draw_pipeline(steps: ImageSteps, size_px: int = 250, side_px: int = 160) -> Figure:
-    """Draw the steps from an image over its maps to its nuclei, on the window of at most `side_px` with the most outlines.
+    """Draw the steps from an image to its nuclei, on the window of at most `side_px` with the most outlines.
 
     Between maps and nuclei come the candidates outlined by their predicted IoU, or else the energy.
     """

@@ -235,9 +235,12 @@ class RunReader:
         fit = fit or images["image_id"].tolist()
         return next((one for one in fit if count_touching(self.truth(one)) >= MIN_TOUCHING), fit[0])
 
-    def steps(self, split: str, image_id: str) -> ImageSteps:
-        """Read what every step made of an image: maps if the run has them, candidates and their IoU if it scores."""
-        maps = dequantise(read_arrays(self.run.maps(split) / f"{image_id}.npz")) if self.has_networks else {}
+    def maps_path(self, split: str, image_id: str) -> Path:
+        return self.run.maps(split) / f"{image_id}.npz"
+
+    def steps(self, split: str, image_id: str, with_maps: bool = True) -> ImageSteps:
+        """Read what every step made of an image: maps if the run has networks, candidates if it scores them."""
+        maps = dequantise(read_arrays(self.maps_path(split, image_id))) if self.has_networks and with_maps else {}
         candidates, predicted, true = None, None, None
         if self.has_scores:
             arrays = read_arrays(self.run.candidates(split) / f"{image_id}.npz")

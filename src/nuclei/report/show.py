@@ -41,7 +41,8 @@ def show_image(name: str, image_id: str, root: Path) -> Path:
     labels_path = run.instances(split) / f"{image_id}.png"
     if not labels_path.is_file():
         raise StageError(f"{labels_path} is missing: run the stages of {name} up to select first")
-    steps = add_chosen(reader, reader.steps(split, image_id), split, image_id)
+    with_maps = reader.maps_path(split, image_id).is_file()  # which may have been deleted to save space
+    steps = add_chosen(reader, reader.steps(split, image_id, with_maps), split, image_id)
     title = f"{image_id}, {split}, by {name}"
     if steps.truth is not None:
         title += f": score {score_image(steps.truth, steps.instances)[0]:.3f}"
