@@ -23,9 +23,7 @@ Devices = Annotated[int, typer.Option(min=1, help="GPUs, or CPU processes, to tr
 Jobs = Annotated[int, typer.Option(help="processes of the stages that go image by image; -1: one per core")]
 Runs = Annotated[Path, typer.Option(help="folder of all runs")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="name of a finished run")]
-Publish = Annotated[
-    bool, typer.Option("--publish", help="also commit the table: ensembles/ and the README that shows it")
-]
+Publish = Annotated[bool, typer.Option("--publish", help="also put the table into ensembles/ and its README file")]
 Published = Annotated[
     bool,
     typer.Option(
@@ -73,10 +71,10 @@ def report(configs: Configs, runs: Runs = Path("runs"), force: Force = False, pu
 
 
 def publish_comparison(runs: Path, kind: str) -> None:
-    """Commit a table that compares runs: to ensembles/, and to the README that shows it."""
+    """Put a table that compares runs into ensembles/ and its README file."""
     from nuclei.experiments.leaderboard import publish
 
-    typer.echo(f"published: {publish(runs, kind)}")
+    typer.echo(f"published: {' and '.join(map(str, publish(runs, kind)))}")
 
 
 @app.command()

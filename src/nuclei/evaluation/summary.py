@@ -1,6 +1,6 @@
 """Summaries of scores per image: means with intervals, by threshold, by image type, and from step to step."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,29 @@ def compare_steps(steps: list[tuple[str, str, "pd.Series[Any]"]], groups: NDArra
             }
         )
     return compared
+
+
+def format_interval(interval: Sequence[float], sign: str = "") -> tuple[str, str]:
+    """Return [mean, low, high] as text: the mean, and 'low to high'; four decimals, `sign` '+' for signed numbers."""
+    mean, low, high = (f"{round(value, 4) + 0.0:{sign}.4f}" for value in interval)  # zero has no minus sign
+    return mean, f"{low} to {high}"
+
+
+def format_score(score: Sequence[float], spelled_out: bool = False) -> str:
+    """Return a score, [mean, low, high], as one text: '0.6290 (0.6004 to 0.6563)'.
+
+    spelled_out: say that the bracket holds the 95 % interval, where no heading does.
+    """
+    return _bracket(*format_interval(score), spelled_out)
+
+
+def format_gain(gain: Sequence[float], spelled_out: bool = False) -> str:
+    """Return a paired difference, [mean, low, high], as format_score returns a score, with signs."""
+    return _bracket(*format_interval(gain, "+"), spelled_out)
+
+
+def _bracket(mean: str, span: str, spelled_out: bool) -> str:
+    return f"{mean} (95 % interval {span})" if spelled_out else f"{mean} ({span})"
 
 
 SUMS = ("count", "predicted", "true", "true_squared", "squared_error")

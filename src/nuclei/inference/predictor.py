@@ -25,13 +25,13 @@ from nuclei.decoding.methods import (
     method_of,
     uses_networks,
 )
-from nuclei.decoding.tuning import Setting, Tuned
+from nuclei.decoding.tuning import Setting
+from nuclei.inference.predictions import read_tuned
 from nuclei.networks.encoder_decoder import Network
 from nuclei.networks.hardware import choose_precision, one_thread
 from nuclei.networks.kinds import KINDS, Forward, build
 from nuclei.networks.maps import blend, dequantise, quantise
 from nuclei.runs.cache import StageError
-from nuclei.runs.files import read_json
 from nuclei.runs.layout import Run
 
 Image = NDArray[np.uint8]
@@ -133,7 +133,7 @@ class Predictor:
         """The thresholds for new images, which a member of an ensemble does without."""
         if not self.run.tuned.is_file():
             raise StageError(f"{self.run.tuned} is missing: run the stage select of {self.run.name} first")
-        return Tuned.from_json(read_json(self.run.tuned), str(self.run.tuned)).new
+        return read_tuned(self.run).new
 
     @cached_property
     def boosters(self) -> list[dict[str, Booster]]:
