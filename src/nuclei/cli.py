@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from nuclei.pipeline import list_runs, load_run, run_stage, run_stages
 from nuclei.runs.files import read_table
 from nuclei.runs.layout import Options, Run, comparison
 from nuclei.runs.stage_table import STAGES
+
+if TYPE_CHECKING:
+    from nuclei.report.blocks import Table
 
 # What a command needs is imported when it is called: torch alone takes seconds, for which nobody waits at --help.
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -133,7 +136,7 @@ def ablate(
         raise ValueError("\n  ".join(["these runs failed and are not in the table:", *lines]))
 
 
-def print_table(table) -> None:
+def print_table(table: "Table") -> None:
     """Print a table of a report so that its columns line up in a terminal."""
     import pandas as pd
 

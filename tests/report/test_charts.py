@@ -14,6 +14,7 @@ from nuclei.config.schema import WatershedConfig
 from nuclei.data.images import stretch_contrast
 from nuclei.data.labels import count_touching, find_outlines
 from nuclei.data.synthetic import make_image
+from nuclei.decoding.tuning import Tuned
 from nuclei.evaluation.summary import SUMS, bin_predictions, summarise_bins
 from nuclei.report import charts
 from nuclei.report.pictures import (
@@ -165,15 +166,10 @@ def test_bad_pairs_are_refused(predicted, true, message):
 
 def test_a_tuning_is_split_into_its_curves_with_what_was_chosen():
     options = [{"seed_level": s, "mask_threshold": t} for s in (0.4, 0.6) for t in (0.3, 0.5)]
-    tuned = {
-        "options": options,
-        "curve": [0.1, 0.2, 0.3, 0.4],
-        "fold": {"0": options[1], "1": options[3]},
-        "test": options[2],
-    }
+    tuned = Tuned(options, [0.1, 0.2, 0.3, 0.4], {0: options[1], 1: options[3]}, options[2])
     curves, folds, test = charts.split_curve(tuned, "mask_threshold", "seed_level")
     assert curves == {0.4: ([0.3, 0.5], [0.1, 0.2]), 0.6: ([0.3, 0.5], [0.3, 0.4])}
-    assert folds == {"0": (0.5, 0.2), "1": (0.5, 0.4)}
+    assert folds == {0: (0.5, 0.2), 1: (0.5, 0.4)}
     assert test == (0.3, 0.3)
 
 
@@ -197,7 +193,7 @@ def draw_all():
     kinds = ("merged", "split", "badly_outlined", "missed", "false")
     history = pd.DataFrame({"step": [20, 40], "loss": [1, 0.5], "score": [np.nan, 0.3]})
     keep, drop = {"keep": 0.0}, {"keep": 0.1}
-    tuned = {"options": [keep, drop], "curve": [0.5, 0.6], "fold": {"0": drop}, "test": keep}
+    tuned = Tuned([keep, drop], [0.5, 0.6], {0: drop}, keep)
     clusters = {"out of fold": types, "test": {"new_type": types["new_type"]}}
     return {
         "precision": charts.draw_precision({"out of fold": thresholds}),

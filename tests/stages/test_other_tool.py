@@ -68,7 +68,9 @@ def test_it_is_reported_compared_shown_and_exported(project, monkeypatch):
     assert "label images of another tool" in page
     table = compare_runs(["otsu", "their_tool"], Path("runs"))
     assert {row[2] for row in table.rows} == {"otsu", "their_tool"}
-    image_id = read_table(Path("folds.csv") if Path("folds.csv").is_file() else Path(SMALL["data"]["folds"]))["image_id"][0]
+    image_id = read_table(Path("folds.csv") if Path("folds.csv").is_file() else Path(SMALL["data"]["folds"]))[
+        "image_id"
+    ][0]
     assert show_image("their_tool", image_id, Path("runs")).is_file()
     written = export_coco("their_tool", Path("runs"))
     predicted = json.loads(next(path for path in written if path.name == "oof_predictions.json").read_text())

@@ -151,7 +151,7 @@ def run_task(task: Task, options: Options, runs: Path) -> str | None:
     if options.jobs > 0:
         torch.set_num_threads(options.jobs)
     try:
-        run_stages(task.name, task.config, options, runs, left_out=("report",))
+        run_stages(task.name, task.config, options, runs, skipped=("report",))
     except (Exception, SystemExit) as error:
         traceback.print_exc(file=sys.stderr)
         return f"{type(error).__name__}: {error}"

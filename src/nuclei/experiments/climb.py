@@ -11,6 +11,7 @@ import pandas as pd
 
 from nuclei.config.load import run_name
 from nuclei.config.schema import Config
+from nuclei.decoding.methods import METHODS, uses_networks
 from nuclei.evaluation.bootstrap import paired_difference
 from nuclei.evaluation.summary import interval
 from nuclei.networks.kinds import count_flops
@@ -19,7 +20,6 @@ from nuclei.report.blocks import Paragraph, Table
 from nuclei.report.comparisons import ABOUT_CLIMB, CLIMB_COLUMNS, CLIMB_FIGURE, climb_table, draw_climb
 from nuclei.report.reader import write_page
 from nuclei.report.sections import make_picture
-from nuclei.report.tables import METHOD_TITLES
 from nuclei.runs.cache import StageError
 from nuclei.runs.files import read_json, read_table, write_table
 from nuclei.runs.layout import Run, comparison
@@ -42,7 +42,7 @@ def climb(steps: list[str], root: Path) -> Table:
         column = "score" if method in ("", own) else method
         if column not in images:
             raise StageError(
-                f"{name} has no scores of {method}; it has {', '.join(m for m in METHOD_TITLES if m in images)}, {own}"
+                f"{name} has no scores of {method}; it has {', '.join(m for m in METHODS if m in images)}, {own}"
             )
         images = images.assign(score=images[column])
         gain: tuple[float | None, ...] = (None,) * 3

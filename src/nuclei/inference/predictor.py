@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ def load_network(fabric: Fabric, run: Run, config: Config, fold: int) -> Network
     """Build the network of a fold with its trained weights, in evaluation mode on `fabric`'s device."""
     network = build(config.model, None)
     network.load_state_dict(load_file(run.fold(fold) / FILE_OF_CHECKPOINT[config.predict.checkpoint]))
-    return fabric.to_device(network.eval())
+    return cast("Network", fabric.to_device(network.eval()))
 
 
 def load_forwards(run: Run, config: Config, folds: Iterable[int]) -> dict[int, Forward]:

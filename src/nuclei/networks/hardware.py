@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
 @contextmanager
@@ -20,7 +23,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def choose_precision(wanted: str) -> str:
+def choose_precision(wanted: Precision | Literal["auto"]) -> Precision:
     """Return Fabric's name of a precision; 'auto' becomes one that this machine computes in hardware.
 
     A CPU without bf16 instructions takes bf16 too, but some thirty times slower than fp32.

@@ -132,4 +132,4 @@ def count_flops(model: ModelConfig, crop_px: int) -> int:
     network = build(model, None).eval()
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         network(torch.zeros(1, 3, crop_px, crop_px, dtype=torch.uint8))
-    return 3 * counter.get_total_flops()
+    return 3 * int(counter.get_total_flops())

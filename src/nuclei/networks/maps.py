@@ -1,5 +1,6 @@
 """Maps as they are stored, and their averages: over the folds of one run, and over the members of an ensemble."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ Maps = dict[str, NDArray[np.float32]]  # channel name, or `disagreement` -> [H, 
 Stored = dict[str, NDArray[np.uint8]]  # the same in steps of 1/255
 
 
-def quantise(maps: Maps) -> Stored:
+def quantise(maps: Mapping[str, NDArray[np.float32]]) -> Stored:
     """Round maps in 0..1 to uint8 steps of 1/255, the form in which they are stored."""
     return {name: np.rint(np.clip(value, 0, 1) * 255).astype(np.uint8) for name, value in maps.items()}
 
@@ -34,7 +35,7 @@ def average_folds(folds: list[Maps]) -> Maps:
     return averaged
 
 
-def blend(members: list[Maps], weights: list[float]) -> Maps:
+def blend(members: Sequence[Mapping[str, NDArray[np.float32]]], weights: Sequence[float]) -> Maps:
     """Average maps over members, channel by channel over those that have it.
 
     disagreement: root of the members' mean variance plus the variance of `mask` between members, so that it means

@@ -15,6 +15,8 @@ from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 from PIL import Image
 
+from nuclei.decoding.tuning import Tuned
+
 P = ParamSpec("P")
 R = TypeVar("R")
 Floats = NDArray[np.float64]
@@ -286,7 +288,7 @@ def draw_threshold(title: str, x_label: str, tuned: Tuned, x: str, line: str | N
     for (value_of_line, curve), colour in zip(curves.items(), colours, strict=True):
         label = f"{name_type(line)} {value_of_line:g}" if line else None
         axes.plot(*curve, marker="o", markersize=4, color=colour, label=label)
-    folds_at: dict[float, dict[str, float]] = {}
+    folds_at: dict[float, dict[int, float]] = {}
     for fold, (value, score) in folds.items():
         folds_at.setdefault(value, {})[fold] = score
     for i, (value, places) in enumerate(sorted(folds_at.items())):

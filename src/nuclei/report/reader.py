@@ -19,7 +19,10 @@ from nuclei.candidates.table import Candidates
 from nuclei.config.load import merge
 from nuclei.config.schema import Config
 from nuclei.data.labels import count_touching
+from nuclei.decoding.methods import is_scored, method_of, uses_networks
+from nuclei.decoding.tuning import Tuned
 from nuclei.evaluation.summary import bin_predictions
+from nuclei.inference.predictions import read_prediction, read_tuned
 from nuclei.report.blocks import Block, Missing, Picture, render_html, render_markdown
 from nuclei.report.pictures import ImageSteps, Labels, Pixels
 from nuclei.report.readme import find_place, replace_block
@@ -129,9 +132,10 @@ class RunReader:
         """Read the thresholds that the stage select chose, with the curve they were chosen from."""
         return read_tuned(self.run)
 
-    def plain(self, method: str) -> dict[str, Any]:
+    def plain(self, method: str) -> Tuned:
         """Read the thresholds of a plain decoding, with the curve they were chosen from."""
-        return read_json(self.run.plain / f"{method}.json")
+        path = self.run.plain / f"{method}.json"
+        return Tuned.from_json(read_json(path), str(path))
 
     @property
     def importance_path(self) -> Path:

@@ -22,6 +22,7 @@ from nuclei.report.sections import (
     types_section,
     worst_section,
 )
+from nuclei.runs.stage_table import STAGES
 
 ABOUT_SETTINGS = "Settings that differ from the defaults of schema.py; all are in the config.yaml of each run."
 

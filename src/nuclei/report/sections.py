@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from nuclei.candidates.tree import make_energy
 from nuclei.data.image_types import IMAGE_TYPES
 from nuclei.data.labels import count_touching
+from nuclei.decoding.methods import plain_methods
+from nuclei.decoding.tuning import Tuned
 from nuclei.evaluation.summary import summarise_bins
 from nuclei.report import charts, pictures, tables
 from nuclei.report.blocks import Block, Heading, Missing, Paragraph, Picture

@@ -49,6 +49,7 @@ from nuclei.report.sections import (
 )
 from nuclei.report.tables import SEARCH_SENTENCES, Metas, each_row, format_time, name_method
 from nuclei.runs.files import file_hash
+from nuclei.runs.stage_table import STAGES
 
 ABOUT_TEAM = (
     "team name; members with place and e-mail; place and score on the public and on the private leaderboard",

@@ -7,6 +7,7 @@ serves all folds but its own, and the crops of a run serve every other run that 
 import os
 
 import numpy as np
+from numpy.lib.format import open_memmap
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -55,7 +56,7 @@ def main(run: Run, config: Config, options: Options) -> None:
             tqdm(total=n, desc=f"{run.name} crops", unit="crop", mininterval=2) as progress,
         ):
             images, targets = (
-                np.lib.format.open_memmap(path, "w+", np.uint8, (n, depth, size, size))
+                open_memmap(path, "w+", np.uint8, (n, depth, size, size))
                 for path, depth in ((image_path, 3), (target_path, len(channels)))
             )
             for image, target in loader:

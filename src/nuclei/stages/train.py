@@ -1,5 +1,6 @@
 """Folds and images -> fold<k>/weights.safetensors: one network per fold, trained on the other folds."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -79,22 +80,22 @@ def main(run: Run, config: Config, options: Options) -> None:
 
 
 def find_starts(run: Run, config: Config, dataset: Dataset) -> dict[int, Path]:
-    """Return the weights that each fold's training goes on from: those of train.start that saw nothing of the fold.
+    """Return the weights that each fold's training starts from: those of train.start that saw nothing of the fold.
 
     Raises StageError if that run has not trained yet, has networks of another build, or has folds that these cross.
     """
-    start = Run(config.train.start, run.folder.parent)
+    start = Run(str(config.train.start), run.folder.parent)
     if not start.config.is_file():
-        raise StageError(f"{run.name} goes on from {start.name}, which {start.folder} does not have: train it first")
+        raise StageError(f"{run.name} starts from {start.name}, which {start.folder} does not have: train it first")
     theirs = load_config(start.config)
     built = [{key: value for key, value in c.model.record().items() if key != "weights"} for c in (theirs, config)]
-    if differs := differences(*map(as_json, built)):
-        raise StageError(f"{run.name} cannot go on from {start.name}, whose model differs: {'; '.join(differs)}")
+    if differs := differences(as_json(built[0]), as_json(built[1])):
+        raise StageError(f"{run.name} cannot start from {start.name}, whose model differs: {'; '.join(differs)}")
     try:
         matched = match_folds(dataset.read_folds(), read_table(Path(theirs.data.folds)))
     except (ValueError, OSError) as error:
         raise StageError(
-            f"{run.name} cannot go on from {start.name}: of {dataset.folds} and {theirs.data.folds}, {error}"
+            f"{run.name} cannot start from {start.name}: of {dataset.folds} and {theirs.data.folds}, {error}"
         ) from error
     for fold in matched.values():
         fingerprint(start.meta(f"train_fold{fold}"))
@@ -105,7 +106,7 @@ def find_starts(run: Run, config: Config, dataset: Dataset) -> dict[int, Path]:
     return {fold: start.fold(other) / "weights.safetensors" for fold, other in matched.items()}
 
 
-def find_crops(run: Run, config: Config, dataset: Dataset, table: pd.DataFrame, fold: int, seed: int):
+def find_crops(run: Run, config: Config, dataset: Dataset, table: pd.DataFrame, fold: int, seed: int) -> Crops | Pool:
     """Return the crops that the network of `fold` learns from, of the other folds of a fold table."""
     n = config.train.steps * config.train.batch_size
     if config.train.pool:
@@ -122,9 +123,8 @@ def train_fold(fabric: Fabric, run: Run, config: Config, dataset: Dataset, fold:
     """Train the network that never sees `fold`: resume from last.ckpt if it exists, else begin from `start`, if any."""
     fabric.barrier()  # what an earlier run left has been cleared by now
     table = read_table(dataset.folds)
-    folder, seed = run.fold(fold), [config.train.seed, fold]
-    held_out = table[table["fold"] == fold]
-    seed = int(np.random.default_rng(seed).integers(2**31))
+    folder, held_out = run.fold(fold), table[table["fold"] == fold]
+    seed = int(np.random.default_rng([config.train.seed, fold]).integers(2**31))
     crops = find_crops(run, config, dataset, table, fold, seed)
     torch.manual_seed(seed)
     network = build(config.model, None if start else config.model.weights)
@@ -146,13 +146,11 @@ def train_fold(fabric: Fabric, run: Run, config: Config, dataset: Dataset, fold:
         with atomic(checkpoint) as temporary:
             torch.save(state, temporary)
 
-    writer = None
-    if fabric.is_global_zero:
-        writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resume["step"] + 1 if resume else None)
+    writer = open_tensorboard(folder / "tensorboard", resume) if fabric.is_global_zero else None
     task = Task(network.to(memory_format=torch.channels_last), crops, make_loss(config.model, config.train), evaluate)
-    outlets = Outlets(save, f"{run.name} fold {fold}", writer and writer.add_scalar)
+    outlets = Outlets(save, f"{run.name} fold {fold}", writer.add_scalar if writer else None)
     state = Trainer(fabric, task, config.train, outlets).fit(resume)
-    if fabric.is_global_zero:
+    if writer:
         writer.close()
         write_weights(folder / "weights.safetensors", state["average"])
         write_weights(folder / "best.safetensors", state["best"]["weights"])
@@ -161,18 +159,21 @@ def train_fold(fabric: Fabric, run: Run, config: Config, dataset: Dataset, fold:
     fabric.barrier()
 
 
-def write_weights(path: Path, state: dict) -> None:
+def open_tensorboard(folder: Path, resume: State | None) -> SummaryWriter:
+    """Return what logs a training for TensorBoard; of a training that resumes, what came after is dropped."""
+    return SummaryWriter(str(folder), purge_step=resume["step"] + 1 if resume else None)
+
+
+def write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> None:
     """Write a network's weights, matrices in half precision, which is finer than training leaves them certain.
 
     Raises ValueError, and writes nothing, if a weight is not finite or too large for that.
     """
-    state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    state = {
-        key: value.half() if value.is_floating_point() and value.ndim > 1 else value for key, value in state.items()
-    }
-    if not all_finite(state):
+    kept = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    kept = {key: value.half() if value.is_floating_point() and value.ndim > 1 else value for key, value in kept.items()}
+    if not all_finite(kept):
         raise ValueError(
             f"{path} is not written: weights are not finite, or beyond what fp16 holds; lower train.learning_rate"
         )
     with atomic(path) as temporary:
-        save_file(state, temporary)
+        save_file(kept, temporary)

@@ -157,7 +157,7 @@ def split_reflections(labels: Labels, y: Grid, x: Grid, shape: tuple[int, int]) 
 
 def find_parts(labels: Labels) -> Labels:
     """Number the 8-connected parts of each label from 1: int [H, W] -> int [H, W]."""
-    parts: Labels = measure.label(labels, connectivity=2, background=0)  # type: ignore[no-untyped-call]  # skimage's
+    parts: Labels = measure.label(labels, connectivity=2, background=0)
     return parts
 
 
