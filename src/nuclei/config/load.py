@@ -54,7 +54,7 @@ def merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Read one YAML file and what its `base:` names (relative to it); raise ValueError naming the file."""
     if path.resolve() in above:
-        raise ValueError(f"{path} is its own base, by way of {' -> '.join(p.name for p in above)}")
+        raise ValueError(f"{path} is its own base, through {' -> '.join(p.name for p in above)}")
     content = _read_mapping(path)
     base = _base_of(path, content)
     own = {key: value for key, value in content.items() if key != "base"}
