@@ -137,7 +137,6 @@ make_environment() {
   elif [[ -f $begun ]]; then
     rm -r .venv  # what a killed installation left may lack files of packages that look complete
   fi
-  echo "installing requirements.txt into .venv: minutes the first time"
   if [[ ! -x $python ]]; then
     if [[ $uv ]]; then
       "$uv" venv --allow-existing --python '>=3.11,<3.14' .venv
@@ -151,6 +150,7 @@ make_environment() {
   elif [[ ! $uv ]] && ! "$python" -c 'import pip' 2>/dev/null; then
     "$python" -m ensurepip  # uv made .venv, and is no longer there
   fi
+  echo "installing requirements.txt into .venv: minutes the first time"
   rm -f "$stamp"
   echo $$ >"$begun"
   install_packages
