@@ -1,25 +1,23 @@
 """Which center makes the best seeds and energy? One network that learned all kinds, decoded with each, on one fold.
 
-    PYTHONPATH=src python -m nuclei train configs/trials/centers.yaml --fold 0
-    PYTHONPATH=src python benchmarks/centers.py            # 100 images of fold 0, which the network never saw
+PYTHONPATH=src python -m nuclei train configs/trials/centers.yaml --fold 0
+PYTHONPATH=src python benchmarks/centers.py            # 100 images of fold 0, which the network never saw
 """
-
-from pathlib import Path
 
 import numpy as np
 from lightning_fabric import Fabric
 from tqdm import tqdm
 
-from nuclei import runs
-from nuclei.config import load_config
-from nuclei.engine import choose_precision
-from nuclei.inference import network_forward, predict_maps
-from nuclei.metric import THRESHOLDS, best_iou, score_image
-from nuclei.selection import expected_gain, score_selection, select_candidates
-from nuclei.predictor import load_network
-from nuclei.crops import read_pair
-from nuclei.statistics import paired_difference
-from nuclei.watershed import cut_basins, flood_seeds, make_candidates, make_energy
+from nuclei.candidates.selection import expected_gain, score_selection, select_candidates
+from nuclei.candidates.tree import make_candidates, make_energy
+from nuclei.config.load import load_config
+from nuclei.decoding.plain import cut_basins, flood_seeds
+from nuclei.evaluation.bootstrap import paired_difference
+from nuclei.evaluation.metric import THRESHOLDS, best_iou, score_image
+from nuclei.inference.predictor import load_network
+from nuclei.networks.hardware import choose_precision
+from nuclei.networks.tiling import network_forward, predict_maps
+from nuclei.runs.layout import Dataset, Run, read_pair
 
 KINDS = ("center", "core", "point", "none")
 SEED_LEVELS, MASK_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7), (0.4, 0.5, 0.6)
@@ -31,7 +29,7 @@ def decode(maps: dict, truth: np.ndarray, config) -> tuple[list[float], float]:
     for seed_level in SEED_LEVELS:
         basins = flood_seeds(energy, seed_level, maps["mask"] > min(MASK_THRESHOLDS))
         plain += [score_image(truth, cut_basins(basins, maps["mask"], t, 12))[0] for t in MASK_THRESHOLDS]
-    candidates = make_candidates(maps, **config.watershed.model_dump())
+    candidates = make_candidates(maps, config.watershed)
     iou, _ = best_iou(truth, candidates.indptr, candidates.pixels)
     gain = expected_gain((iou[:, None] > THRESHOLDS).astype(float), np.full(len(THRESHOLDS), 0.5))
     chosen = select_candidates(candidates, gain)
@@ -39,8 +37,8 @@ def decode(maps: dict, truth: np.ndarray, config) -> tuple[list[float], float]:
 
 
 def main() -> None:
-    config, run = load_config("configs/trials/centers.yaml"), runs.Run("centers")
-    dataset = runs.Dataset(config.data)
+    config, run = load_config("configs/trials/centers.yaml"), Run("centers")
+    dataset = Dataset(config.data)
     table = dataset.read_folds()
     table = table[table["fold"] == 0].sample(100, random_state=0)
     fabric = Fabric(devices=1, precision=choose_precision(config.train.precision))
@@ -61,7 +59,9 @@ def main() -> None:
         option = int(grid.mean(axis=0).argmax())
         top[kind] = grid[:, option]
         level, threshold = SEED_LEVELS[option // len(MASK_THRESHOLDS)], MASK_THRESHOLDS[option % len(MASK_THRESHOLDS)]
-        print(f"{kind}: watershed {top[kind].mean():.4f} at {level}, {threshold}; best selection {np.mean(best[kind]):.4f}")
+        print(
+            f"{kind}: watershed {top[kind].mean():.4f} at {level}, {threshold}; best selection {np.mean(best[kind]):.4f}"
+        )
     for kind in KINDS[1:]:
         for name, scores in (("watershed", top), ("best selection", best)):
             difference = paired_difference(np.array(scores["center"]), np.array(scores[kind]), groups)

@@ -19,8 +19,8 @@ import cv2
 import numpy as np
 from skimage.measure import regionprops_table
 
-from nuclei.candidates import Candidates
-from nuclei.features import FEATURES, compute_features
+from nuclei.candidates.features import FEATURES, compute_features
+from nuclei.candidates.table import Candidates
 
 SKIMAGE_PROPERTIES = (
     "area", "bbox", "centroid", "axis_major_length", "axis_minor_length", "eccentricity", "extent",

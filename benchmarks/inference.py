@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from nuclei.config import load_config
-from nuclei.inference import freeze
-from nuclei.networks import build
+from nuclei.config.load import load_config
+from nuclei.networks.kinds import build
+from nuclei.networks.tiling import freeze
 
 REPEATS, VIEWS, SIDE = 5, 4, 512
 
@@ -41,8 +41,11 @@ def main() -> None:
     for path in arguments.configs:
         network = build(load_config(path).model, None).eval()
         networks = {"as it is": network, "frozen": freeze(network)}
-        seconds = {(form, order): time_best(networks[form], list(batch.split(size)))
-                   for form in networks for order, size in (("all at once", VIEWS), ("one by one", 1))}
+        seconds = {
+            (form, order): time_best(networks[form], list(batch.split(size)))
+            for form in networks
+            for order, size in (("all at once", VIEWS), ("one by one", 1))
+        }
         base = seconds["as it is", "all at once"]
         for (form, order), took in seconds.items():
             print(f"{path.stem}, {form}, {order}: {VIEWS * SIDE**2 / took / 1e6:.2f} Mpx/s, {base / took:.2f} times")

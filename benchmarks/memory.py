@@ -19,8 +19,9 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from nuclei.config import parse_config
-from nuclei.runs import Dataset, Options, Run, read_table, write_json, write_table
+from nuclei.config.load import parse_config
+from nuclei.runs.files import read_table, write_json, write_table
+from nuclei.runs.layout import Dataset, Options, Run
 
 STAGES = ("candidates", "score", "select", "submit")
 
@@ -28,7 +29,9 @@ STAGES = ("candidates", "score", "select", "submit")
 def repeat_run(source: Run, n: int, root: Path):
     """Make a run with the out-of-fold maps of `source` and n test images, and return it with its config."""
     config = parse_config(yaml.safe_load(source.config.read_text()), str(source.config))
-    config = config.model_copy(update={"data": config.data.model_copy(update={"folds": str(Path(config.data.folds).resolve())})})
+    config = config.model_copy(
+        update={"data": config.data.model_copy(update={"folds": str(Path(config.data.folds).resolve())})}
+    )
     old = Dataset(config.data, source.folder.parent)
     dataset, run = Dataset(config.data, root), Run(source.name, root)
     manifest = read_table(old.manifest)

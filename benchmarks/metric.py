@@ -24,8 +24,8 @@ from fractions import Fraction
 import cv2
 import numpy as np
 
-from nuclei.metric import THRESHOLDS, count_matches, overlap_labels, score_image
-from nuclei.rle import encode_labels
+from nuclei.evaluation.metric import THRESHOLDS, count_matches, overlap_labels, score_image
+from nuclei.evaluation.rle import encode_labels
 
 MAX_EDGE_SHIFT_PX = 2
 DROPPED = 0.1

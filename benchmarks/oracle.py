@@ -14,15 +14,16 @@ import numpy as np
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from nuclei.archives import find_archives, open_archive, prepare_image
-from nuclei.config import Config
-from nuclei.metric import THRESHOLDS, best_iou, score_image
-from nuclei.rle import decode_labels
-from nuclei.runs import write_json
-from nuclei.selection import expected_gain, paint, select_candidates
-from nuclei.submission import read_submission, write_submission
-from nuclei.targets import make_targets
-from nuclei.watershed import cut_basins, decode_components, flood_seeds, make_candidates, make_energy
+from nuclei.candidates.selection import expected_gain, paint, select_candidates
+from nuclei.candidates.tree import make_candidates, make_energy
+from nuclei.config.schema import Config
+from nuclei.data.archives import find_archives, open_archive, prepare_image
+from nuclei.decoding.plain import cut_basins, decode_components, flood_seeds
+from nuclei.evaluation.metric import THRESHOLDS, best_iou, score_image
+from nuclei.evaluation.rle import decode_labels
+from nuclei.evaluation.submission import read_submission, write_submission
+from nuclei.runs.files import write_json
+from nuclei.training.targets import make_targets
 
 
 def score_one(archive, image_id: str) -> tuple[float, float, float, int, int]:
@@ -30,7 +31,7 @@ def score_one(archive, image_id: str) -> tuple[float, float, float, int, int]:
     config = Config()
     _, truth, _ = prepare_image(archive, image_id)
     maps = dict(zip(config.model.channels, make_targets(truth, config.model.channels), strict=True))
-    candidates = make_candidates(maps, **config.watershed.model_dump())
+    candidates = make_candidates(maps, config.watershed)
     iou, _ = best_iou(truth, candidates.indptr, candidates.pixels)
     gain = expected_gain((iou[:, None] > THRESHOLDS).astype(float), np.full(len(THRESHOLDS), 0.5))
     text = io.StringIO(newline="")
@@ -38,8 +39,11 @@ def score_one(archive, image_id: str) -> tuple[float, float, float, int, int]:
     text.seek(0)
     rows = [row for row in read_submission(text)["EncodedPixels"] if row]
     basins = flood_seeds(make_energy(maps, config.watershed.center_weight), 0.6, maps["mask"] > 0.5)
-    predictions = (decode_components(maps["mask"], 0.5, 12), cut_basins(basins, maps["mask"], 0.5, 12),
-                   decode_labels(rows, truth.shape))
+    predictions = (
+        decode_components(maps["mask"], 0.5, 12),
+        cut_basins(basins, maps["mask"], 0.5, 12),
+        decode_labels(rows, truth.shape),
+    )
     return (*(score_image(truth, prediction)[0] for prediction in predictions), int(truth.max()), len(candidates))
 
 
@@ -48,9 +52,14 @@ def main(folder: str) -> None:
     tasks = (delayed(score_one)(archive, image_id) for image_id in archive.image_ids)
     rows = list(tqdm(Parallel(-1, return_as="generator")(tasks), "oracle", len(archive.image_ids), unit="image"))
     components, watershed, selection, nuclei, candidates = np.array(rows).T
-    result = {"images": len(rows), "nuclei": int(nuclei.sum()), "candidates": int(candidates.sum()),
-              "components": round(components.mean(), 4), "watershed": round(watershed.mean(), 4),
-              "candidates_and_selection": round(selection.mean(), 4)}
+    result = {
+        "images": len(rows),
+        "nuclei": int(nuclei.sum()),
+        "candidates": int(candidates.sum()),
+        "components": round(components.mean(), 4),
+        "watershed": round(watershed.mean(), 4),
+        "candidates_and_selection": round(selection.mean(), 4),
+    }
     write_json(Path(__file__).with_suffix(".json"), result)
     print(result)
 

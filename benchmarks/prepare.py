@@ -1,6 +1,6 @@
 """Time prepare_image over a training archive beside a bare PNG decode loop over the same bytes, one core.
 
-    PYTHONPATH=src python benchmarks/prepare.py DIR        # DIR holds stage1_train.zip or stage1_train/
+PYTHONPATH=src python benchmarks/prepare.py DIR        # DIR holds stage1_train.zip or stage1_train/
 """
 
 import sys
@@ -9,7 +9,7 @@ import time
 import cv2
 import numpy as np
 
-from nuclei.archives import find_archives, open_archive, prepare_image
+from nuclei.data.archives import find_archives, open_archive, prepare_image
 
 
 def bare_decode(archive, image_id: str) -> float:

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from nuclei.config import load_config
-from nuclei.engine import choose_precision
-from nuclei.inference import network_forward
-from nuclei.mask_rcnn import detector_forward
-from nuclei.networks import build, count_flops, make_loss
-from nuclei.predictor import predict_image
+from nuclei.config.load import load_config
+from nuclei.inference.predictor import predict_image
+from nuclei.networks.hardware import choose_precision
+from nuclei.networks.kinds import build, count_flops, make_loss
+from nuclei.networks.mask_rcnn import detector_forward
+from nuclei.networks.tiling import network_forward
 
 REPEATS = 5
 ON_GPU = torch.cuda.is_available()
@@ -50,7 +50,14 @@ def measure(path: Path, precision: str, rate: float) -> None:
     image = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8)
     if config.detects:  # learns instances: squares
         cell = side // 8
-        target = torch.arange(64).view(1, 1, 8, 8).repeat_interleave(cell, 2).repeat_interleave(cell, 3).repeat(batch, 1, 1, 1).int()
+        target = (
+            torch.arange(64)
+            .view(1, 1, 8, 8)
+            .repeat_interleave(cell, 2)
+            .repeat_interleave(cell, 3)
+            .repeat(batch, 1, 1, 1)
+            .int()
+        )
     else:
         target = torch.rand(batch, len(config.model.channels), side, side)
     image, target = fabric.to_device((image, target))
@@ -61,16 +68,21 @@ def measure(path: Path, precision: str, rate: float) -> None:
         optimizer.step()
 
     seconds, flops = time_best(step), batch * count_flops(config.model, side)
-    print(f"{path.stem}: {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters, {batch} crops of {side} px, "
-          f"{flops / batch / 1e9:.2f} GFLOP a crop, {batch / seconds:.1f} crops/s, "
-          f"{flops / seconds / 1e9:.0f} GFLOPS, ratio to matrix products {flops / seconds / rate:.2f}", flush=True)
+    print(
+        f"{path.stem}: {sum(p.numel() for p in network.parameters()) / 1e6:.1f} M parameters, {batch} crops of {side} px, "
+        f"{flops / batch / 1e9:.2f} GFLOP a crop, {batch / seconds:.1f} crops/s, "
+        f"{flops / seconds / 1e9:.0f} GFLOPS, ratio to matrix products {flops / seconds / rate:.2f}",
+        flush=True,
+    )
     network.eval()
     noise = np.random.default_rng(0).integers(0, 256, (512, 640, 3), np.uint8)
     forward = (detector_forward if config.detects else network_forward)(fabric, network)
     seconds = time_best(lambda: predict_image([forward], noise, config))
     memory = f", peak memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if ON_GPU else ""
-    print(f"{path.stem}: an image of 512 x 640, {config.predict.tta} at {len(config.predict.scales)} sizes, {seconds:.2f} s{memory}",
-          flush=True)
+    print(
+        f"{path.stem}: an image of 512 x 640, {config.predict.tta} at {len(config.predict.scales)} sizes, {seconds:.2f} s{memory}",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -80,7 +92,12 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     precision = choose_precision("auto")
-    a = torch.randn(SIDE, SIDE, dtype=torch.bfloat16 if precision == "bf16-mixed" else torch.float32, device="cuda" if ON_GPU else "cpu")
+    a = torch.randn(
+        SIDE,
+        SIDE,
+        dtype=torch.bfloat16 if precision == "bf16-mixed" else torch.float32,
+        device="cuda" if ON_GPU else "cpu",
+    )
     rate = 2 * SIDE**3 / time_best(lambda: a @ a)
     print(f"{precision}, {arguments.threads} thread(s), matrix products: {rate / 1e9:.0f} GFLOPS")
     for path in arguments.configs:

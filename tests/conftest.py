@@ -5,7 +5,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from nuclei.demo import write_demo
+from nuclei.data.demo import write_demo
 
 # An example that a busy machine holds up for a second is no failure.
 hypothesis.settings.register_profile("patient", deadline=None)

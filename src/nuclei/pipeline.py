@@ -7,11 +7,18 @@ from pathlib import Path
 
 import yaml
 
-from nuclei.config import Config, load_config, run_name
-from nuclei.runs import Options, Run, write_bytes
+from nuclei.config.load import load_config, run_name
+from nuclei.config.schema import Config
+from nuclei.runs.files import write_bytes
+from nuclei.runs.layout import Options, Run
 from nuclei.stages import ON_DEMAND, STAGES
 
-CONFIG_FOLDERS = ("configs", "configs/systems", "configs/large", "ensembles")  # where members are looked for, from any folder above
+CONFIG_FOLDERS = (
+    "configs",
+    "configs/systems",
+    "configs/large",
+    "ensembles",
+)  # where members are looked for, from any folder above
 
 
 def run_stage(stage: str, name: str, config: Config, options: Options, runs: Path) -> None:
@@ -44,7 +51,17 @@ def run_stages(name: str, config: Config, options: Options, runs: Path, left_out
 def train_alone(name: str, options: Options, runs: Path) -> None:
     """Run the stage train in a process of its own, from the run's saved config; leave with its exit status if it fails."""
     path = Run(name, runs).config
-    command = [sys.executable, "-m", "nuclei", "train", str(path), "--devices", str(options.devices), "--runs", str(runs)]
+    command = [
+        sys.executable,
+        "-m",
+        "nuclei",
+        "train",
+        str(path),
+        "--devices",
+        str(options.devices),
+        "--runs",
+        str(runs),
+    ]
     done = subprocess.run(command + ["--force"] * options.force + ["--published"] * options.published)
     if done.returncode:
         sys.exit(done.returncode)
@@ -84,5 +101,7 @@ def find_config(name: str, path: Path) -> Path:
     places = [folder / f"{name}.yaml" for folder in folders]
     found = next((place for place in places if place.is_file()), None)
     if found is None:
-        raise ValueError(f"{path}: no config of the run {name} that it names; looked for {', '.join(map(str, dict.fromkeys(places)))}")
+        raise ValueError(
+            f"{path}: no config of the run {name} that it names; looked for {', '.join(map(str, dict.fromkeys(places)))}"
+        )
     return found

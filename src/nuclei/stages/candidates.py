@@ -4,18 +4,26 @@ import numpy as np
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from nuclei import runs
-from nuclei.blend import dequantise
-from nuclei.config import Config
-from nuclei.decoding import cut_candidates
-from nuclei.metric import best_iou
+from nuclei.config.schema import Config
+from nuclei.decoding.methods import cut_candidates
+from nuclei.evaluation.metric import best_iou
+from nuclei.networks.maps import dequantise
+from nuclei.runs.cache import stage
+from nuclei.runs.files import read_arrays, read_image, read_labels, write_arrays
+from nuclei.runs.layout import Dataset, Options, Run, find_fingerprint
 
 
-def main(run: runs.Run, config: Config, options: runs.Options) -> None:
-    dataset = runs.Dataset(config.data, run.folder.parent)
+def main(run: Run, config: Config, options: Options) -> None:
+    dataset = Dataset(config.data, run.folder.parent)
     settings = {"watershed": config.watershed.record()}
-    with runs.stage(run.meta("candidates"), settings, {"maps": runs.find_fingerprint(run, "maps")},
-                    [run.folder / "candidates"], options.force, share=True) as needed:
+    with stage(
+        run.meta("candidates"),
+        settings,
+        {"maps": find_fingerprint(run, "maps")},
+        [run.folder / "candidates"],
+        options.force,
+        share=True,
+    ) as needed:
         if not needed:
             return
         for split, image_ids in dataset.splits().items():
@@ -26,16 +34,16 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
                 pass
 
 
-def cut_one(run: runs.Run, dataset: runs.Dataset, config: Config, split: str, image_id: str) -> None:
+def cut_one(run: Run, dataset: Dataset, config: Config, split: str, image_id: str) -> None:
     """Cut the maps of one image into candidates and write them with their features."""
     path = run.candidates(split) / f"{image_id}.npz"
     if path.is_file():  # by a run that was killed
         return
-    maps, image = dequantise(runs.read_arrays(run.maps(split) / path.name)), runs.read_image(dataset.image(image_id))
-    detections = runs.read_arrays(run.detections(split) / path.name) if config.detects else None
+    maps, image = dequantise(read_arrays(run.maps(split) / path.name)), read_image(dataset.image(image_id))
+    detections = read_arrays(run.detections(split) / path.name) if config.detects else None
     candidates, features = cut_candidates(maps, detections, image, config)
     arrays = candidates.pack() | {"features": features.to_numpy(np.float32)}
     if split == "oof":
-        truth = runs.read_labels(dataset.labels(image_id))
+        truth = read_labels(dataset.labels(image_id))
         arrays["iou"] = best_iou(truth, candidates.indptr, candidates.pixels)[0]
-    runs.write_arrays(path, arrays)
+    write_arrays(path, arrays)

@@ -3,17 +3,19 @@
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from nuclei import runs
-from nuclei.classical import segment
-from nuclei.config import Config
-from nuclei.images import encode_labels_png
+from nuclei.config.schema import Config
+from nuclei.data.images import encode_labels_png
+from nuclei.decoding.classical import segment
+from nuclei.runs.cache import stage
+from nuclei.runs.files import read_image, write_bytes
+from nuclei.runs.layout import Dataset, Options, Run
 
 
-def main(run: runs.Run, config: Config, options: runs.Options) -> None:
-    dataset = runs.Dataset(config.data, run.folder.parent)
+def main(run: Run, config: Config, options: Options) -> None:
+    dataset = Dataset(config.data, run.folder.parent)
     settings = {"classical": config.classical.record(), "images": dataset.choice()}
     outputs = [run.folder / "instances"]
-    with runs.stage(run.meta("classical"), settings, dataset.inputs(), outputs, options.force, share=True) as needed:
+    with stage(run.meta("classical"), settings, dataset.inputs(), outputs, options.force, share=True) as needed:
         if not needed:
             return
         for split, image_ids in dataset.splits().items():
@@ -24,9 +26,9 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
                 pass
 
 
-def segment_one(run: runs.Run, dataset: runs.Dataset, config: Config, split: str, image_id: str) -> None:
+def segment_one(run: Run, dataset: Dataset, config: Config, split: str, image_id: str) -> None:
     """Segment one image and write its label image."""
     path = run.instances(split) / f"{image_id}.png"
     if not path.is_file():  # else by a run that was killed
-        labels = segment(runs.read_image(dataset.image(image_id)), config.classical.recipe, **config.classical.settings)
-        runs.write_bytes(path, encode_labels_png(labels))
+        labels = segment(read_image(dataset.image(image_id)), config.classical.recipe, **config.classical.settings)
+        write_bytes(path, encode_labels_png(labels))

@@ -10,36 +10,49 @@ import numpy as np
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from nuclei import runs
-from nuclei.bundle import find_published
-from nuclei.config import Config
-from nuclei.crops import make_crops, pool_settings
-from nuclei.engine import single_thread
+from nuclei.config.schema import Config
+from nuclei.inference.bundle import find_published
+from nuclei.networks.hardware import single_thread
+from nuclei.runs.cache import stage
+from nuclei.runs.files import atomic, read_table
+from nuclei.runs.layout import Dataset, Options, Run, read_pairs
+from nuclei.training.crops import make_crops, pool_settings
 
 BATCH = 32
 
 
-def main(run: runs.Run, config: Config, options: runs.Options) -> None:
-    dataset, channels, size = runs.Dataset(config.data, run.folder.parent), config.model.channels, config.train.crop_px
-    networks = [run.meta(f"train_fold{fold}").is_file() or options.published and find_published(config, dataset, fold)
-                for fold in dataset.list_folds()]
+def main(run: Run, config: Config, options: Options) -> None:
+    dataset, channels, size = Dataset(config.data, run.folder.parent), config.model.channels, config.train.crop_px
+    networks = [
+        run.meta(f"train_fold{fold}").is_file() or (options.published and find_published(config, dataset, fold))
+        for fold in dataset.list_folds()
+    ]
     if all(networks) and not options.force:
         print(f"{run.name} crops: not needed, the networks are there", flush=True)
         return
-    with runs.stage(run.meta("crops"), pool_settings(config), dataset.inputs(), [run.crops], options.force, share=True) as needed:
+    with stage(
+        run.meta("crops"), pool_settings(config), dataset.inputs(), [run.crops], options.force, share=True
+    ) as needed:
         if not needed:
             return
         n = config.train.pool
-        crops = make_crops(dataset, config, runs.read_table(dataset.folds), n, config.train.seed, by_fold=True)
+        table = read_table(dataset.folds)
+        pairs = read_pairs(dataset, table["image_id"], config.model.min_side_px)
+        crops = make_crops(pairs, config, table, n, config.train.seed, by_fold=True)
         jobs = os.cpu_count() if options.jobs < 0 else options.jobs
         loader = DataLoader(crops, BATCH, num_workers=jobs, worker_init_fn=single_thread)
-        with (runs.atomic(run.crops / "images.npy") as image_path, runs.atomic(run.crops / "targets.npy") as target_path,
-              tqdm(total=n, desc=f"{run.name} crops", unit="crop", mininterval=2) as progress):
-            images, targets = (np.lib.format.open_memmap(path, "w+", np.uint8, (n, depth, size, size))
-                               for path, depth in ((image_path, 3), (target_path, len(channels))))
+        with (
+            atomic(run.crops / "images.npy") as image_path,
+            atomic(run.crops / "targets.npy") as target_path,
+            tqdm(total=n, desc=f"{run.name} crops", unit="crop", mininterval=2) as progress,
+        ):
+            images, targets = (
+                np.lib.format.open_memmap(path, "w+", np.uint8, (n, depth, size, size))
+                for path, depth in ((image_path, 3), (target_path, len(channels)))
+            )
             for image, target in loader:
                 part = slice(progress.n, progress.n + len(image))
                 images[part], targets[part] = image.numpy(), (target.float() * 255).round().numpy()
                 progress.update(len(image))
-        with runs.atomic(run.crops / "folds.npy") as path:
+        with atomic(run.crops / "folds.npy") as path:
             np.save(path, crops.fold_of)

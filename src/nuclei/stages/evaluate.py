@@ -1,47 +1,55 @@
 """Instances and truth -> metrics.json and per_image.csv, out of fold; and against solution files, where there are any."""
 
-from pathlib import Path
-
 import pandas as pd
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from nuclei import runs
-from nuclei.config import Config
-from nuclei.evaluation import compare_steps, summarise
-from nuclei.metric import count_errors, score_image
-from nuclei.submission import SCORE_COLUMNS, read_solution, read_submission, score_submission
+from nuclei.config.schema import Config
+from nuclei.evaluation.metric import count_errors, score_image
+from nuclei.evaluation.submission import SCORE_COLUMNS, read_solution, read_submission, score_submission
+from nuclei.evaluation.summary import compare_steps, summarise
+from nuclei.runs.cache import fingerprint, stage
+from nuclei.runs.files import file_hash, read_json, read_labels, read_table, write_json, write_table
+from nuclei.runs.layout import Dataset, Options, Run, find_fingerprint
 
 SOLUTIONS = {"test": "stage1_solution", "stage2": "stage2_solution_final"}
 
 
-def main(run: runs.Run, config: Config, options: runs.Options) -> None:
-    dataset = runs.Dataset(config.data, run.folder.parent)
-    solutions = {split: dataset.solution(name) for split, name in SOLUTIONS.items()
-                 if dataset.solution(name).is_file() and run.submission(split).is_file()}
-    members = [runs.Run(name, run.folder.parent) for name in config.members]
+def main(run: Run, config: Config, options: Options) -> None:
+    dataset = Dataset(config.data, run.folder.parent)
+    solutions = {
+        split: dataset.solution(name)
+        for split, name in SOLUTIONS.items()
+        if dataset.solution(name).is_file() and run.submission(split).is_file()
+    }
+    members = [Run(name, run.folder.parent) for name in config.members]
     members = [member for member in members if member.meta("evaluate").is_file()]
-    inputs = {"instances": runs.find_fingerprint(run, "instances")}
+    inputs = {"instances": find_fingerprint(run, "instances")}
     if config.plain_methods:
-        inputs["plain"] = runs.fingerprint(run.meta("plain"))
-    inputs |= {member.name: runs.fingerprint(member.meta("evaluate")) for member in members}
-    inputs |= {path.stem: runs.file_hash(path) for path in solutions.values()}
-    with runs.stage(run.meta("evaluate"), {}, inputs, [run.metrics, run.per_image("oof")], options.force) as needed:
+        inputs["plain"] = fingerprint(run.meta("plain"))
+    inputs |= {member.name: fingerprint(member.meta("evaluate")) for member in members}
+    inputs |= {path.stem: file_hash(path) for path in solutions.values()}
+    with stage(run.meta("evaluate"), {}, inputs, [run.metrics, run.per_image("oof")], options.force) as needed:
         if needed:
             table = score_out_of_fold(run, config, dataset, options)
-            runs.write_table(run.per_image("oof"), table)
-            metrics = {"run": run.name, "method": config.selection.method, "oof": summarise(table), "steps": compare(run, config, table, members)}
-            manifest = runs.read_table(dataset.manifest)[["image_id", "cluster"]]
+            write_table(run.per_image("oof"), table)
+            metrics = {
+                "run": run.name,
+                "method": config.selection.method,
+                "oof": summarise(table),
+                "steps": compare(run, config, table, members),
+            }
+            manifest = read_table(dataset.manifest)[["image_id", "cluster"]]
             for split, path in solutions.items():
                 scores = score_submission(read_submission(run.submission(split)), read_solution(path))
                 scores = scores.merge(manifest, on="image_id").assign(group=lambda t: t["image_id"])
-                runs.write_table(run.per_image(split), scores)
+                write_table(run.per_image(split), scores)
                 metrics[path.stem] = summarise(scores)
-            runs.write_json(run.metrics, metrics)
+            write_json(run.metrics, metrics)
     print(describe(run), flush=True)
 
 
-def score_out_of_fold(run: runs.Run, config: Config, dataset: runs.Dataset, options: runs.Options) -> pd.DataFrame:
+def score_out_of_fold(run: Run, config: Config, dataset: Dataset, options: Options) -> pd.DataFrame:
     """Return one row per image of the fold table: its score, precisions, plain scores and counts of errors."""
     table = dataset.read_folds()
     rows = Parallel(options.jobs, return_as="generator")(
@@ -50,38 +58,48 @@ def score_out_of_fold(run: runs.Run, config: Config, dataset: runs.Dataset, opti
     scores = pd.DataFrame(list(tqdm(rows, f"{run.name} evaluate", len(table), unit="image", mininterval=2)))
     table = table[["image_id", "group", "cluster", "fold"]].merge(scores, on="image_id")
     for method in config.plain_methods:
-        plain = runs.read_table(run.plain / f"{method}.csv").rename(columns={"score": method})
+        plain = read_table(run.plain / f"{method}.csv").rename(columns={"score": method})
         table = table.merge(plain, on="image_id")
     return table
 
 
-def score_one(run: runs.Run, dataset: runs.Dataset, image_id: str) -> dict:
+def score_one(run: Run, dataset: Dataset, image_id: str) -> dict:
     """Score the instances of one image and count its errors: a row of per_image.csv."""
     paths = dataset.labels(image_id), run.instances("oof") / f"{image_id}.png"
-    truth, prediction = (runs.read_labels(path) for path in paths)
+    truth, prediction = (read_labels(path) for path in paths)
     score, precision = score_image(truth, prediction)
     counts = {"n_true": int(truth.max()), "n_pred": int(prediction.max())}
-    return dict(zip(SCORE_COLUMNS, [image_id, score, *precision], strict=True)) | counts | count_errors(truth, prediction)
+    return (
+        dict(zip(SCORE_COLUMNS, [image_id, score, *precision], strict=True)) | counts | count_errors(truth, prediction)
+    )
 
 
-def compare(run: runs.Run, config: Config, table: pd.DataFrame, members: list[runs.Run]) -> list[dict]:
+def compare(run: Run, config: Config, table: pd.DataFrame, members: list[Run]) -> list[dict]:
     """Return the steps from the plain decodings to this run's own, the best member's before an ensemble's."""
     method = config.selection.method
     # A member that selects otherwise has no score to compare the last step with.
-    members = [member for member in members if runs.read_json(member.metrics)["method"] == method]
-    tables = [(member.name, runs.read_table(member.per_image("oof"))) for member in members]
+    members = [member for member in members if read_json(member.metrics)["method"] == method]
+    tables = [(member.name, read_table(member.per_image("oof"))) for member in members]
     best = max(tables, key=lambda named: named[1]["score"].mean(), default=None)
-    steps = [(name, m, rows["score" if m == method else m])
-             for name, rows in ([best] if best else []) + [(run.name, table)] for m in config.methods]
+    steps = [
+        (name, m, rows["score" if m == method else m])
+        for name, rows in ([best] if best else []) + [(run.name, table)]
+        for m in config.methods
+    ]
     return compare_steps(steps, table["group"].to_numpy())
 
 
-def describe(run: runs.Run) -> str:
+def describe(run: Run) -> str:
     """Say the scores of metrics.json in a line each."""
-    metrics = runs.read_json(run.metrics)
-    lines = [f"{run.name}: out-of-fold score {format_score(metrics['oof']['score'])} of {metrics['oof']['n_images']} images"]
-    lines += [f"{run.name}: {name} score {format_score(metrics[name]['score'])} of {metrics[name]['n_images']} images"
-              for name in SOLUTIONS.values() if name in metrics]
+    metrics = read_json(run.metrics)
+    lines = [
+        f"{run.name}: out-of-fold score {format_score(metrics['oof']['score'])} of {metrics['oof']['n_images']} images"
+    ]
+    lines += [
+        f"{run.name}: {name} score {format_score(metrics[name]['score'])} of {metrics[name]['n_images']} images"
+        for name in SOLUTIONS.values()
+        if name in metrics
+    ]
     return "\n".join(lines)
 
 

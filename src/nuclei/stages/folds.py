@@ -4,42 +4,44 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from nuclei import runs
-from nuclei.config import Config
-from nuclei.folds import check_folds, fold_table, mosaic_groups, split_folds
+from nuclei.config.schema import Config
+from nuclei.data.folds import check_folds, fold_table, mosaic_groups, split_folds
+from nuclei.runs.cache import StageError, fingerprint
+from nuclei.runs.files import read_image, read_table, write_table
+from nuclei.runs.layout import Dataset, Options, Run
 
 
-def main(run: runs.Run, config: Config, options: runs.Options) -> None:
-    dataset = runs.Dataset(config.data, run.folder.parent)
-    runs.fingerprint(dataset.meta)
+def main(run: Run, config: Config, options: Options) -> None:
+    dataset = Dataset(config.data, run.folder.parent)
+    fingerprint(dataset.meta)
     path = Path(config.data.folds)
-    manifest = runs.read_table(dataset.manifest)
+    manifest = read_table(dataset.manifest)
     train = manifest[manifest["split"] == "train"].astype({"n_nuclei": int})  # the test images have none to count
     if path.is_file() and not options.force:
-        check_images(runs.read_table(path), set(train["image_id"]), path, dataset)
+        check_images(read_table(path), set(train["image_id"]), path, dataset)
         print(f"{dataset.name} folds: up to date ({path})", flush=True)
         return
     if config.data.split_folds:
         coarse = Path(config.data.split_folds)
-        table = runs.read_table(coarse)
+        table = read_table(coarse)
         check_images(table, set(train["image_id"]), coarse, dataset)
-        runs.write_table(path, split_folds(table, config.data.n_folds, config.data.folds_seed))
+        write_table(path, split_folds(table, config.data.n_folds, config.data.folds_seed))
         print(f"{dataset.name} folds: those of {coarse}, split into {config.data.n_folds} -> {path}", flush=True)
         return
     ids = tqdm(train["image_id"], "folds", unit="image", mininterval=1)
-    images = ((i, runs.read_image(dataset.image(i))) for i in ids)
+    images = ((i, read_image(dataset.image(i))) for i in ids)
     groups = mosaic_groups(images)
     clusters, n_nuclei = (dict(zip(train["image_id"], train[c], strict=True)) for c in ("cluster", "n_nuclei"))
     table = fold_table(groups, clusters, n_nuclei, config.data.n_folds, config.data.folds_seed)
-    runs.write_table(path, table)
+    write_table(path, table)
     print(f"{dataset.name} folds: {table['group'].nunique()} groups of {len(table)} images -> {path}", flush=True)
 
 
-def check_images(table, image_ids: set[str], path: Path, dataset: runs.Dataset) -> None:
+def check_images(table, image_ids: set[str], path: Path, dataset: Dataset) -> None:
     """Raise StageError if the data lacks an image of the fold table; say so if it has images beyond it."""
     check_folds(table)
     if missing := set(table["image_id"]) - image_ids:
-        raise runs.StageError(
+        raise StageError(
             f"{path} is for other images than {dataset.manifest}: {len(missing)} of its {len(table)} are not there, e.g. "
             f"{min(missing)}. Put the archive it was made for in place, or set data.folds to a file to be made"
         )

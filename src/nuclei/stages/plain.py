@@ -5,21 +5,28 @@ import pandas as pd
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from nuclei import runs
-from nuclei.blend import dequantise
-from nuclei.config import Config
-from nuclei.mask_rcnn import decode_detections
-from nuclei.metric import score_image
-from nuclei.tuning import choose_per_fold
-from nuclei.watershed import cut_basins, decode_components, flood_seeds, make_energy
+from nuclei.candidates.tree import make_energy
+from nuclei.config.schema import Config
+from nuclei.decoding.detections import decode_detections
+from nuclei.decoding.plain import cut_basins, decode_components, flood_seeds
+from nuclei.decoding.tuning import choose_per_fold
+from nuclei.evaluation.metric import score_image
+from nuclei.networks.maps import dequantise
+from nuclei.runs.cache import stage
+from nuclei.runs.files import read_arrays, read_labels, write_json, write_table
+from nuclei.runs.layout import Dataset, Options, Run, find_fingerprint
 
 
-def main(run: runs.Run, config: Config, options: runs.Options) -> None:
-    dataset = runs.Dataset(config.data, run.folder.parent)
-    settings = {"plain": config.plain.record(), "center_weight": config.watershed.center_weight,
-                "min_area_px": config.watershed.min_area_px}
-    with runs.stage(run.meta("plain"), settings, {"maps": runs.find_fingerprint(run, "maps")}, [run.plain],
-                    options.force, share=True) as needed:
+def main(run: Run, config: Config, options: Options) -> None:
+    dataset = Dataset(config.data, run.folder.parent)
+    settings = {
+        "plain": config.plain.record(),
+        "center_weight": config.watershed.center_weight,
+        "min_area_px": config.watershed.min_area_px,
+    }
+    with stage(
+        run.meta("plain"), settings, {"maps": find_fingerprint(run, "maps")}, [run.plain], options.force, share=True
+    ) as needed:
         if not needed:
             return
         table = dataset.read_folds()
@@ -30,13 +37,17 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
         for method, options_of_method in list_decodings(config).items():
             grid = np.array([s[method] for s in scores])
             chosen, overall = choose_per_fold(grid, table["fold"].to_numpy())
-            runs.write_json(run.plain / f"{method}.json", {
-                "options": options_of_method, "curve": grid.mean(0).round(5).tolist(),
-                "fold": {str(fold): options_of_method[i] for fold, i in chosen.items()},
-                "test": options_of_method[overall],
-            })
+            write_json(
+                run.plain / f"{method}.json",
+                {
+                    "options": options_of_method,
+                    "curve": grid.mean(0).round(5).tolist(),
+                    "fold": {str(fold): options_of_method[i] for fold, i in chosen.items()},
+                    "test": options_of_method[overall],
+                },
+            )
             score = [grid[row, chosen[fold]] for row, fold in enumerate(table["fold"])]
-            runs.write_table(run.plain / f"{method}.csv", pd.DataFrame({"image_id": table["image_id"], "score": score}))
+            write_table(run.plain / f"{method}.csv", pd.DataFrame({"image_id": table["image_id"], "score": score}))
 
 
 def list_decodings(config: Config) -> dict[str, list[dict[str, float]]]:
@@ -50,15 +61,15 @@ def list_decodings(config: Config) -> dict[str, list[dict[str, float]]]:
     }
 
 
-def score_decodings(run: runs.Run, dataset: runs.Dataset, config: Config, image_id: str) -> dict[str, list[float]]:
+def score_decodings(run: Run, dataset: Dataset, config: Config, image_id: str) -> dict[str, list[float]]:
     """Return the scores of one image under each setting of list_decodings."""
-    truth = runs.read_labels(dataset.labels(image_id))
+    truth = read_labels(dataset.labels(image_id))
     if config.detects:
-        detections = runs.read_arrays(run.detections("oof") / f"{image_id}.npz")
+        detections = read_arrays(run.detections("oof") / f"{image_id}.npz")
         tried, least = list_decodings(config)["detections"], config.watershed.min_area_px
         labels = (decode_detections(detections, truth.shape, s["score"], s["mask_threshold"], least) for s in tried)
         return {"detections": [score_image(truth, one)[0] for one in labels]}
-    maps = dequantise(runs.read_arrays(run.maps("oof") / f"{image_id}.npz"))
+    maps = dequantise(read_arrays(run.maps("oof") / f"{image_id}.npz"))
     mask, masks, w = maps["mask"], config.plain.mask_thresholds, config.watershed
     components = [score_image(truth, decode_components(mask, t, w.min_area_px))[0] for t in masks]
     energy = make_energy(maps, w.center_weight)

@@ -6,19 +6,21 @@ A detector also leaves detections/{oof,test}, of which its maps are made.
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from nuclei import runs
-from nuclei.config import Config
-from nuclei.predictor import choose_jobs, load_once, predict_image, stamp
+from nuclei.config.schema import Config
+from nuclei.inference.predictor import choose_jobs, load_once, predict_image, stamp
+from nuclei.runs.cache import fingerprint, stage
+from nuclei.runs.files import read_image, write_arrays
+from nuclei.runs.layout import Dataset, Options, Run
 
 
-def main(run: runs.Run, config: Config, options: runs.Options) -> None:
-    dataset = runs.Dataset(config.data, run.folder.parent)
+def main(run: Run, config: Config, options: Options) -> None:
+    dataset = Dataset(config.data, run.folder.parent)
     table = dataset.read_folds()
     folds = sorted(table["fold"].unique().tolist())
-    inputs = dataset.inputs() | {f"fold{fold}": runs.fingerprint(run.meta(f"train_fold{fold}")) for fold in folds}
+    inputs = dataset.inputs() | {f"fold{fold}": fingerprint(run.meta(f"train_fold{fold}")) for fold in folds}
     settings = {"predict": config.predict.record(), "images": dataset.choice()}
     outputs = [run.folder / "maps", run.folder / "detections"]
-    with runs.stage(run.meta("predict"), settings, inputs, outputs, options.force, share=True) as needed:
+    with stage(run.meta("predict"), settings, inputs, outputs, options.force, share=True) as needed:
         if not needed:
             return
         fold_of = dict(zip(table["image_id"], table["fold"], strict=True))
@@ -32,13 +34,13 @@ def main(run: runs.Run, config: Config, options: runs.Options) -> None:
                 pass
 
 
-def predict_one(run: runs.Run, dataset: runs.Dataset, config: Config, split: str, image_id: str, folds, networks) -> None:
+def predict_one(run: Run, dataset: Dataset, config: Config, split: str, image_id: str, folds, networks) -> None:
     """Predict one image by the networks of some folds, which are load_once(*networks), and write its maps."""
     path = run.maps(split) / f"{image_id}.npz"
     if path.is_file():  # by a run that was killed
         return
     forwards = load_once(*networks)
-    maps, detections = predict_image([forwards[fold] for fold in folds], runs.read_image(dataset.image(image_id)), config)
+    maps, detections = predict_image([forwards[fold] for fold in folds], read_image(dataset.image(image_id)), config)
     if detections is not None:
-        runs.write_arrays(run.detections(split) / path.name, detections)
-    runs.write_arrays(path, maps)
+        write_arrays(run.detections(split) / path.name, detections)
+    write_arrays(path, maps)

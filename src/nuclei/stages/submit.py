@@ -2,29 +2,32 @@
 
 from tqdm import tqdm
 
-from nuclei import runs
-from nuclei.config import Config
-from nuclei.submission import validate_submission, write_submission
+from nuclei.config.schema import Config
+from nuclei.evaluation.submission import validate_submission, write_submission
+from nuclei.runs.cache import StageError, stage
+from nuclei.runs.files import atomic, read_labels, read_table
+from nuclei.runs.layout import Dataset, Options, Run, find_fingerprint
 
 
-def main(run: runs.Run, config: Config, options: runs.Options) -> None:
-    dataset = runs.Dataset(config.data, run.folder.parent)
+def main(run: Run, config: Config, options: Options) -> None:
+    dataset = Dataset(config.data, run.folder.parent)
     splits = dataset.splits()
     del splits["oof"]
     outputs = [run.submission(split) for split in splits]
-    with runs.stage(run.meta("submit"), {}, {"instances": runs.find_fingerprint(run, "instances")}, outputs,
-                    options.force) as needed:
+    with stage(
+        run.meta("submit"), {}, {"instances": find_fingerprint(run, "instances")}, outputs, options.force
+    ) as needed:
         if not needed:
             return
-        manifest = runs.read_table(dataset.manifest).set_index("image_id")
+        manifest = read_table(dataset.manifest).set_index("image_id")
         for split, image_ids in splits.items():
             progress = tqdm(image_ids, f"{run.name} submit {split}", unit="image", mininterval=2)
             paths = ((i, run.instances(split) / f"{i}.png") for i in progress)
             path = run.submission(split)
-            with runs.atomic(path) as temporary:
+            with atomic(path) as temporary:
                 with temporary.open("w", newline="") as file:
-                    write_submission(file, ((i, runs.read_labels(p)) for i, p in paths))
+                    write_submission(file, ((i, read_labels(p)) for i, p in paths))
                 shapes = {i: (int(manifest["height"][i]), int(manifest["width"][i])) for i in image_ids}
                 if violations := validate_submission(temporary, shapes):
-                    raise runs.StageError(f"{path} breaks the rules:\n  " + "\n  ".join(violations[:20]))
+                    raise StageError(f"{path} breaks the rules:\n  " + "\n  ".join(violations[:20]))
             print(f"{path}: {len(image_ids)} images, valid", flush=True)

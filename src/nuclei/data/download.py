@@ -1,0 +1,132 @@
+"""Fetch the official files (BBBC038, public domain); an interrupted download goes on where it stopped."""
+
+import hashlib
+import http.client
+import json
+import os
+import re
+import time
+import urllib.request
+from pathlib import Path
+
+from tqdm import tqdm
+
+BASE_URL = "https://data.broadinstitute.org/bbbc/BBBC038/"
+FILES = {
+    "stage1_train.zip": "training images and masks",
+    "stage1_test.zip": "stage 1 test images",
+    "stage1_solution.csv": "stage 1 test truth",
+    "stage2_test_final.zip": "stage 2 test images",
+    "stage2_solution_final.csv": "stage 2 test truth",
+}
+_BLOCK_BYTES = 1 << 18
+
+
+def download_files(
+    folder: str | Path, names: list[str], base_url: str = BASE_URL, attempts: int = 4, timeout_s: float = 30
+) -> dict[str, dict]:
+    """Fetch official files into a folder, going on from the `.part` file that an interrupted run left.
+
+    Returns, and records in `downloads.json` beside the files, name -> {url, bytes, sha256}. A file that is
+    there is kept; `attempts` is how many tries in a row may bring nothing. Raises ValueError for a name not
+    in FILES or a kept file that is not the recorded one, ConnectionError listing which files to put where.
+    """
+    folder = Path(folder)
+    unknown = [name for name in names if name not in FILES]
+    if unknown:
+        raise ValueError(f"unknown file {', '.join(unknown)}; the official ones are {', '.join(FILES)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    records_path = folder / "downloads.json"
+    records = json.loads(records_path.read_text()) if records_path.is_file() else {}
+    for name in names:
+        path, url = folder / name, base_url + name
+        if not path.is_file():
+            try:
+                _fetch(url, path, attempts, timeout_s)
+            except (OSError, http.client.HTTPException) as error:
+                missing = [other for other in names if not (folder / other).is_file()]
+                raise ConnectionError(_explain(folder, missing, base_url, url, error)) from error
+        with path.open("rb") as stream:
+            record = {
+                "url": url,
+                "bytes": path.stat().st_size,
+                "sha256": hashlib.file_digest(stream, "sha256").hexdigest(),
+            }
+        if records.setdefault(name, record)["sha256"] != record["sha256"]:
+            raise ValueError(f"{path} is not the file recorded in {records_path}: delete it and run again")
+        _replace_text(records_path, json.dumps(records, indent=1, sort_keys=True) + "\n")
+    return {name: records[name] for name in names}
+
+
+def _fetch(url: str, path: Path, attempts: int, timeout_s: float) -> None:
+    """Download a file into `<path>.part`, from its end on after each break, and rename it when complete."""
+    part = path.with_name(path.name + ".part")
+    failures = 0
+    while True:
+        before = _size_bytes(part)
+        try:
+            if _append(url, part, timeout_s):
+                break
+            error = ConnectionError(f"the connection broke after {_size_bytes(part)} bytes")
+        except urllib.error.HTTPError as answer:
+            if answer.code < 500:
+                raise
+            error = answer
+        except (OSError, http.client.HTTPException) as broken:
+            error = broken
+        after = _size_bytes(part)
+        failures = 0 if after > before else failures + 1
+        if failures == attempts:
+            raise error
+        time.sleep(failures)
+    os.replace(part, path)
+
+
+def _append(url: str, part: Path, timeout_s: float) -> bool:
+    """Append to `part` what a server has beyond it; return whether the file is complete now."""
+    have = _size_bytes(part)
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        answer = urllib.request.urlopen(request, timeout=timeout_s)
+    except urllib.error.HTTPError as error:
+        # 416: nothing lies beyond. The part is complete, or it is longer than the file and useless.
+        if error.code != 416:
+            raise
+        if error.headers.get("Content-Range") == f"bytes */{have}":
+            return True
+        part.unlink()
+        return False
+    with answer:
+        content_range = answer.headers.get("Content-Range", "")
+        resumed = re.fullmatch(rf"bytes {have}-\d+/(\d+)", content_range)
+        if answer.status == 206 and not resumed:
+            raise ConnectionError(f"asked for the bytes from {have}, the server sent {content_range!r}")
+        # A server that knows no ranges sends the whole file again.
+        have = have if resumed else 0
+        length = resumed[1] if resumed else answer.headers.get("Content-Length")
+        total = int(length) if length else None
+        with (
+            part.open("ab" if resumed else "wb") as stream,
+            tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem) as progress,
+        ):
+            while block := answer.read1(_BLOCK_BYTES):
+                stream.write(block)
+                progress.update(len(block))
+                have += len(block)
+    return total is None or have == total
+
+
+def _size_bytes(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _explain(folder: Path, missing: list[str], base_url: str, url: str, error: Exception) -> str:
+    files = [f"  {name}  ({FILES[name]}) from {base_url}{name}" for name in missing]
+    fix = f"Run it again to go on, or put these files into {folder.resolve()}:"
+    return "\n".join([f"cannot download {url}: {error}", fix, *files])
+
+
+def _replace_text(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text)
+    os.replace(temporary, path)

@@ -1,0 +1,101 @@
+"""Summaries of scores per image: means with intervals, by threshold, by image type, and from step to step."""
+
+import numpy as np
+import pandas as pd
+
+from nuclei.evaluation.bootstrap import bootstrap_mean, paired_difference
+from nuclei.evaluation.metric import THRESHOLDS
+from nuclei.evaluation.submission import SCORE_COLUMNS
+
+ERRORS = ("found", "merged", "split", "badly_outlined", "missed", "false")
+
+
+def summarise(table: pd.DataFrame) -> dict:
+    """Summarise a table with one row per image and the columns of SCORE_COLUMNS, group and cluster.
+
+    Scores are [mean, low, high] with the ends of the 95 % interval over groups. Returns n_images, score,
+    by_threshold {'0.50': mean precision}, by_cluster {name: {n_images, score}}, mean_over_clusters and, where the
+    table has them, the counts of ERRORS.
+    """
+    clusters = {
+        name: {"n_images": len(rows), "score": interval(rows["score"], rows["group"])}
+        for name, rows in table.groupby("cluster")
+    }
+    summary = {
+        "n_images": len(table),
+        "score": interval(table["score"], table["group"]),
+        "by_cluster": clusters,
+        "by_threshold": {
+            f"{t:.2f}": round(float(table[column].mean()), 5)
+            for t, column in zip(THRESHOLDS, SCORE_COLUMNS[2:], strict=True)
+        },
+        "mean_over_clusters": round(float(np.mean([c["score"][0] for c in clusters.values()])), 5),
+    }
+    if set(ERRORS) <= set(table):
+        summary["errors"] = {name: int(table[name].sum()) for name in ERRORS}
+    return summary
+
+
+def interval(values: pd.Series, groups: pd.Series) -> list[float]:
+    return [round(v, 5) for v in bootstrap_mean(values.to_numpy(), groups.to_numpy())]
+
+
+def compare_steps(steps: list[tuple[str, str, pd.Series]], groups: np.ndarray) -> list[dict]:
+    """Compare (run, method, score per image [N]) from step to step, the images being the same in all of them.
+
+    Each step after the first has its gain, [mean, low, high] of the paired difference with the ends of its 95 %
+    interval, over the step before it of its own run or, for a second run, over the same method of the first.
+    """
+    compared = []
+    for i, (run, method, scores) in enumerate(steps):
+        over = None
+        if i and run == steps[0][0]:
+            over = i - 1
+        elif i:
+            over = next(j for j, step in enumerate(steps) if step[1] == method)
+        gain = (
+            None
+            if over is None
+            else [round(v, 5) for v in paired_difference(scores.to_numpy(), steps[over][2].to_numpy(), groups)]
+        )
+        compared.append(
+            {
+                "run": run,
+                "method": method,
+                "score": interval(scores, pd.Series(groups)),
+                "gain": gain,
+                "over": None if over is None else list(steps[over][:2]),
+            }
+        )
+    return compared
+
+
+SUMS = ("count", "predicted", "true", "true_squared", "squared_error")
+
+
+def bin_predictions(predicted: np.ndarray, true: np.ndarray, n_bins: int = 20) -> np.ndarray:
+    """Sum N pairs in 0..1 by equal bins of the predicted value: float64 [5, n_bins], rows as SUMS.
+
+    The last bin holds 1. Sums of parts add up to the sums of the whole. Raises ValueError on unequal lengths and on
+    values outside 0..1.
+    """
+    predicted, true = np.asarray(predicted, np.float64), np.asarray(true, np.float64)
+    if predicted.ndim != 1 or predicted.shape != true.shape:
+        raise ValueError(f"predicted {predicted.shape} and true {true.shape} must be equally long lists")
+    if not all(((v >= 0) & (v <= 1)).all() for v in (predicted, true)):
+        raise ValueError("predicted and true values must lie in 0..1")
+    index = np.minimum((predicted * n_bins).astype(int), n_bins - 1)
+    weights = (None, predicted, true, true**2, (predicted - true) ** 2)
+    return np.stack([np.bincount(index, w, n_bins).astype(np.float64) for w in weights])
+
+
+def summarise_bins(sums: np.ndarray) -> dict[str, np.ndarray]:
+    """Return count, mean predicted, mean and standard deviation of the true value of each bin, [n_bins] each.
+
+    Empty bins have NaN means. `sums` are those of bin_predictions.
+    """
+    named = dict(zip(SUMS, sums, strict=True))
+    count = np.where(named["count"] > 0, named["count"], np.nan)
+    mean = named["true"] / count
+    spread = np.sqrt(np.maximum(named["true_squared"] / count - mean**2, 0))
+    return {"count": named["count"], "predicted": named["predicted"] / count, "true": mean, "spread": spread}

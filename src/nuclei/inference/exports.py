@@ -1,0 +1,278 @@
+"""Segmentations in the forms that other tools read: tables, label TIFF, overlays, GeoJSON, ImageJ ROIs and COCO."""
+
+import io
+import json
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import cv2
+import networkx
+import numpy as np
+import pandas as pd
+import shapely
+import tifffile
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+from roifile import ROI_TYPE, ImagejRoi
+from skimage.measure import regionprops, regionprops_table
+from skimage.segmentation import expand_labels
+
+from nuclei.candidates.tree import find_saddles
+from nuclei.data.images import stretch_contrast
+from nuclei.data.labels import find_outlines
+
+# Label -> its outline along the edges of its pixels, labels ascending: what `trace_outlines` returns.
+Outlines = Mapping[int, shapely.Polygon | shapely.MultiPolygon]
+# One image of a COCO data set: its id, its labels, int [H, W], and a score for each label, or None.
+LabelledImage = tuple[str, NDArray[Any], NDArray[Any] | None]
+# What regionprops_table measures and what it is called here: units in names, y before x as in arrays.
+MEASURES = {
+    "label": "label",
+    "centroid-0": "centroid_y_px",
+    "centroid-1": "centroid_x_px",
+    "area": "area_px",
+    "equivalent_diameter_area": "equivalent_diameter_px",
+    "axis_major_length": "major_axis_px",
+    "axis_minor_length": "minor_axis_px",
+    "eccentricity": "eccentricity",
+    "solidity": "solidity",
+    "perimeter": "perimeter_px",
+    "orientation": "orientation_rad",
+    "bbox-0": "box_top_px",
+    "bbox-1": "box_left_px",
+    "bbox-2": "box_bottom_px",
+    "bbox-3": "box_right_px",
+    "intensity_mean-0": "gray_mean",
+    "intensity_std-0": "gray_std",
+    "intensity_mean-1": "red_mean",
+    "intensity_mean-2": "green_mean",
+    "intensity_mean-3": "blue_mean",
+}
+# Light enough for black, strong enough for white and purple; six are enough for any planar map of neighbours.
+OUTLINE_COLOURS = np.array(
+    [
+        (0, 190, 255),
+        (255, 96, 0),
+        (255, 225, 0),
+        (255, 60, 200),
+        (0, 225, 100),
+        (170, 130, 255),
+        (255, 255, 255),
+        (200, 140, 80),
+    ],
+    np.uint8,
+)
+NEIGHBOUR_PX = 6  # nuclei this close get different colours
+OBJECT_TYPES = ("detection", "annotation")
+QUPATH_CLASS = {"name": "Nucleus", "color": [0, 190, 255]}
+CATEGORY = {"id": 1, "name": "nucleus", "supercategory": "cell"}
+MOVE_TO, LINE_TO, CLOSE = 0, 1, 4  # of java.awt.geom.PathIterator, in which ImageJ stores composite ROIs
+ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold: the same nuclei give the same bytes
+
+
+def measure_nuclei(labels: NDArray[Any], image: NDArray[np.uint8]) -> pd.DataFrame:
+    """Measure each nucleus of labels, int [H, W], on an image, uint8 [H, W, 3] RGB: a table with a row per label.
+
+    Columns are the values of MEASURES and `touches_frame`, defined as in skimage.measure.regionprops; intensities are
+    0..255, the box's bottom and right are exclusive, the orientation is the angle between the y axis and the major
+    axis, −π/2..π/2. Raises ValueError where the image has another size.
+    """
+    if image.shape != (*labels.shape, 3):
+        raise ValueError(f"image has shape {image.shape}, labels {labels.shape}: an RGB image of their size is needed")
+    channels = np.dstack([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), image])
+    properties = sorted({name.split("-")[0] for name in MEASURES})
+    table = pd.DataFrame(regionprops_table(labels, channels, properties))[list(MEASURES)].rename(columns=MEASURES)
+    table["area_px"] = table["area_px"].astype(int)
+    height, width = labels.shape
+    at_start = table[["box_top_px", "box_left_px"]].eq(0).any(axis=1)
+    table["touches_frame"] = at_start | table["box_bottom_px"].eq(height) | table["box_right_px"].eq(width)
+    return table
+
+
+def encode_tiff(labels: NDArray[Any]) -> bytes:
+    """Encode labels, int [H, W], as a zlib-compressed gray TIFF of 16 bits, or of 32 where a label exceeds 65535.
+
+    Raises ValueError on labels outside 0..2³² − 1.
+    """
+    least, most = int(labels.min(initial=0)), int(labels.max(initial=0))
+    if least < 0 or most >= 2**32:
+        raise ValueError(f"labels {least}..{most} do not fit 32 bits: number the nuclei from 1")
+    result = io.BytesIO()
+    depth = np.uint16 if most <= 65535 else np.uint32
+    tifffile.imwrite(result, labels.astype(depth), photometric="minisblack", compression="zlib")
+    return result.getvalue()
+
+
+def colour_neighbours(labels: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return a colour for each label, uint8 [max label + 1, 3], that its neighbours within NEIGHBOUR_PX do not have.
+
+    Neighbours are labels that meet along an edge when all grow as far as they can within half of that. Greedy
+    colouring, the fewest neighbours last (Matula & Beck 1983), needs six colours at most for nuclei of one piece;
+    colours repeat only where nuclei of several pieces would need more than there are.
+    """
+    near = expand_labels(labels, NEIGHBOUR_PX / 2)
+    # What matters is which labels meet, not how high the pass between them is.
+    pairs, _ = find_saddles(near, np.zeros(labels.shape, np.uint8))
+    number = np.zeros(int(labels.max(initial=0)) + 1, np.int64)
+    for label, colour in networkx.greedy_color(networkx.Graph(pairs.tolist()), "smallest_last").items():
+        number[label] = colour
+    return OUTLINE_COLOURS[number % len(OUTLINE_COLOURS)]
+
+
+def draw_outlines(image: NDArray[np.uint8], labels: NDArray[Any], thickness_px: int = 1) -> NDArray[np.uint8]:
+    """Outline each label, int [H, W], on its image, uint8 [H, W, 3], just inside it, neighbours in different colours.
+
+    Dark images are brightened; returns uint8 [H, W, 3].
+    """
+    drawn = stretch_contrast(image).copy()
+    edge = find_outlines(labels, thickness_px)
+    drawn[edge] = colour_neighbours(labels)[labels[edge]]
+    return drawn
+
+
+def trace_outlines(labels: NDArray[Any]) -> Outlines:
+    """Trace the outline of each label, int [H, W], along the edges of its pixels: {label: polygon}, labels ascending.
+
+    Pixel (y, x) is the square from (x, y) to (x + 1, y + 1), so the area of a polygon is its nucleus's in pixels. Parts
+    that meet at a corner only are polygons of their own, as OGC demands; holes run against the outer ring.
+    """
+    outlines: dict[int, shapely.Polygon | shapely.MultiPolygon] = {}
+    for nucleus in regionprops(labels):
+        y, x = nucleus.coords.T
+        outline = shapely.normalize(shapely.coverage_union_all(shapely.box(x, y, x + 1, y + 1)))
+        # Normalised rings start at a corner, so that simplifying by nothing leaves corners only.
+        outlines[int(nucleus.label)] = shapely.orient_polygons(shapely.simplify(outline, 0))
+    return outlines
+
+
+def to_geojson(
+    outlines: Outlines, measures: pd.DataFrame | None = None, object_type: str = "detection"
+) -> dict[str, Any]:
+    """Turn the outlines of labels into a GeoJSON FeatureCollection that QuPath imports, one feature per nucleus.
+
+    Coordinates are pixels, x first, (0, 0) the upper left corner of the image (qupath.lib.io.QuPathTypeAdapters, from
+    version 0.4). measures: a row for every label and a column `label`, as `measure_nuclei` returns; its numbers become
+    the measurements, without it the area does. Raises ValueError on an object type that is not in OBJECT_TYPES and on
+    a label without a row.
+    """
+    if object_type not in OBJECT_TYPES:
+        raise ValueError(f"unknown object type {object_type!r}; valid: {', '.join(OBJECT_TYPES)}")
+    if measures is None:
+        measures = pd.DataFrame({"label": list(outlines), "area_px": [outline.area for outline in outlines.values()]})
+    rows = measures.set_index("label").astype(float)
+    if missing := outlines.keys() - set(rows.index):
+        raise ValueError(f"measures have no row of label {min(missing)}: measure the same labels")
+    features = [
+        {
+            "type": "Feature",
+            "geometry": json.loads(shapely.to_geojson(outline)),
+            "properties": {
+                "objectType": object_type,
+                "name": str(label),
+                "classification": QUPATH_CLASS,
+                # JSON has no NaN.
+                "measurements": rows.loc[label].dropna().to_dict(),
+            },
+        }
+        for label, outline in outlines.items()
+    ]
+    return {"type": "FeatureCollection", "features": features}
+
+
+def to_rois(outlines: Outlines) -> bytes:
+    """Turn the outlines of labels into a zip for ImageJ's ROI Manager with one ROI per nucleus, named by its label.
+
+    A nucleus of one piece is a traced polygon, one with holes or several pieces a composite ROI.
+    """
+    result = io.BytesIO()
+    with zipfile.ZipFile(result, "w") as archive:
+        for label, outline in outlines.items():
+            entry = zipfile.ZipInfo(f"{label:05d}.roi", ZIP_DATE)
+            archive.writestr(entry, make_roi(outline, f"{label:05d}").tobytes(), zipfile.ZIP_DEFLATED)
+    return result.getvalue()
+
+
+def make_roi(outline: shapely.Polygon | shapely.MultiPolygon, name: str) -> ImagejRoi:
+    """Turn an outline along pixel edges into an ImageJ ROI."""
+    rings = [shapely.get_coordinates(ring)[:-1].astype(int) for ring in shapely.get_rings(shapely.get_parts(outline))]
+    if len(rings) == 1:
+        roi = ImagejRoi.frompoints(rings[0], name=name)
+        roi.roitype = ROI_TYPE.TRACED
+        return roi
+    path: list[int] = []
+    for ring in rings:
+        path += [MOVE_TO, *ring[0]]
+        for corner in ring[1:]:
+            path += [LINE_TO, *corner]
+        path.append(CLOSE)
+    left, top, right, bottom = map(int, outline.bounds)
+    return ImagejRoi(
+        roitype=ROI_TYPE.RECT,
+        name=name,
+        left=left,
+        top=top,
+        right=right,
+        bottom=bottom,
+        shape_roi_size=len(path),
+        multi_coordinates=np.array(path, np.float32),
+    )
+
+
+def to_coco(images: Sequence[dict[str, Any]], labels_of: Iterable[LabelledImage]) -> dict[str, Any]:
+    """Turn label images into COCO instances with compressed RLE (cocodataset.org/#format-data).
+
+    images: dicts of `id`, the project's own, `file_name`, which should contain it, `height` and `width`; they are
+    numbered from 1 in their order, as COCO needs integers. labels_of: (id, labels int [H, W], scores [N] of the N
+    labels in ascending order, or None); scores are kept, though COCO has none in instances. Raises ValueError on an
+    image that is not in the list, is in it twice, or has another size.
+    """
+    annotations: list[dict[str, Any]] = []
+    for annotation, score in encode_instances(images, labels_of):
+        rle = annotation["segmentation"]
+        box, area = coco_mask.toBbox(rle).tolist(), int(coco_mask.area(rle))
+        annotations.append({"id": len(annotations) + 1, **annotation, "area": area, "bbox": box, "iscrowd": 0})
+        if score is not None:
+            annotations[-1]["score"] = score
+    return {
+        "info": {"description": "nuclei, one annotation each", "version": "1.0"},
+        "licenses": [],
+        "images": [image | {"id": number} for number, image in enumerate(images, start=1)],
+        "annotations": annotations,
+        "categories": [CATEGORY],
+    }
+
+
+def to_coco_results(images: Sequence[dict[str, Any]], labels_of: Iterable[LabelledImage]) -> list[dict[str, Any]]:
+    """Turn predicted label images into COCO results, numbered as `to_coco` numbers the same images.
+
+    Arguments and errors are those of `to_coco`; a nucleus without a score gets 1.
+    """
+    found = encode_instances(images, labels_of)
+    return [annotation | {"score": 1.0 if score is None else score} for annotation, score in found]
+
+
+def encode_instances(
+    images: Sequence[dict[str, Any]], labels_of: Iterable[LabelledImage]
+) -> Iterator[tuple[dict[str, Any], float | None]]:
+    """Yield what COCO instances and results share for each nucleus, and its score: arguments as `to_coco`."""
+    numbered = {image["id"]: (number, image) for number, image in enumerate(images, start=1)}
+    if len(numbered) < len(images):
+        raise ValueError(f"{len(images)} images have {len(numbered)} different ids: list each image once")
+    for image_id, labels, scores in labels_of:
+        if image_id not in numbered:
+            raise ValueError(f"image {image_id} is not among the {len(images)} images of the dataset: add it to them")
+        number, image = numbered[image_id]
+        if labels.shape != (image["height"], image["width"]):
+            size = image["height"], image["width"]
+            raise ValueError(f"image {image_id} is {size} in the dataset, but its labels have shape {labels.shape}")
+        present = np.unique(labels[labels > 0]).tolist()
+        if scores is not None and len(scores) != len(present):
+            raise ValueError(f"image {image_id}: {len(scores)} scores for {len(present)} nuclei, one each is needed")
+        # COCO's runs go down the columns.
+        columns = np.asfortranarray(labels)
+        for i, label in enumerate(present):
+            rle = coco_mask.encode((columns == label).view(np.uint8))
+            segmentation = {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
+            annotation = {"image_id": number, "category_id": CATEGORY["id"], "segmentation": segmentation}
+            yield annotation, None if scores is None else float(scores[i])

@@ -1,0 +1,39 @@
+"""What the hardware at hand computes, and with how many threads."""
+
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def one_thread():
+    """Let torch compute with one thread in this block: how many share a sum decides its last digit.
+
+    Images are predicted by several processes instead, which small networks gain more from.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def choose_precision(wanted: str) -> str:
+    """Return Fabric's name of a precision; 'auto' becomes one that this machine computes in hardware.
+
+    A CPU without bf16 instructions takes bf16 too, but some thirty times slower than fp32.
+    """
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return "bf16-mixed" if fast and not torch.backends.mps.is_available() else "32-true"
+
+
+def single_thread(worker: int) -> None:
+    """Keep OpenCV from starting a thread pool in every data worker."""
+    import cv2
+
+    cv2.setNumThreads(0)

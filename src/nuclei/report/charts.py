@@ -1,0 +1,359 @@
+"""Charts of a report: numbers in, matplotlib figures out, in one style."""
+
+import functools
+import io
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+from PIL import Image
+
+DPI = 160
+WIDTH_IN = 6.2
+# Okabe and Ito's colours, which stay apart for every kind of colour vision.
+BLUE, ORANGE, GREEN, SKY, VERMILION, PURPLE = "#0072b2", "#e69f00", "#009e73", "#56b4e9", "#d55e00", "#cc79a7"
+COLOURS = (BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE)
+GRAY = "#52606d"
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10.5,
+    "axes.titlesize": 11.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 9,
+    "axes.labelsize": 10.5,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
+    "legend.fontsize": 10,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GRAY,
+    "xtick.color": "#1f2933",
+    "ytick.color": "#1f2933",
+    "axes.grid": True,
+    "grid.color": "#e4e7eb",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "lines.linewidth": 2,
+    "lines.markersize": 5.5,
+    "axes.prop_cycle": mpl.cycler(color=COLOURS),
+    "figure.dpi": DPI,
+    "text.parse_math": False,
+}
+
+
+def styled(draw):
+    """Make a function that draws do so in the style of the report, whatever the user's own settings are."""
+
+    @functools.wraps(draw)
+    def wrapped(*args, **kwargs):
+        with mpl.rc_context():
+            mpl.rcdefaults()
+            mpl.rcParams.update(STYLE)
+            return draw(*args, **kwargs)
+
+    return wrapped
+
+
+def new_figure(height_in: float, width_in: float = WIDTH_IN) -> Figure:
+    """Return an empty figure of a size in inches that arranges its axes itself."""
+    figure = Figure((width_in, height_in), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+@styled
+def render_png(figure: Figure, keep: tuple[tuple[int, int, int], ...] = ()) -> bytes:
+    """Return a figure as PNG bytes, the same each time; with colours to `keep`, RGB 0..255, as a third of the bytes.
+
+    It then has the 256 colours that suit it best, among them those.
+    """
+    result = io.BytesIO()
+    if not keep:
+        # Matplotlib would write its version into the file.
+        figure.savefig(result, format="png", dpi=DPI, metadata={"Software": None})
+        return result.getvalue()
+    figure.canvas.draw()
+    pixels = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
+    fitted = pixels.quantize(256 - len(keep), Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).getpalette()
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(fitted[: 3 * (256 - len(keep))] + [value for colour in keep for value in colour])
+    pixels.quantize(palette=palette, dither=Image.Dither.NONE).save(result, format="PNG", optimize=True)
+    return result.getvalue()
+
+
+def name_type(cluster: str) -> str:
+    """Return an image type as words."""
+    return cluster.replace("_", " ")
+
+
+@styled
+def draw_precision(curves: dict[str, dict[str, float]]) -> Figure:
+    """Draw mean precision against the IoU threshold: {series: {'0.50': precision}}."""
+    figure = new_figure(3.6)
+    axes = figure.subplots()
+    for (name, curve), marker in zip(curves.items(), "osD^v", strict=False):
+        axes.plot([float(t) for t in curve], list(curve.values()), marker=marker, label=name)
+    axes.set(
+        title="Precision falls as the outlines must fit better",
+        xlabel="IoU threshold (overlap of outline and truth)",
+        ylabel="precision TP / (TP + FP + FN)",
+        ylim=(0, 1),
+    )
+    axes.legend(loc="lower left")
+    return figure
+
+
+@styled
+def draw_clusters(series: dict[str, dict[str, dict]], order: tuple[str, ...]) -> Figure:
+    """Draw the score of each image type with its interval: {series: {type: {n_images, score [mean, low, high]}}}.
+
+    Types come in `order`, others after them.
+    """
+    found = sorted({c for clusters in series.values() for c in clusters})
+    clusters = [*(c for c in order if c in found), *(c for c in found if c not in order)]
+    figure = new_figure(0.9 + len(clusters) * (0.25 + 0.24 * len(series)))
+    axes = figure.subplots()
+    thickness = 0.8 / len(series)
+    for i, (name, values) in enumerate(series.items()):
+        rows = [(j, values[c]) for j, c in enumerate(clusters) if c in values]
+        y = [j + (i - (len(series) - 1) / 2) * thickness for j, _ in rows]
+        mean, low, high = np.array([v["score"] for _, v in rows]).T
+        axes.barh(y, mean, thickness * 0.88, color=COLOURS[i], label=name)
+        axes.errorbar(mean, y, xerr=spans(mean, low, high), fmt="none", ecolor="#1f2933", elinewidth=1.2, capsize=2.5)
+        for position, (_, v) in zip(y, rows, strict=True):
+            text = f"{v['score'][0]:.3f}  (n = {v['n_images']})"
+            axes.text(v["score"][2] + 0.015, position, text, va="center", fontsize=8.5)
+    axes.set(
+        title="Score of each image type",
+        xlabel="score (whiskers: 95 % interval)",
+        xlim=(0, 1.25),
+        xticks=np.linspace(0, 1, 6),
+    )
+    axes.set_yticks(range(len(clusters)), [name_type(c) for c in clusters])
+    axes.invert_yaxis()
+    axes.grid(False, axis="y")
+    if len(series) > 1:
+        figure.legend(loc="outside lower center", ncols=len(series))
+    return figure
+
+
+def spans(mean: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Return the lengths of whiskers below and above the mean, [2, N], none of them negative."""
+    return np.maximum([mean - low, high - mean], 0)
+
+
+@styled
+def draw_steps(labels: list[str], steps: list[dict]) -> Figure:
+    """Draw the score of each step with its interval, and its paired gain: `steps` as evaluation.compare_steps.
+
+    labels: their names, the first line that of the method.
+    """
+    label_of = {(step["run"], step["method"]): label for step, label in zip(steps, labels, strict=True)}
+    figure = new_figure(1.15 + 0.52 * len(steps), WIDTH_IN + 1.4)
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1))
+    y = np.arange(len(steps))
+    mean, low, high = np.array([step["score"] for step in steps]).T
+    left.errorbar(mean, y, xerr=spans(mean, low, high), fmt="o", color=BLUE, capsize=3, elinewidth=1.6)
+    for i, value in enumerate(mean):
+        left.annotate(f"{value:.3f}", (value, i), (0, 6), textcoords="offset points", ha="center", fontsize=9)
+    for i, step in enumerate(steps):
+        if step["gain"]:
+            gain, gain_low, gain_high = np.array(step["gain"])[:, None]
+            colour = GREEN if gain_low > 0 else VERMILION if gain_high < 0 else GRAY
+            whiskers = spans(gain, gain_low, gain_high)
+            right.errorbar(gain, [i], xerr=whiskers, fmt="D", color=colour, capsize=3, elinewidth=1.6)
+            right.annotate(
+                f"{round(gain[0], 3) + 0.0:+.3f}".replace("-", "−"),
+                (gain[0], i),
+                (0, 6),
+                textcoords="offset points",
+                ha="center",
+                fontsize=9,
+            )
+            over = label_of[tuple(step["over"])].replace("\n", " of ")
+            right.text(
+                0.99,
+                i + 0.3,
+                f"over {over}",
+                transform=right.get_yaxis_transform(),
+                ha="right",
+                va="center",
+                fontsize=8,
+                color=GRAY,
+            )
+    right.axvline(0, color=GRAY, linewidth=1)
+    left.set_yticks(y, labels)
+    left.set_ylim(len(steps) - 0.5, -0.6)
+    left.set(title="Score", xlabel="score (95 % interval)")
+    right.set(title="Paired gain over an earlier step", xlabel="difference of scores (95 % interval)")
+    for axes in (left, right):
+        axes.margins(x=0.15)
+    return figure
+
+
+@styled
+def draw_importance(importance: dict[str, float], n: int = 20) -> Figure:
+    """Draw the n features with the largest shares of the gain, {feature: share}."""
+    largest = sorted(importance.items(), key=lambda item: (-item[1], item[0]))[:n]
+    figure = new_figure(0.9 + 0.235 * len(largest))
+    axes = figure.subplots()
+    names, shares = zip(*largest, strict=True)
+    axes.barh(range(len(names)), 100 * np.array(shares), 0.72, color=BLUE)
+    axes.set_yticks(range(len(names)), names, fontsize=9)
+    axes.grid(False, axis="y")
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set(title=f"The most used features, {len(names)} of {len(importance)}", xlabel="share of the total gain (%)")
+    return figure
+
+
+@styled
+def draw_reliability(count: np.ndarray, predicted: np.ndarray, true: np.ndarray, spread: np.ndarray) -> Figure:
+    """Draw mean true IoU against mean predicted IoU, and how many candidates there are, of equal bins [B] of 0..1."""
+    figure = new_figure(5.6, 5.2)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    there = count > 0
+    x, y, s = predicted[there], true[there], spread[there]
+    top.plot([0, 1], [0, 1], color=GRAY, linestyle="--", linewidth=1.2, label="perfect")
+    top.fill_between(
+        x,
+        np.maximum(y - s, 0),
+        np.minimum(y + s, 1),
+        color=BLUE,
+        alpha=0.16,
+        linewidth=0,
+        label="± 1 standard deviation",
+    )
+    top.plot(x, y, marker="o", color=BLUE, label="mean of a bin")
+    top.set(title="Is the predicted IoU right?", ylabel="true IoU", xlim=(0, 1), ylim=(0, 1))
+    top.legend(loc="upper left")
+    edges = np.linspace(0, 1, len(count) + 1)
+    bottom.bar(edges[:-1], count, np.diff(edges), align="edge", color=SKY, edgecolor="white", linewidth=0.8)
+    if there.any():
+        bottom.set_yscale("log")
+    bottom.set(xlabel="predicted IoU, out of fold", ylabel="candidates")
+    bottom.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    return figure
+
+
+def split_curve(tuned: dict, x: str, line: str | None) -> tuple[dict, dict[str, tuple], tuple]:
+    """Sort what a tuning left into curves against the setting `x`, one for each value of the setting `line`.
+
+    tuned: options (a list of settings), curve (their scores), fold {fold: chosen settings} and test (chosen settings).
+    Returns ({line: (x values, scores)}, {fold: (x, score)}, (x, score) of test).
+    """
+    curves, score_of = {}, {}
+    for option, score in zip(tuned["options"], tuned["curve"], strict=True):
+        values, scores = curves.setdefault(option.get(line), ([], []))
+        values.append(option[x])
+        scores.append(score)
+        score_of[option[x], option.get(line)] = score
+
+    def place(chosen):
+        return chosen[x], score_of[chosen[x], chosen.get(line)]
+
+    return curves, {fold: place(chosen) for fold, chosen in tuned["fold"].items()}, place(tuned["test"])
+
+
+@styled
+def draw_threshold(title: str, x_label: str, tuned: dict, x: str, line: str | None = None) -> Figure:
+    """Draw the score against a threshold and mark what was chosen: arguments as split_curve."""
+    curves, folds, test = split_curve(tuned, x, line)
+    figure = new_figure(3.9, WIDTH_IN + (1.2 if line else 0))
+    axes = figure.subplots()
+    colours = mpl.colormaps["viridis"](np.linspace(0, 0.88, len(curves))) if line else [BLUE]
+    for (value, curve), colour in zip(curves.items(), colours, strict=True):
+        label = f"{name_type(line)} {value:g}" if line else None
+        axes.plot(*curve, marker="o", markersize=4, color=colour, label=label)
+    folds_at = {}
+    for fold, (value, score) in folds.items():
+        folds_at.setdefault(value, {})[fold] = score
+    for i, (value, places) in enumerate(sorted(folds_at.items())):
+        axes.plot(
+            [value] * len(places),
+            list(places.values()),
+            "o",
+            markersize=12,
+            markerfacecolor="none",
+            markeredgecolor=VERMILION,
+            markeredgewidth=1.8,
+            linestyle="none",
+            label="chosen for a fold" if i == 0 else None,
+        )
+        axes.annotate(
+            f"fold {', '.join(places)}",
+            (value, max(places.values())),
+            (0, 11),
+            textcoords="offset points",
+            ha="center",
+            fontsize=9,
+        )
+    axes.plot(
+        *test,
+        "*",
+        markersize=11,
+        color=VERMILION,
+        markeredgecolor="white",
+        markeredgewidth=0.6,
+        linestyle="none",
+        label="chosen for new images",
+        zorder=5,
+    )
+    axes.set(title=title, xlabel=x_label, ylabel="out-of-fold score")
+    axes.margins(y=0.18)
+    figure.legend(loc="outside right center" if line else "outside lower center", ncols=1 if line else 2)
+    return figure
+
+
+@styled
+def draw_training(title: str, histories: dict[str, pd.DataFrame]) -> Figure:
+    """Draw loss and held-out score against the step: {fold: table with step, loss, score (NaN where not measured)}."""
+    figure = new_figure(3.3, WIDTH_IN + 1.4)
+    left, right = figure.subplots(1, 2)
+    for i, (fold, table) in enumerate(histories.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        left.plot(table["step"], table["loss"], color=colour, linewidth=1.4, label=f"fold {fold}")
+        scored = table.dropna(subset="score")
+        right.plot(scored["step"], scored["score"], marker="o", color=colour)
+    left.set(title=title, xlabel="optimiser step", ylabel="training loss", ylim=(0, None))
+    right.set(
+        title="Quick score on the fold left out", xlabel="optimiser step", ylabel="score, few images", ylim=(0, 1)
+    )
+    right.set_xlim(left.get_xlim())
+    figure.legend(loc="outside lower center", ncols=max(1, len(histories)))
+    return figure
+
+
+@styled
+def draw_errors(counts: dict[str, dict[str, int]], kinds: tuple[str, ...]) -> Figure:
+    """Draw how many nuclei of each image type went wrong, by kind: {type: {kind: count, "n_true": nuclei}}.
+
+    Bars are per 100 true nuclei, so that types of different size can be compared.
+    """
+    figure = new_figure(1.15 + 0.42 * len(counts), WIDTH_IN + 0.6)
+    axes = figure.subplots()
+    left = np.zeros(len(counts))
+    for kind, colour in zip(kinds, (VERMILION, PURPLE, BLUE, SKY, ORANGE), strict=True):
+        share = np.array([100 * c[kind] / max(c["n_true"], 1) for c in counts.values()])
+        axes.barh(
+            range(len(counts)),
+            share,
+            0.68,
+            left=left,
+            color=colour,
+            label=name_type(kind),
+            edgecolor="white",
+            linewidth=0.6,
+        )
+        left += share
+    names = [f"{name_type(name)}\n({c['n_true']:,} nuclei)" for name, c in counts.items()]
+    axes.set_yticks(range(len(counts)), names, fontsize=9)
+    axes.invert_yaxis()
+    axes.grid(False, axis="y")
+    axes.set(title="What goes wrong", xlabel="errors per 100 true nuclei", xlim=(0, 1.04 * max(left.max(), 1)))
+    figure.legend(loc="outside lower center", ncols=len(kinds))
+    return figure

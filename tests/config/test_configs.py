@@ -1,0 +1,94 @@
+"""Every YAML file of configs/ and ensembles/ can be run: it loads, and what it names exists."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nuclei.candidates.features import feature_names
+from nuclei.config.load import load_config
+from nuclei.config.schema import ModelConfig
+from nuclei.decoding.classical import RECIPES
+from nuclei.networks.kinds import build
+from nuclei.networks.losses import combined_loss
+from nuclei.pipeline import list_runs
+from nuclei.training.augment import leave_out
+from nuclei.training.targets import make_targets
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+ENSEMBLES = sorted((ROOT / "ensembles").glob("*.yaml"))
+FILES = {path.relative_to(ROOT).as_posix(): path for path in CONFIGS + ENSEMBLES}
+WEIGHTS_FILES = (".safetensors", ".pth", ".pt")
+
+
+def local_weights(model) -> Path | None:
+    """Return the weights file that a model section names, None if it names none."""
+    local = model.weights is not None and Path(model.weights).suffix in WEIGHTS_FILES
+    return ROOT / model.weights if local else None
+
+
+def distinct_networks() -> dict[str, ModelConfig]:
+    """Return the networks that the configs train, each once, by a readable name."""
+    networks = {}
+    for config in map(load_config, FILES.values()):
+        m = config.model
+        if not config.members and config.selection.method != "classical":
+            networks[f"{m.decoder}-{m.encoder}-{m.weights and Path(m.weights).stem}-{len(m.channels)}"] = m
+    return networks
+
+
+@pytest.fixture(autouse=True)
+def in_root(monkeypatch):
+    """Configs name files as seen from the project's root."""
+    monkeypatch.chdir(ROOT)
+
+
+def test_there_are_configs_and_ensembles():
+    assert CONFIGS
+    assert ENSEMBLES
+
+
+def test_no_two_files_make_the_same_run():
+    names = [path.stem for path in FILES.values()]
+    assert sorted(names) == sorted(set(names))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_a_config_names_exists(name):
+    config = load_config(FILES[name])
+    leave_out(config.train.augment, config.train.leave_out)
+    assert config.detects == (not config.model.channels)
+    if not config.detects:
+        targets = make_targets(np.zeros((8, 8), np.int32), config.model.channels)
+        weight_of_channel = torch.ones(len(targets))
+        combined_loss(torch.zeros(1, *targets.shape), torch.tensor(targets)[None], config.train.loss, weight_of_channel)
+    assert config.selection.method != "classical" or config.classical.recipe in RECIPES
+    assert set(config.train.channel_weights) <= set(config.model.channels)
+    assert len(feature_names(config.scorer.leave_out)) > 0
+    weights = local_weights(config.model)
+    assert weights is None or weights.is_file()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_members_exist_and_share_the_data(name):
+    runs = list_runs(FILES[name])
+    config = load_config(FILES[name])
+    assert {path.stem for path, _ in runs} >= {FILES[name].stem, *config.members}
+    assert len({(run.data.dataset, run.data.only_folds, run.data.unseen) for _, run in runs}) == 1
+    assert all(weight > 0 for weight in config.members.values())
+
+
+@pytest.mark.parametrize("model", distinct_networks().values(), ids=distinct_networks().keys())
+def test_every_network_is_built_and_runs(model):
+    weights = local_weights(model)
+    # Weights of a hub are downloaded where they are used; what is to be seen here is the same without them.
+    network = build(model, str(weights) if weights else None).eval()
+    with torch.inference_mode():
+        result = network(torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8))
+    if model.channels:
+        assert result.shape == (1, len(model.channels), 64, 64)
+        assert result.isfinite().all()
+    else:
+        assert result[0]["boxes"].shape == (len(result[0]["scores"]), 4)

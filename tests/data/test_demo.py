@@ -1,0 +1,51 @@
+"""The demo is a data set in the official layout, with its truth, and the same bytes each time."""
+
+import numpy as np
+import pandas as pd
+
+from nuclei.data.archives import find_archives, open_archive, prepare_image
+from nuclei.data.demo import draw_images, write_demo
+from nuclei.data.folds import mosaic_groups
+from nuclei.evaluation.rle import decode_labels
+
+
+def test_the_demo_is_an_official_data_set_with_its_truth(demo_folder):
+    found = find_archives(demo_folder)
+    train, test = open_archive(found["stage1_train"], "train"), open_archive(found["stage1_test"], "test")
+    assert len(train.image_ids) == 12
+    assert len(test.image_ids) == 4
+    rows = pd.DataFrame([prepare_image(train, image_id)[2] for image_id in train.image_ids])
+    assert set(rows["width"]) == {128, 160}
+    assert rows["n_nuclei"].min() > 0
+    assert rows["overlap_px"].sum() > 0
+    assert not rows[["empty_masks", "wrong_shape_masks", "duplicate_masks"]].to_numpy().any()
+    depths = {train.read(train.image_name(image_id))[25] for image_id in train.image_ids}
+    assert depths == {0, 2, 6}, "gray, RGB and RGBA"
+
+    solution = pd.read_csv(found["stage1_solution"])
+    assert list(solution.columns) == ["ImageId", "EncodedPixels", "Height", "Width", "Usage"]
+    assert set(solution["ImageId"]) == set(test.image_ids)
+    truth = {image_id: labels for _, image_id, _, labels in draw_images(4, 0, 128, (2018, 1))}
+    for image_id, nuclei in solution.groupby("ImageId"):
+        shape = prepare_image(test, image_id)[0].shape[:2]
+        assert set(zip(nuclei["Height"], nuclei["Width"], strict=True)) == {shape}
+        np.testing.assert_array_equal(decode_labels(list(nuclei["EncodedPixels"]), shape), truth[image_id])
+
+
+def test_the_demo_has_the_same_bytes_each_time(tmp_path, demo_folder):
+    write_demo(tmp_path, 12, 4, 128, 2018)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "stage1_solution.csv",
+        "stage1_test.zip",
+        "stage1_train.zip",
+    ]
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (demo_folder / path.name).read_bytes()
+
+
+def test_quarters_of_a_field_are_found_again():
+    images = list(draw_images(36, 3, 160, (0, 0)))
+    groups = mosaic_groups({image_id: image for _, image_id, image, _ in images})
+    for field in (images[0:4], images[4:8], images[8:12]):
+        assert len({groups[image_id] for _, image_id, _, _ in field}) == 1
+    assert len(set(groups.values())) > 20, "the other 24 images are no quarters"

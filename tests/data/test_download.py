@@ -1,0 +1,126 @@
+"""A download goes on where it broke, ends complete, is recorded, and says what to do when it cannot be."""
+
+import hashlib
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+
+from nuclei.data.download import FILES, download_files
+
+CONTENT = {name: np.random.default_rng(n).bytes(300_000 + n) for n, name in enumerate(FILES)}
+NAME = "stage1_train.zip"
+
+
+@contextmanager
+def serve(cut_after=(), ranges=True):
+    """Serve CONTENT, answer n breaking off after cut_after[n] bytes; yield (url, list of ranges asked)."""
+    asked, cuts = [], list(cut_after)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            content = CONTENT.get(self.path[1:])
+            asked.append(self.headers.get("Range"))
+            if content is None:
+                return self.send_error(404)
+            start = int(asked[-1][6:-1]) if asked[-1] and ranges else 0
+            if start >= len(content):
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(content)}")
+                return self.end_headers()
+            self.send_response(206 if start else 200)
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            self.send_header("Content-Length", str(len(content) - start))
+            self.end_headers()
+            self.wfile.write(content[start:][: cuts.pop(0) if cuts else None])
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_files_come_whole_are_recorded_and_not_fetched_again(tmp_path):
+    names = [NAME, "stage1_solution.csv"]
+    with serve() as (url, asked):
+        records = download_files(tmp_path, names, url)
+        assert download_files(tmp_path, names, url) == records
+        assert asked == [None, None]
+    assert json.loads((tmp_path / "downloads.json").read_text()) == records
+    for name in names:
+        assert (tmp_path / name).read_bytes() == CONTENT[name]
+        sha256 = hashlib.sha256(CONTENT[name]).hexdigest()
+        assert records[name] == {"url": url + name, "bytes": len(CONTENT[name]), "sha256": sha256}
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names, "downloads.json"])
+
+
+def test_a_broken_connection_goes_on_where_it_stopped(tmp_path):
+    with serve(cut_after=[100_000, 50_000]) as (url, asked):
+        download_files(tmp_path, [NAME], url, attempts=1)
+        assert asked == [None, "bytes=100000-", "bytes=150000-"]
+    assert (tmp_path / NAME).read_bytes() == CONTENT[NAME]
+
+
+def test_a_killed_download_goes_on_in_the_next_run(tmp_path):
+    with serve(cut_after=[100_000, 0]) as (url, asked):
+        with pytest.raises(ConnectionError, match="broke after 100000 bytes"):
+            download_files(tmp_path, [NAME], url, attempts=1)
+        assert [path.name for path in tmp_path.iterdir()] == [f"{NAME}.part"]
+        download_files(tmp_path, [NAME], url)
+        assert asked[-1] == "bytes=100000-"
+    assert (tmp_path / NAME).read_bytes() == CONTENT[NAME]
+
+
+@pytest.mark.parametrize("part", ["complete", "too long"])
+def test_a_part_with_nothing_beyond_it(tmp_path, part):
+    (tmp_path / f"{NAME}.part").write_bytes(CONTENT[NAME] + b"!" * (part == "too long"))
+    with serve() as (url, asked):
+        download_files(tmp_path, [NAME], url)
+        assert len(asked) == (1 if part == "complete" else 2)
+    assert (tmp_path / NAME).read_bytes() == CONTENT[NAME]
+
+
+def test_a_server_without_ranges_starts_over(tmp_path):
+    (tmp_path / f"{NAME}.part").write_bytes(b"x" * 1000)
+    with serve(ranges=False) as (url, _):
+        download_files(tmp_path, [NAME], url)
+    assert (tmp_path / NAME).read_bytes() == CONTENT[NAME]
+
+
+def test_out_of_reach_lists_which_files_to_put_where(tmp_path):
+    (tmp_path / "stage1_test.zip").write_bytes(b"here already")
+    with serve() as (url, _):
+        pass
+    with pytest.raises(ConnectionError) as error:
+        download_files(tmp_path, ["stage1_test.zip", NAME, "stage1_solution.csv"], url, attempts=1)
+    message = str(error.value)
+    assert str(tmp_path) in message
+    assert "stage1_test.zip" not in message
+    for name in (NAME, "stage1_solution.csv"):
+        assert f"{name}  ({FILES[name]}) from {url}{name}" in message
+
+
+def test_a_file_that_is_not_there_is_an_error_at_once(tmp_path):
+    with serve() as (url, asked), pytest.raises(ConnectionError, match="404"):
+        download_files(tmp_path, [NAME], url + "elsewhere/")
+    assert len(asked) == 1
+
+
+def test_wrong_names_and_changed_files_are_errors(tmp_path):
+    with pytest.raises(ValueError, match="stage3.zip; the official ones are stage1_train.zip"):
+        download_files(tmp_path, ["stage3.zip"])
+    with serve() as (url, _):
+        download_files(tmp_path, [NAME], url)
+        (tmp_path / NAME).write_bytes(b"something else")
+        with pytest.raises(ValueError, match=f"{NAME} is not the file recorded"):
+            download_files(tmp_path, [NAME], url)

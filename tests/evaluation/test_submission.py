@@ -1,0 +1,212 @@
+"""Submissions: written, validated rule by rule, and scored against a solution file."""
+
+import gzip
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nuclei.evaluation.metric import THRESHOLDS, score_image
+from nuclei.evaluation.rle import encode_labels
+from nuclei.evaluation.submission import (
+    read_solution,
+    read_submission,
+    score_submission,
+    submission_rows,
+    validate_submission,
+    write_submission,
+)
+
+SHAPES = {"a": (3, 4), "b": (5, 5)}
+VALID = "ImageId,EncodedPixels\na,1 2\na,5 2\nb,\n"
+
+
+def violations_of(text):
+    return validate_submission(io.StringIO(text), SHAPES)
+
+
+def random_labels(rng, shape):
+    labels = np.kron(rng.integers(0, 5, (4, 4)), np.ones((3, 3), int))
+    return labels[: shape[0], : shape[1]] * 3
+
+
+def test_rows_of_an_image():
+    labels = np.array([[0, 7, 7], [2, 2, 0]])
+    assert submission_rows("x", labels) == [("x", "2 1 4 1"), ("x", "3 1 5 1")]
+    assert submission_rows("x", labels * 0) == [("x", "")]
+
+
+def test_what_is_written_is_valid_and_reads_back():
+    rng = np.random.default_rng(0)
+    shapes = {f"image{i}": (12 - i, 7 + i) for i in range(5)} | {"empty": (4, 4)}
+    images = {name: random_labels(rng, shape) for name, shape in shapes.items()}
+    images["empty"] = np.zeros((4, 4), int)
+    shapes = {name: labels.shape for name, labels in images.items()}
+    file = io.StringIO()
+    write_submission(file, images.items())
+    assert validate_submission(io.StringIO(file.getvalue()), shapes) == []
+    table = read_submission(io.StringIO(file.getvalue()))
+    expected = [row for name, labels in images.items() for row in submission_rows(name, labels)]
+    assert list(table.itertuples(index=False, name=None)) == expected
+
+
+def test_valid_submissions_have_no_violation(tmp_path):
+    assert violations_of(VALID) == []
+    assert violations_of('ImageId,EncodedPixels\na,"1 2"\nb,3 1\na,5 2') == []
+    path = tmp_path / "submission.csv"
+    path.write_text(VALID)
+    assert validate_submission(path, SHAPES) == []
+    packed = tmp_path / "submission.csv.gz"
+    packed.write_bytes(gzip.compress(VALID.encode()))
+    assert validate_submission(packed, SHAPES) == []
+    assert len(read_submission(packed)) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ImageId,Pixels\na,\nb,\n", "row 1: header is 'ImageId,Pixels'"),
+        ("EncodedPixels,ImageId\na,\nb,\n", "row 1: header is 'EncodedPixels,ImageId'"),
+        ("a,1 2\nb,\n", "row 1: header is 'a,1 2'"),
+        (VALID + "c,1 2\n", "row 5, image 'c': unknown image"),
+        (VALID + "b\n", "row 5: 1 columns instead of 2"),
+        (VALID + "b,1,2\n", "row 5: 3 columns instead of 2"),
+        ("ImageId,EncodedPixels\na,1 2\n", "image b: missing"),
+        ("ImageId,EncodedPixels\na,1 2\nb,1 x\n", "row 3, image b: 1 values are not integers"),
+        ("ImageId,EncodedPixels\na,1 2\nb,1 2.5\n", "row 3, image b: 1 values are not integers"),
+        ("ImageId,EncodedPixels\na,1 2\nb,1 2 3\n", "row 3, image b: odd number"),
+        ("ImageId,EncodedPixels\na,1 2\nb,1 0\n", "row 3, image b: zero length"),
+        ("ImageId,EncodedPixels\na,1 2\nb,1 -3\n", "row 3, image b: negative length"),
+        ("ImageId,EncodedPixels\na,1 2\nb,0 3\n", "row 3, image b: start below 1"),
+        ("ImageId,EncodedPixels\na,1 2\nb,9 1 3 1\n", "row 3, image b: not sorted"),
+        ("ImageId,EncodedPixels\na,12 2\nb,25 1\n", "row 2, image a: out of range of an image of 12"),
+        ("ImageId,EncodedPixels\na,1 2\nb,1 3 3 1\n", "row 3, image b: a pixel listed twice"),
+        ("ImageId,EncodedPixels\na,1 2\nb,\na,2 3\n", "row 4, image a: overlaps row 2 in 1 pixels"),
+        ("ImageId,EncodedPixels\na,1 2\nb,\na,1 2\n", "row 4, image a: duplicate of row 2"),
+        ("ImageId,EncodedPixels\na,1 2\nb,\nb,\n", "row 4, image b: duplicate of row 3"),
+        ("ImageId,EncodedPixels\na,1 2\nb,4 1\na,\n", "row 4, image a: no pixels"),
+    ],
+)
+def test_each_violation_is_named_with_row_and_image(text, expected):
+    violations = violations_of(text)
+    assert violations[0].startswith(expected)
+    assert len(violations) == 1
+
+
+def test_all_violations_are_reported_together_in_row_order():
+    text = "Id,EncodedPixels\na,5 2 1 2\nz,1 1\na,2 1 13 1\na,7 0\na,\n"
+    expected = [
+        "row 1: header",
+        "row 2, image a: not sorted",
+        "row 3, image 'z': unknown",
+        "row 4, image a: out of range",
+        "row 4, image a: overlaps row 2 in 1",
+        "row 5, image a: zero length",
+        "row 6, image a: no pixels",
+        "image b: missing",
+    ]
+    violations = violations_of(text)
+    assert len(violations) == len(expected)
+    assert all(found.startswith(start) for found, start in zip(violations, expected, strict=True)), violations
+
+
+def test_an_empty_file_lacks_everything():
+    assert [violation[:7] for violation in violations_of("")] == ["row 1: ", "image a", "image b"]
+
+
+def test_a_mask_longer_than_the_csv_module_takes_is_validated():
+    labels = np.indices((600, 600)).sum(axis=0) % 2
+    text = encode_labels(labels)[0]
+    assert len(text) > 131_072
+    file = io.StringIO(f"ImageId,EncodedPixels\nbig,{text}\n")
+    assert validate_submission(file, {"big": labels.shape}) == []
+
+
+@pytest.fixture
+def truth_and_prediction():
+    rng = np.random.default_rng(4)
+    truth, prediction = {}, {}
+    for name, shape in {"u": (9, 12), "v": (12, 8), "w": (10, 10), "none": (6, 6)}.items():
+        truth[name] = random_labels(rng, shape)
+        prediction[name] = np.where(rng.random(truth[name].shape) < 0.15, 0, truth[name])
+    truth["none"][:] = 0
+    prediction["none"][:] = 0
+    return truth, prediction
+
+
+def solution_csv(truth, usage):
+    rows = [
+        (name, text, *labels.shape, usage.get(name, "Public"))
+        for name, labels in truth.items()
+        for _, text in submission_rows(name, labels)
+    ]
+    table = pd.DataFrame(rows, columns=["ImageId", "EncodedPixels", "Height", "Width", "Usage"])
+    return io.StringIO(table.to_csv(index=False))
+
+
+def submission_table(prediction):
+    rows = [row for name, labels in prediction.items() for row in submission_rows(name, labels)]
+    return pd.DataFrame(rows, columns=["ImageId", "EncodedPixels"])
+
+
+def test_scores_equal_those_of_the_label_images(truth_and_prediction):
+    truth, prediction = truth_and_prediction
+    table = score_submission(submission_table(prediction), read_solution(solution_csv(truth, {})))
+    assert list(table) == ["image_id", "score", *(f"p{round(100 * t)}" for t in THRESHOLDS)]
+    assert list(table["image_id"]) == list(truth)
+    for row in table.itertuples(index=False):
+        score, precision = score_image(truth[row.image_id], prediction[row.image_id])
+        assert row.score == score
+        assert list(row[2:]) == precision.tolist()
+    assert 0 < table["score"][0] < 1
+    assert table["score"][3] == 1
+
+
+def test_ignored_rows_are_left_out_and_usages_can_be_chosen(truth_and_prediction):
+    truth, prediction = truth_and_prediction
+    usage = {"u": "Ignored", "v": "Private", "w": "Public", "none": "Private"}
+    submission = submission_table(prediction)
+
+    def scored(wanted):
+        solution = read_solution(solution_csv(truth, usage), wanted)
+        return list(score_submission(submission, solution)["image_id"])
+
+    assert scored(None) == ["v", "w", "none"]
+    assert scored("Private") == ["v", "none"]
+    assert scored("Public") == ["w"]
+    with pytest.raises(ValueError, match=r"usage='Secret'; it has .*Private"):
+        read_solution(solution_csv(truth, usage), "Secret")
+
+
+def test_overlapping_truth_masks_keep_their_pixels():
+    solution = pd.DataFrame(
+        [("a", "1 10", 4, 5, "Public"), ("a", "10 6", 4, 5, "Public")],
+        columns=["ImageId", "EncodedPixels", "Height", "Width", "Usage"],
+    )
+    submission = pd.DataFrame([("a", "1 10"), ("a", "11 5")], columns=["ImageId", "EncodedPixels"])
+    row = score_submission(submission, solution).iloc[0]
+    # The second prediction has 5 of the second nucleus' 6 pixels: IoU 0.83.
+    assert (row.p80, row.p85, row.p95) == (1, pytest.approx(1 / 3), pytest.approx(1 / 3))
+
+
+def test_what_cannot_be_scored_names_the_image(truth_and_prediction):
+    truth, prediction = truth_and_prediction
+    solution = read_solution(solution_csv(truth, {}))
+    submission = submission_table(prediction)
+    with pytest.raises(ValueError, match="image w is missing"):
+        score_submission(submission[submission["ImageId"] != "w"], solution)
+    doubled = pd.concat([submission, submission[submission["ImageId"] == "v"]])
+    with pytest.raises(ValueError, match="image v: masks .* overlap"):
+        score_submission(doubled, solution)
+    pixels = submission["EncodedPixels"].where(submission["ImageId"] != "u", "1")
+    broken = submission.assign(EncodedPixels=pixels)
+    with pytest.raises(ValueError, match="image u: .*odd"):
+        score_submission(broken, solution)
+
+
+def test_missing_columns_are_named():
+    with pytest.raises(ValueError, match="solution lacks the columns Height, Width, Usage"):
+        read_solution(io.StringIO(VALID))
+    with pytest.raises(ValueError, match="submission lacks the columns ImageId"):
+        read_submission(io.StringIO("Id,EncodedPixels\n"))

@@ -1,0 +1,52 @@
+"""Summaries say what the rows say, and each step is compared with the right one."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nuclei.evaluation.submission import SCORE_COLUMNS
+from nuclei.evaluation.summary import ERRORS, compare_steps, summarise
+
+
+def make_table(n: int = 12) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(rng.random((n, 11)), columns=SCORE_COLUMNS[1:])
+    return table.assign(
+        image_id=[str(i) for i in range(n)], group=[str(i // 2) for i in range(n)], cluster=["a"] * 9 + ["b"] * 3
+    )
+
+
+def test_summary_has_the_means_of_the_rows():
+    table = make_table()
+    summary = summarise(table)
+    score, low, high = summary["score"]
+    assert score == pytest.approx(table["score"].mean(), abs=1e-5)
+    assert low < score < high
+    assert summary["by_threshold"]["0.75"] == pytest.approx(table["p75"].mean(), abs=1e-5)
+    assert summary["by_cluster"]["b"]["n_images"] == 3
+    expected = np.mean([table["score"][:9].mean(), table["score"][9:].mean()])
+    assert summary["mean_over_clusters"] == pytest.approx(expected, abs=1e-5)
+    assert "errors" not in summary
+
+
+def test_errors_are_counted_where_the_table_has_them():
+    table = make_table().assign(**{name: i for i, name in enumerate(ERRORS)})
+    assert summarise(table)["errors"] == {name: 12 * i for i, name in enumerate(ERRORS)}
+
+
+def test_steps_compare_with_the_step_before_and_an_ensemble_with_the_same_method():
+    scores = [pd.Series(np.full(6, v)) for v in (0.1, 0.3, 0.6, 0.2, 0.7, 0.9)]
+    names = [(run, method) for run in ("one", "many") for method in ("components", "watershed", "scored")]
+    steps = compare_steps([(*name, s) for name, s in zip(names, scores, strict=True)], np.arange(6))
+    assert [step["over"] for step in steps] == [
+        None,
+        ["one", "components"],
+        ["one", "watershed"],
+        ["one", "components"],
+        ["one", "watershed"],
+        ["one", "scored"],
+    ]
+    assert [step["gain"] and step["gain"][0] for step in steps] == [
+        None,
+        *(pytest.approx(g) for g in (0.2, 0.3, 0.1, 0.4, 0.3)),
+    ]

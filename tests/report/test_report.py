@@ -1,0 +1,358 @@
+"""A report says what the artefacts say, stands alone, names what is missing, and is the same each time."""
+
+import base64
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from nuclei.config.load import parse_config
+from nuclei.data.images import decode_labels_png
+from nuclei.evaluation.rle import decode_labels
+from nuclei.evaluation.submission import read_solution
+from nuclei.networks.maps import quantise
+from nuclei.pipeline import save_config
+from nuclei.report.blocks import (
+    Code,
+    Files,
+    FillIn,
+    Heading,
+    Missing,
+    Paragraph,
+    Picture,
+    References,
+    Subheading,
+    Table,
+    anchor,
+    render_html,
+    render_markdown,
+)
+from nuclei.report.reader import list_parts, read_array
+from nuclei.report.tables import list_errors, list_settings, list_stages, list_steps, list_versions, list_worst
+from nuclei.runs import cache
+from nuclei.runs.cache import StageError
+from nuclei.runs.files import read_json, read_table, write_arrays, write_table
+from nuclei.runs.layout import Dataset, Options, Run
+from nuclei.stages import candidates, ensemble, evaluate, folds, plain, prepare, score, select, submit
+from nuclei.stages import report as report_stage
+from nuclei.training.targets import make_targets
+
+CHANNELS = ("mask", "border", "center")
+VOID = ("img", "meta")
+PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
+
+
+def make_config(root: Path, **changes):
+    content = {
+        "hypothesis": "nuclei <can> be found",
+        "data": {"dataset": "demo", "folds": str(root / "folds.csv"), "n_folds": 2},
+        "plain": {"mask_thresholds": [0.4, 0.5], "seed_levels": [0.5, 0.65]},
+        "watershed": {"mask_thresholds": [0.4, 0.6]},
+        "scorer": {"rounds": 8, "seeds": 1, "min_leaf_rows": 20},
+        "selection": {"keep_grid": [0.0, 0.1]},
+    }
+    return parse_config(content | changes, "test")
+
+
+def make_run(root: Path, archives: Path, name: str = "tiny", jobs: int = 1, **changes) -> tuple:
+    """Take a run through all stages but the report, its networks replaced by blurred and noisy truth."""
+    run, config, options = Run(name, root), make_config(root, **changes), Options(archives, jobs=jobs)
+    save_config(run, config)
+    prepare.main(run, config, options)
+    folds.main(run, config, options)
+    if config.members:
+        ensemble.main(run, config, options)
+    else:
+        pretend_to_train(run, config)
+    scored = config.selection.method == "scored"
+    for stage in (plain, *((candidates, score) if scored else ()), select, submit, evaluate):
+        stage.main(run, config, options)
+    return run, config, options
+
+
+def pretend_to_train(run: Run, config) -> None:
+    """Write the histories and maps that networks which are right but for blur and noise would have left."""
+    dataset, rng = Dataset(config.data, run.folder.parent), np.random.default_rng(0)
+    solution = read_solution(dataset.solution("stage1_solution"))
+    inputs = dataset.inputs()
+    for fold in sorted(dataset.read_folds()["fold"].unique()):
+        with cache.stage(run.meta(f"train_fold{fold}"), {}, inputs):
+            steps = np.arange(20, 201, 20)
+            scores = [None if step % 100 else step / 400 for step in steps]
+            history = {"step": steps, "loss": 1 / (1 + steps / 50) + fold / 50, "learning_rate": 1e-3, "score": scores}
+            write_table(run.fold(fold) / "history.csv", pd.DataFrame(history))
+    with cache.stage(run.meta("predict"), {}, inputs):
+        for split, image_ids in dataset.splits().items():
+            for image_id in image_ids:
+                if split == "oof":
+                    path = dataset.labels(image_id)
+                    labels = decode_labels_png(path.read_bytes(), str(path))
+                else:
+                    rows = solution[solution["ImageId"] == image_id]
+                    labels = decode_labels(list(rows["EncodedPixels"]), tuple(rows[["Height", "Width"]].iloc[0]))
+                maps = [blur(target, rng) for target in make_targets(labels, CHANNELS)]
+                maps = dict(zip(CHANNELS, maps, strict=True)) | {"disagreement": np.full(labels.shape, 0.1)}
+                write_arrays(run.maps(split) / f"{image_id}.npz", quantise(maps))
+
+
+def blur(target: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    noise = cv2.GaussianBlur(rng.normal(0, 1, target.shape), (0, 0), 4)
+    return np.clip(cv2.GaussianBlur(target, (0, 0), 1.5) + 0.12 * noise / noise.std(), 0, 1)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, demo_folder):
+    """Give a scored run and an ensemble of it that selects by watershed, both with a report: (run, config, options)."""
+    root = tmp_path_factory.mktemp("runs")
+    pair = {"members": {"tiny": 1.0}, "selection": {"method": "watershed"}}
+    cases = make_run(root, demo_folder), make_run(root, demo_folder, "pair", **pair)
+    for case in cases:
+        report_stage.main(*case)
+    return cases
+
+
+class Page(HTMLParser):
+    """Collect what a page refers to, and check that its tags close in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.sources, self.links, self.ids, self.text = [], [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        assert tag not in ("script", "link", "iframe")
+        self.sources += [attributes[k] for k in ("src", "srcset", "poster") if k in attributes]
+        self.links += [attributes["href"]] if "href" in attributes else []
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def read(run, name):
+    return (run.report / name).read_text()
+
+
+@pytest.mark.parametrize("case", [0, 1], ids=["scored", "ensemble"])
+def test_the_page_stands_alone_and_embeds_every_figure(made, case):
+    run = made[case][0]
+    text = read(run, "report.html")
+    page = Page(text)
+    assert not page.open
+    assert all(link.startswith("#") for link in page.links)
+    assert {link[1:] for link in page.links} == set(page.ids)
+    assert "url(" not in text
+    assert "@import" not in text
+    embedded = {base64.b64decode(s.removeprefix("data:image/png;base64,"), validate=True) for s in page.sources}
+    assert embedded == {path.read_bytes() for path in (run.report / "figures").iterdir()}
+    assert all(png.startswith(b"\x89PNG") for png in embedded)
+
+
+@pytest.mark.parametrize("case", [0, 1], ids=["scored", "ensemble"])
+def test_markdown_refers_to_files_that_are_there_and_to_every_figure(made, case):
+    run = made[case][0]
+    links = re.findall(r"\]\(([^)]+)\)", read(run, "report.md"))
+    assert all((run.report / link).is_file() for link in links)
+    assert {link for link in links if link.startswith("figures/")} == {
+        f"figures/{path.name}" for path in (run.report / "figures").iterdir()
+    }
+
+
+@pytest.mark.parametrize("case", [0, 1], ids=["scored", "ensemble"])
+def test_only_what_the_demo_does_not_have_is_missing(made, case):
+    missing = re.findall("not there:.*", read(made[case][0], "report.md"))
+    assert len(missing) == 1
+    assert "stage2_solution_final" in missing[0]
+
+
+def test_scores_and_errors_are_those_of_the_artefacts(made):
+    run = made[0][0]
+    metrics, text = read_json(run.metrics), read(run, "report.md")
+    for result in (metrics["oof"], metrics["stage1_solution"]):
+        mean, low, high = result["score"]
+        assert f"| {result['n_images']} | {mean:.4f} | {low:.4f} to {high:.4f} |" in text
+    gain = metrics["steps"][-1]["gain"]
+    assert f"| {gain[0]:+.4f} | {gain[1]:+.4f} to {gain[2]:+.4f} |" in text
+    for kind, count in metrics["oof"]["errors"].items():
+        assert re.search(rf"\| {kind.replace('_', ' ')} \|.*\| {count} \|", text)
+    n_candidates = sum(len(read_array(path, "iou")) for path in run.candidates("oof").iterdir())
+    assert f"{n_candidates:,} out-of-fold candidates" in text
+    assert "nuclei <can> be found" in text
+    assert "nuclei &lt;can&gt; be found" in read(run, "report.html")
+
+
+def test_a_run_without_candidates_says_so(made):
+    run = made[1][0]
+    assert "no candidates were scored" in read(run, "report.md")
+    names = {path.stem for path in (run.report / "figures").iterdir()}
+    assert {"pipeline", "training_tiny", "watershed", "components"} <= names
+    assert not names & {"reliability", "importance", "keep"}
+
+
+def test_what_is_missing_is_named_and_the_rest_is_reported(made, tmp_path, capsys):
+    run, config, options = made[0]
+    shutil.copytree(run.folder.parent, tmp_path, dirs_exist_ok=True)
+    bare = Run(run.name, tmp_path)
+    config = make_config(tmp_path)
+    for path in (
+        bare.per_image("oof"),
+        bare.tuned,
+        bare.config,
+        bare.submission("test"),
+        bare.fold(0) / "history.csv",
+        bare.scorer / "features.json",
+        bare.plain / "watershed.json",
+    ):
+        path.unlink()
+    for folder in (bare.candidates("oof"), bare.report):
+        shutil.rmtree(folder)
+    bare.meta("report").unlink()
+    report_stage.main(bare, config, options)
+    text = read(bare, "report.md")
+    missing = set(re.findall(r"\*\*not there:\*\* `([^`]+)`", text))
+    first = min(read_table(tmp_path / "folds.csv")["image_id"])
+    assert missing == {
+        "tiny/per_image.csv",
+        "tiny/select.json",
+        "tiny/config.yaml",
+        "tiny/submission.csv",
+        "tiny/fold0/history.csv",
+        "tiny/scorer/features.json",
+        "tiny/plain/watershed.json",
+        f"tiny/candidates/oof/{first}.npz",
+        "data/demo/stage2_solution_final.csv, or a submission of its images",
+    }
+    assert {path.stem for path in (bare.report / "figures").iterdir()} == {
+        "steps",
+        "precision",
+        "types",
+        "components",
+        "training_tiny",
+    }
+    assert read(bare, "report.html").count('class="missing"') == len(re.findall("not there", text))
+
+    before = {path: path.read_bytes() for path in bare.report.rglob("*.*")}
+    report_stage.main(bare, config, options)
+    assert "tiny report: up to date" in capsys.readouterr().out
+    report_stage.main(bare, config, Options(options.data, jobs=1, force=True))
+    assert {path: path.read_bytes() for path in bare.report.rglob("*.*")} == before, "the same each time"
+
+
+def test_a_run_that_was_not_evaluated_has_no_report(tmp_path):
+    with pytest.raises(StageError, match="evaluate"):
+        report_stage.main(Run("none", tmp_path), make_config(tmp_path), Options())
+
+
+def test_a_picture_of_several_runs_shows_each_trained_one(made):
+    run = made[1][0]
+    assert list_parts(Run("both", run.folder.parent), ["pair", "gone"]) == {
+        "tiny": [],
+        "pair": ["tiny"],
+        "gone": [],
+        "both": ["pair", "gone"],
+    }
+
+
+def test_every_block_is_rendered_and_nothing_of_it_is_read_as_markup():
+    blocks = [
+        Heading("A <b> & C"),
+        Paragraph("x < y"),
+        Table(("a|b", "n"), [("c|d", "1")]),
+        Picture("name_of", PNG, "it's <i>", True),
+        Files([("settings", "../config.yaml")]),
+        Missing("a/<x>.csv"),
+        Subheading("D <u>"),
+        Code("ls <dir>\nls"),
+        FillIn("who <are> you"),
+        References([("a <paper>", "https://a.org/b?c&d")]),
+    ]
+    markdown = render_markdown("T", blocks)
+    assert markdown.startswith("# T\n\n## A <b> & C\n")
+    assert r"| a\|b | n |" in markdown
+    assert r"| c\|d | 1 |" in markdown
+    assert "### D <u>" in markdown
+    assert "```\nls <dir>\nls\n```" in markdown
+    assert "> **to be filled in:** who <are> you" in markdown
+    assert "1. a <paper> <https://a.org/b?c&d>" in markdown
+    assert "![figure: name of](figures/name_of.png)" in markdown
+    assert "[config.yaml](../config.yaml)" in markdown
+    page = Page(render_html("T & U", blocks))
+    said = "".join(page.text)
+    for text in (
+        "A <b> & C",
+        "x < y",
+        "a|b",
+        "it's <i>",
+        "config.yaml",
+        "a/<x>.csv",
+        "T & U",
+        "D <u>",
+        "ls <dir>\nls",
+        "who <are> you",
+        "a <paper>",
+    ):
+        assert text in said
+    assert page.links == ["#a-b-c", "https://a.org/b?c&d"]
+    assert anchor("A <b> & C") == "a-b-c"
+
+
+def test_tables_hold_what_they_are_given():
+    steps = [
+        {"run": "a", "method": "components", "score": [0.4, 0.3, 0.5], "gain": None, "over": None},
+        {
+            "run": "a",
+            "method": "scored",
+            "score": [0.6, 0.5, 0.7],
+            "gain": [0.2, -0.1, 0.3],
+            "over": ["a", "components"],
+        },
+    ]
+    assert list_steps(steps).rows == [
+        ("components", "a", "", "0.4000", "0.3000 to 0.5000", "", ""),
+        ("candidate scoring", "a", "components", "0.6000", "0.5000 to 0.7000", "+0.2000", "-0.1000 to +0.3000"),
+    ]
+    errors = {"found": 6, "merged": 1, "split": 1, "badly_outlined": 1, "missed": 1, "false": 5}
+    assert [row[2:] for row in list_errors(errors).rows] == [("6", "60.0"), *[("1", "10.0")] * 4, ("5", "50.0")]
+    images = pd.DataFrame(
+        {
+            "image_id": ["b" * 64, "a" * 64, "c" * 64],
+            "cluster": "x_y",
+            "score": [0.5, 0.5, 0.1],
+            "p50": 0.5,
+            "p75": 0.4,
+            "n_true": 3,
+            "n_pred": 2,
+            **dict.fromkeys(errors, 1),
+        }
+    )
+    assert [row[0] for row in list_worst(images, 2).rows] == ["c" * 8, "a" * 8]
+    configs = [{"train": {"steps": steps, "seed": 1}, "members": {}} for steps in (5, 9)]
+    assert list_settings({"r": configs[0]}, configs[1]).rows == [("r", "train.steps", "5", "9")]
+    metas = [
+        {"stage": name, "seconds": 1.25, "commit": "0123456789ab", "dirty": True, "cpus": 2}
+        for name in ("evaluate", "train_fold1", "train_fold0", "prepare")
+    ]
+    rows = list_stages({"r": metas}).rows
+    assert [row[1] for row in rows] == ["prepare", "train_fold0", "train_fold1", "evaluate", ""]
+    assert rows[0][2:] == ("0123456789 + changes", "2 CPU cores", "1.2")
+    assert rows[-1][-1] == "5.0"
+
+
+def test_a_package_counts_as_missing_only_where_no_stage_had_it():
+    metas = {
+        "one": [{"python": "3.11", "versions": {"timm": "1.0", "ray": None}}],
+        "other": [{"python": "3.12", "versions": {"timm": None, "ray": None}}],
+    }
+    rows = list_versions(metas).rows
+    assert rows == [("python", "3.11, 3.12"), ("ray", "not installed"), ("timm", "1.0")]

@@ -1,0 +1,288 @@
+"""A write-up holds the numbers of the artefacts, names what is missing, and asks for what only a person can write."""
+
+import re
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import save_file
+from test_report import Page, make_config, make_run
+
+from nuclei.candidates.features import FEATURES
+from nuclei.config.schema import Config
+from nuclei.report.charts import GRAY, GREEN, VERMILION
+from nuclei.report.comparisons import COLUMNS, draw_ablations, judge, list_ablations, list_verdict, sort_ablations
+from nuclei.report.network_tables import CHANNELS, MODEL, TRAINING, list_augmentation, list_choices
+from nuclei.report.run_writeup import find_config
+from nuclei.report.tables import format_time, list_folds, list_times
+from nuclei.report.writeup import choose_examples, list_features, list_simpler, sign, write_commands, write_members
+from nuclei.runs.cache import StageError
+from nuclei.runs.files import file_hash, read_json, read_table, write_table
+from nuclei.runs.layout import Options, Run, comparison
+from nuclei.stages import writeup as stage
+from nuclei.training.targets import TARGETS
+
+GAINS = {
+    "no_border": (-0.02, -0.03, -0.01),
+    "more_views": (0.004, 0.001, 0.007),
+    "no_colour": (0.001, -0.002, 0.004),
+    "light": (-0.05, -0.06, -0.04),
+}
+
+
+def make_ablations():
+    """Return a table of ablations: a base without a gain, then GAINS."""
+    base = ("tiny", None, None, None, "a base", 12, 0.6, 0.5, 0.7, *[None] * 3, None, None, 600)
+    rows = [
+        (
+            name,
+            "tiny",
+            "retrain" if name == "light" else "post-process",
+            f"changed: {name}",
+            f"why {name}",
+            12,
+            0.6 + gain[0],
+            0.5,
+            0.7,
+            *gain,
+            1,
+            None,
+            60,
+        )
+        for name, gain in GAINS.items()
+    ]
+    return pd.DataFrame([base, *rows], columns=COLUMNS)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, demo_folder):
+    """Give a trained run and an ensemble of it, ablations beside them, and their write-ups: (run, config, options)."""
+    root = tmp_path_factory.mktemp("runs")
+    cases = make_run(root, demo_folder), make_run(root, demo_folder, "pair", members={"tiny": 2.0})
+    weights = {"body.a": np.zeros((3, 4)), "body.b": np.zeros(5), "body.running_mean": np.zeros(9), "mean": np.zeros(3)}
+    for fold in (0, 1):
+        save_file(weights, cases[0][0].fold(fold) / "weights.safetensors")
+    write_table(comparison(root, "ablations"), make_ablations())
+    for case in cases:
+        stage.main(*case)
+    return cases
+
+
+def read(run, name="writeup.md"):
+    return (run.folder / "writeup" / name).read_text()
+
+
+@pytest.mark.parametrize("case", [0, 1], ids=["trained", "ensemble"])
+def test_the_page_stands_alone_and_its_sections_are_linked(made, case):
+    run = made[case][0]
+    page = Page(read(run, "writeup.html"))
+    inside = {link[1:] for link in page.links if link.startswith("#")}
+    assert not page.open
+    assert inside == set(page.ids)
+    assert len(inside) == 15
+    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
+    assert len(page.sources) == len(list((run.folder / "writeup/figures").iterdir()))
+    assert {"https://arxiv.org/abs/1611.08303", "https://bbbc.broadinstitute.org/BBBC038"} <= set(page.links)
+    figures = re.findall(r"\]\(([^)]+)\)", read(run))
+    assert figures
+    assert all((run.folder / "writeup" / figure).is_file() for figure in figures)
+
+
+@pytest.mark.parametrize("case", [0, 1], ids=["trained", "ensemble"])
+def test_only_what_the_demo_does_not_have_is_missing(made, case):
+    missing = re.findall("not there:.*", read(made[case][0]))
+    assert len(missing) == 1
+    assert "stage2_solution_final" in missing[0]
+
+
+def test_numbers_are_those_of_the_artefacts(made):
+    run, config, _ = made[1]
+    metrics, text, tiny = read_json(run.metrics), read(run), Run("tiny", run.folder.parent)
+    mean, low, high = metrics["oof"]["score"]
+    assert text.count(f"out-of-fold score {mean:.4f} (95 % interval {low:.4f} to {high:.4f}) over 12 images") == 1
+    score = read_json(tiny.metrics)["oof"]["score"][0]
+    assert re.search(rf"\| tiny \| 2 \| 100.0 \| {score:.4f} \|", text)
+    assert f"{file_hash(run.submission('test'))}  {run.submission('test')}" in text
+    table = read_table(config.data.folds)
+    counts = [str(n) for n in table.groupby("fold")["n_nuclei"].sum()]
+    assert f"| nuclei | {' | '.join(counts)} |" in text
+    assert f"| mosaic groups | {' | '.join(str(n) for n in table.groupby('fold')['group'].nunique())} |" in text
+    importance = read_json(run.scorer / "features.json")["importance"]
+    share = 100 * sum(importance[name] for name in FEATURES["shape"])
+    assert re.search(rf"\| shape \| \w+ \| {len(FEATURES['shape'])} \| {share:.1f} \|", text)
+    assert "| parameters | 17 |" in text, "buffers are not parameters"
+
+
+def test_what_only_a_person_can_write_is_asked_for(made):
+    text = read(made[0][0])
+    asked = re.findall(r"> \*\*to be filled in:\*\* (.*)", text)
+    assert len(asked) == 8
+    assert all(any(word in line for line in asked) for word in ("team", "background", "licence"))
+    assert read(made[0][0], "writeup.html").count('class="fill-in"') == len(asked)
+
+
+def test_ablations_are_sorted_by_what_they_show(made):
+    text = read(made[0][0])
+    parts = dict(re.findall(r"### (Changes for the \w+|Undecided changes): \w+\n(.*?)(?=\n###)", text, re.DOTALL))
+    found = {title: re.findall(r"^\| (\w+) \| [+-]", part, re.MULTILINE) for title, part in parts.items()}
+    assert found == {
+        "Changes for the worse": ["light", "no_border"],
+        "Changes for the better": ["more_views"],
+        "Undecided changes": ["no_colour"],
+    }
+    assert "| no_border | -0.0200 (-0.0300 to -0.0100) | changed: no_border | why no_border |" in text
+    assert "ablations.png" in text
+
+
+def test_a_write_up_of_almost_nothing_names_what_is_missing(made, tmp_path, capsys):
+    run, config, options = made[1]
+    bare = Run(run.name, tmp_path)
+    bare.meta("evaluate").parent.mkdir(parents=True)
+    shutil.copy(run.meta("evaluate"), bare.meta("evaluate"))
+    config = make_config(tmp_path, members={"tiny": 2.0})
+    stage.main(bare, config, options)
+    text = read(bare)
+    missing = set(re.findall(r"\*\*not there:\*\* `([^`]+)`", text))
+    assert {
+        "pair/metrics.json",
+        "folds.csv",
+        "data/demo/manifest.csv",
+        "comparisons/ablations.csv",
+        "tiny/metrics.json",
+        "pair/select.json",
+        "pair/scorer/features.json",
+        "pair/per_image.csv",
+        "data/demo/meta",
+    } <= missing
+    assert text.count("\n## ") == 15
+    assert "Energy" in text
+    stage.main(bare, config, options)
+    assert "pair writeup: up to date" in capsys.readouterr().out
+    write_table(comparison(tmp_path, "ablations"), make_ablations())
+    with pytest.raises(StageError, match="ablations"):
+        stage.main(bare, config, options)
+
+
+def test_it_is_the_same_each_time(made):
+    run, config, options = made[0]
+    before = {path: path.read_bytes() for path in (run.folder / "writeup").rglob("*.*")}
+    stage.main(run, config, Options(options.data, jobs=1, force=True))
+    assert {path: path.read_bytes() for path in (run.folder / "writeup").rglob("*.*")} == before
+
+
+def test_a_run_that_was_not_evaluated_has_no_write_up(tmp_path):
+    with pytest.raises(StageError, match="evaluate"):
+        stage.main(Run("none", tmp_path), make_config(tmp_path), Options())
+
+
+def test_verdicts_are_those_of_the_intervals():
+    table = make_ablations()
+    assert judge(table).tolist() == ["base", "worse", "better", "undecided", "worse"]
+    assert sort_ablations(table)["ablation"].tolist() == ["tiny", "more_views", "no_colour", "no_border", "light"]
+    rows = list_ablations(table).rows
+    assert [row[:2] for row in rows[:2]] == [("tiny", "base"), ("more_views", "better")]
+    assert rows[0][2] == ""
+    assert rows[1][2] == "+0.0040 (+0.0010 to +0.0070)"
+    assert rows[1][-1] == "1"
+    assert [row[0] for row in list_verdict(table, "worse").rows] == ["light", "no_border"]
+    with pytest.raises(ValueError, match="lacks the columns gain_low, gain_high"):
+        list_ablations(table.drop(columns=["gain_low", "gain_high"]))
+
+
+def test_the_forest_plot_shows_every_gain_in_the_colour_of_its_verdict():
+    axes = draw_ablations(make_ablations()).axes[0]
+    points = [(line.get_xdata()[0], line.get_color()) for line in axes.lines if line.get_marker() in ("o", "D")]
+    assert points == [(0.004, GREEN), (0.001, GRAY), (-0.02, VERMILION), (-0.05, VERMILION)]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["more_views", "no_colour", "no_border", "light"]
+    spans = [collection.get_segments()[0][:, 0] for collection in axes.collections]
+    np.testing.assert_allclose(spans, [(0.001, 0.007), (-0.002, 0.004), (-0.03, -0.01), (-0.06, -0.04)], atol=1e-9)
+
+
+def test_settings_of_networks_stand_side_by_side():
+    first = Config().model_dump(mode="json")
+    changed = {"augment": {"crop": 1.0, "noise": 0.3}, "loss": {"bce": 1.0, "lovasz": 0.5}}
+    second = first | {"train": first["train"] | changed}
+    networks = {"a": first, "b": second}
+    rows = {row[0]: row[1:] for row in list_choices(networks, TRAINING, time_of_each_fold={"a": "1 s"}).rows}
+    assert rows["loss"] == ("0.5 bce + 0.5 dice", "1 bce + 0.5 lovasz")
+    assert rows["time of each fold"] == ("1 s", "not recorded")
+    assert ("noise", "0.5", "0.3") in list_augmentation(networks).rows
+    assert ("encoder", "mobilenetv2_100", "mobilenetv2_100") in list_choices(networks, MODEL).rows
+    assert CHANNELS.keys() == TARGETS.keys()
+
+
+def test_times_are_summed_by_parts_of_the_pipeline():
+    stages = {"prepare": 10, "train_fold0": 60, "train_fold1": 3600, "predict": 30, "select": 5, "evaluate": 2}
+    metas = [{"stage": name, "seconds": n, "cpu_seconds": 2 * n, "cpus": 2} for name, n in stages.items()]
+    rows = list_times({"data": metas[:1], "r": metas[1:], "gone": []}).rows
+    assert rows[0][2:] == ("10 s", "–", "–", "–", "–", "10 s", "20 s")
+    assert rows[1][2:] == ("–", "61 min", "30 s", "5 s", "2 s", "62 min", "2 h 03 min")
+    assert rows[2][1:] == ("not recorded", *["–"] * 6, "not recorded")
+    assert rows[3][-2] == "62 min"
+    assert [format_time(s) for s in (0.2, 99, 100, 6000)] == ["0 s", "99 s", "2 min", "1 h 40 min"]
+
+
+def test_folds_and_examples_are_those_of_the_table():
+    table = pd.DataFrame(
+        {
+            "image_id": list("abcde"),
+            "group": list("xxyyz"),
+            "cluster": ["q", "q", "q", "p", "p"],
+            "n_nuclei": [5, 1, 3, 2, 9],
+            "fold": [1, 1, 0, 0, 0],
+        }
+    )
+    assert list_folds(table, ("p", "q")).rows == [
+        ("images", "3", "2"),
+        ("mosaic groups", "2", "1"),
+        ("nuclei", "14", "6"),
+        ("p", "2", "0"),
+        ("q", "1", "2"),
+    ]
+    assert choose_examples(table, ("q", "p"))["image_id"].tolist() == ["c", "d"]
+
+
+def test_an_ensemble_is_compared_with_its_best_member():
+    steps = [
+        {"run": "a", "method": "scored", "score": [0.5, 0.4, 0.6], "gain": None, "over": None},
+        {
+            "run": "both",
+            "method": "scored",
+            "score": [0.55, 0.4, 0.6],
+            "gain": [0.05, 0.01, 0.09],
+            "over": ["a", "scored"],
+        },
+    ]
+    table, said = write_members("both", {"a": 1.0, "b": 3.0}, {"a": [0.5, 0.4, 0.6]}, steps)
+    assert table.rows == [("a", "1", "25.0", "0.5000", "0.4000 to 0.6000"), ("b", "3", "75.0", "not there", "")]
+    assert "+0.0500 (95 % interval +0.0100 to +0.0900) over the best member, a," in said.text
+    assert "worked" in said.text
+    assert [row[-1] for row in list_simpler(steps).rows] == ["90.9", "100.0"]
+    assert [sign(i) for i in ([1, 0.5, 2], [0, -1, 1], [-1, -2, -0.5])] == [1, 0, -1]
+
+
+def test_left_out_features_are_not_counted():
+    rows = {row[0]: row for row in list_features(("image",), {"area_px": 0.3, "solidity": 0.6, "red_mean": 0.1}).rows}
+    assert rows["image"] == ("image", "left out", "0", "", "")
+    assert rows["shape"] == ("shape", "solidity", str(len(FEATURES["shape"])), "90.0", "60.0")
+
+
+def test_the_config_is_the_one_that_is_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ensemble, run = Config(members={"a": 1}), Run("pair", tmp_path)
+    assert find_config(run, ensemble) == "ensembles/pair.yaml"
+    assert find_config(run, Config()) == "configs/pair.yaml"
+    place = tmp_path / "configs/systems/pair.yaml"
+    place.parent.mkdir(parents=True)
+    place.touch()
+    assert find_config(run, ensemble) == find_config(run, Config()) == "configs/systems/pair.yaml"
+
+
+@pytest.mark.parametrize("dirty", [False, True])
+def test_commands_name_a_commit_only_if_there_is_one(dirty):
+    metas = {"r": [{"stage": "evaluate", "commit": "0123456789abcdef", "dirty": dirty}]}
+    code, *rest = write_commands("configs/r.yaml", metas)
+    assert ("git checkout 0123456789" in code.text) != dirty
+    assert "./run_pipeline.sh configs/r.yaml" in code.text
+    assert len(rest) == (3 if dirty else 1)

@@ -1,0 +1,93 @@
+"""A project in small: configs of two tiny members and their ensemble over demo archives, and the stages run on it."""
+
+import os
+import signal
+from pathlib import Path
+
+import yaml
+
+from nuclei.pipeline import list_runs, list_stages, run_stage
+from nuclei.runs.layout import Options
+
+SMALL = {
+    "data": {"dataset": "demo", "folds": "runs/data/demo/folds.csv", "n_folds": 2},
+    "model": {"encoder": "tu-test_resnet", "weights": None, "decoder_channels": [16, 8, 8]},
+    "train": {
+        "steps": 24,
+        "batch_size": 2,
+        "crop_px": 64,
+        "evaluate_every": 12,
+        "evaluate_images": 2,
+        "workers": 0,
+        "checkpoint_every": 20,
+        "precision": "32-true",
+    },
+    "predict": {"tta": "none"},
+    "plain": {"mask_thresholds": [0.4, 0.5], "seed_levels": [0.3, 0.5]},
+    "scorer": {"rounds": 3, "seeds": 1, "min_leaf_rows": 5},
+}
+
+
+def write_project(folder: Path) -> Path:
+    """Write the configs into a folder and return the path of the ensemble."""
+    for name, content in {
+        "configs/small": SMALL,
+        "configs/other": {"base": "small.yaml", "model": {"min_side_px": 150}, "train": {"seed": 1, "pool": 40}},
+        "ensembles/pair": {"members": {"small": 1, "other": 2}}
+        | {key: SMALL[key] for key in ("data", "plain", "scorer")},
+    }.items():
+        path = folder / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(content))
+    return folder / "ensembles/pair.yaml"
+
+
+def run_all(ensemble: Path, data: Path) -> None:
+    """Run all stages of all runs in this process, from the current folder."""
+    for path, name in list_tasks(ensemble):
+        run_one(path, name, data)
+
+
+def list_tasks(ensemble: Path) -> list[tuple[Path, str]]:
+    return [(path, name) for path, config in list_runs(ensemble) for name in list_stages(config)]
+
+
+def run_one(path: Path, name: str, data: Path) -> None:
+    config = dict(list_runs(path))[path]
+    run_stage(name, path.stem, config, Options(data=data, jobs=1), Path("runs"))
+
+
+def run_forked(path: Path, name: str, data: Path, die_at: int | None = None) -> int:
+    """Run one stage in a forked process and return how many files it wrote; raise RuntimeError if it failed.
+
+    With `die_at` the process kills itself by SIGKILL when its write of that number, from 1, is about to finish. Every
+    output is written to a temporary name and then renamed, so the renames are where a kill does harm.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        rename, count = os.replace, 0
+
+        def replace(*paths):
+            nonlocal count
+            count += 1
+            if count == die_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            rename(*paths)
+
+        os.replace = replace
+        status = 1
+        try:
+            run_one(path, name, data)
+            os.write(writer, str(count).encode())
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writer)
+    _, status = os.waitpid(child, 0)
+    written = os.read(reader, 20)
+    os.close(reader)
+    killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    if killed != (die_at is not None) or (not killed and status):
+        raise RuntimeError(f"{path.stem} {name} ended with status {status}")
+    return int(written or 0)

@@ -1,0 +1,282 @@
+"""The whole pipeline in small: it ends in a valid scored submission, is up to date then, and survives being killed."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from small_project import list_tasks, run_all, run_one, write_project
+
+from nuclei.config.load import load_config, merge
+from nuclei.config.schema import Config, DataConfig
+from nuclei.data.images import decode_labels_png
+from nuclei.evaluation.metric import score_image
+from nuclei.evaluation.submission import read_solution, read_submission, score_submission, validate_submission
+from nuclei.experiments.climb import climb
+from nuclei.inference.bundle import MAX_MB, find_published, find_run, write_bundle
+from nuclei.inference.segment_files import segment_files
+from nuclei.pipeline import list_runs, run_stage
+from nuclei.runs.cache import StageError
+from nuclei.runs.files import read_arrays, read_json, read_table, write_table
+from nuclei.runs.layout import Dataset, Options, Run, comparison
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def project(demo_folder, tmp_path_factory):
+    """Give the folder of a project whose ensemble and members have been run whole."""
+    folder = tmp_path_factory.mktemp("project")
+    before = Path.cwd()
+    os.chdir(folder)
+    run_all(write_project(folder), demo_folder)
+    os.chdir(before)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["small", "other", "pair"])
+def test_every_run_ends_in_a_valid_scored_submission(project, demo_folder, name):
+    run = Run(name, project / "runs")
+    manifest = read_table(project / "runs/data/demo/manifest.csv")
+    shapes = {row.image_id: (row.height, row.width) for row in manifest[manifest["split"] == "test"].itertuples()}
+    assert len(shapes) == 4
+    assert validate_submission(run.submission("test"), shapes) == []
+    scores = score_submission(
+        read_submission(run.submission("test")), read_solution(demo_folder / "stage1_solution.csv")
+    )
+    metrics = read_json(run.metrics)
+    assert metrics["stage1_solution"]["score"][0] == pytest.approx(scores["score"].mean(), abs=1e-5)
+
+
+def test_out_of_fold_scores_are_those_of_the_label_images(project):
+    run, dataset = Run("pair", project / "runs"), Dataset(DataConfig(dataset="demo"), project / "runs")
+    table = read_table(run.per_image("oof"))
+    assert len(table) == 12
+    for row in table.itertuples():
+        paths = dataset.labels(row.image_id), run.instances("oof") / f"{row.image_id}.png"
+        truth, prediction = (decode_labels_png(p.read_bytes(), "") for p in paths)
+        assert score_image(truth, prediction)[0] == pytest.approx(row.score)
+    assert read_json(run.metrics)["oof"]["score"][0] == pytest.approx(table["score"].mean(), abs=1e-5)
+
+
+def test_steps_lead_from_the_best_member_to_the_ensemble(project):
+    steps = read_json(Run("pair", project / "runs").metrics)["steps"]
+    assert [step["method"] for step in steps] == 2 * ["components", "watershed", "scored"]
+    assert steps[-1]["run"] == "pair"
+    assert steps[-1]["over"] == [steps[0]["run"], "scored"]
+    assert steps[2]["gain"][0] == pytest.approx(steps[2]["score"][0] - steps[1]["score"][0], abs=2e-5)
+
+
+def test_a_bundle_makes_the_submission_again_from_the_official_archive(project, demo_folder, tmp_path):
+    run, folder = Run("pair", project / "runs"), tmp_path / "pair"
+    assert "4 networks" in write_bundle(run, folder)
+    assert find_run(folder).folder == folder / "bundle/pair"
+    found = segment_files(
+        [demo_folder / "stage1_test.zip"], folder, tmp_path / "out", submission=tmp_path / "again.csv"
+    )
+    assert (tmp_path / "again.csv").read_bytes() == run.submission("test").read_bytes()
+    with zipfile.ZipFile(demo_folder / "stage1_test.zip") as file:
+        file.extractall(tmp_path / "stage1_test")
+    again = segment_files(
+        [tmp_path / "stage1_test"], project / "runs/pair", tmp_path / "other", submission=tmp_path / "other.csv"
+    )
+    assert (tmp_path / "other.csv").read_bytes() == run.submission("test").read_bytes()
+    pd.testing.assert_frame_equal(found, again)
+
+
+def test_published_networks_are_taken_instead_of_training(project, demo_folder, tmp_path, monkeypatch, capsys):
+    write_bundle(Run("pair", project / "runs"), tmp_path / "ensembles/pair")
+    write_project(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/data").symlink_to(project / "runs/data")
+    monkeypatch.chdir(tmp_path)
+    config = load_config("configs/other.yaml")
+    assert config.train.pool
+    assert find_published(config, Dataset(config.data), 1)
+    for published in (True, False):  # once taken they are as good as trained
+        for name in ("crops", "train", "predict"):
+            run_stage(name, "other", config, Options(demo_folder, jobs=1, published=published), Path("runs"))
+        assert not Path("runs/other/crops").exists()
+    assert "the same as that of ensembles/pair/bundle/other" in capsys.readouterr().out
+    for file in ("fold0/weights.safetensors", "fold1/weights.safetensors"):
+        assert Path("runs/other", file).read_bytes() == (project / "runs/other" / file).read_bytes()
+    # What training took, not copying.
+    took = [read_json(root / "runs/other/meta/train_fold0.json")["seconds"] for root in (project, Path())]
+    assert took[0] == took[1]
+    for path in (project / "runs/other/maps").rglob("*.npz"):
+        ours, theirs = (read_arrays(p) for p in (tmp_path / path.relative_to(project), path))
+        assert all((ours[key] == theirs[key]).all() for key in theirs)
+
+
+@pytest.mark.parametrize(
+    "change", [{"train": {"steps": 25}}, {"data": {"folds": "others.csv"}}, {"predict": {"checkpoint": "best"}}]
+)
+def test_published_networks_of_other_settings_or_folds_are_none(project, tmp_path, monkeypatch, change):
+    write_bundle(Run("pair", project / "runs"), tmp_path / "ensembles/pair")
+    table = read_table(project / "runs/data/demo/folds.csv")
+    write_table(project / "others.csv", table.assign(fold=1 - table["fold"]))
+    monkeypatch.setattr("nuclei.inference.bundle.PUBLISHED", tmp_path / "ensembles")
+    monkeypatch.chdir(project)
+    config = load_config("configs/other.yaml")
+    assert find_published(config, Dataset(config.data), 0)
+    other = Config.model_validate(merge(config.model_dump(), change))
+    assert find_published(other, Dataset(other.data), 0) is None
+
+
+def test_networks_too_large_to_publish_are_no_bundle(project, tmp_path, monkeypatch):
+    monkeypatch.setattr("nuclei.inference.bundle.MAX_MB", 0)
+    assert "no bundle: 4 networks" in write_bundle(Run("pair", project / "runs"), tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert MAX_MB == 60
+
+
+def test_the_climb_goes_from_step_to_step(project, monkeypatch):
+    monkeypatch.chdir(project)
+    climb(["small:components", "small", "pair"], Path("runs"))
+    table = read_table(comparison(Path("runs"), "climb"))
+    assert table["method"].tolist() == ["components", "scored", "scored"]
+    assert table["networks"].tolist() == [2, 2, 4]
+    assert table["gain"].tolist()[1:] == pytest.approx(table["score"].diff().tolist()[1:], abs=2e-5)
+    assert table["training_pflop"].notna().all()
+    with pytest.raises(StageError, match="small has no scores of detections; it has components, watershed, scored"):
+        climb(["small:detections"], Path("runs"))
+    with pytest.raises(StageError, match="no scores of smal in runs"):
+        climb(["smal"], Path("runs"))
+
+
+def test_a_second_run_does_nothing(project, demo_folder, monkeypatch):
+    monkeypatch.chdir(project)
+
+    def state():
+        return {p: p.stat().st_mtime_ns for p in project.rglob("*") if p.is_file() and p.name != "config.yaml"}
+
+    before = state()
+    run_all(project / "ensembles/pair.yaml", demo_folder)
+    assert state() == before
+
+
+def test_an_ensemble_refuses_members_of_other_folds(project, demo_folder, monkeypatch):
+    monkeypatch.chdir(project)
+    table = read_table(Path("runs/data/demo/folds.csv"))
+    crossing = table["group"].rank(method="dense") % 2
+    assert table.groupby(crossing)["fold"].nunique().max() == 2
+    write_table(Path("others.csv"), table.assign(fold=crossing.astype(int)))
+    content = Path("ensembles/pair.yaml").read_text().replace("runs/data/demo/folds.csv", "others.csv")
+    Path("ensembles/leaking.yaml").write_text(content)
+    with pytest.raises(StageError, match="was trained on other folds"):
+        run_one(project / "ensembles/leaking.yaml", "ensemble", demo_folder)
+
+
+@pytest.fixture(scope="module")
+def finer(project, demo_folder):
+    """Add a run on halves of the folds of `small`, whose networks go on from its and learn next to nothing."""
+    content = {
+        "base": "small.yaml",
+        "data": {"folds": "finer.csv", "n_folds": 4, "split_folds": "runs/data/demo/folds.csv"},
+        "train": {"start": "small", "steps": 2, "learning_rate": 1e-9},
+    }
+    path = project / "configs/finer.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project)
+        assert [p.stem for p, _ in list_runs(path)] == ["small", "finer"]
+        for name in ("folds", "train", "predict"):
+            run_one(path, name, demo_folder)
+    return path
+
+
+def test_training_goes_on_from_the_network_that_saw_nothing_of_the_fold(project, finer):
+    held = {fold: set(own["image_id"]) for fold, own in read_table(project / "finer.csv").groupby("fold")}
+    coarse = {
+        fold: set(own["image_id"]) for fold, own in read_table(project / "runs/data/demo/folds.csv").groupby("fold")
+    }
+    assert len(held) == 4
+    for fold, images in held.items():
+        (other,) = (k for k, theirs in coarse.items() if images < theirs)
+        ours, *theirs = (
+            load_file(project / f"runs/{path}/weights.safetensors")
+            for path in (f"finer/fold{fold}", "small/fold0", "small/fold1")
+        )
+        name = next(key for key in ours if key.endswith("conv1.0.weight"))
+        same = [torch.allclose(ours[name].float(), weights[name].float(), atol=1e-4) for weights in theirs]
+        assert same == [other == 0, other == 1]
+
+
+def test_an_ensemble_takes_members_of_finer_folds(project, finer, demo_folder, monkeypatch):
+    monkeypatch.chdir(project)
+    path = Path("ensembles/mixed.yaml")
+    path.write_text(Path("ensembles/pair.yaml").read_text().replace("other: 2", "finer: 2"))
+    run_one(path, "ensemble", demo_folder)
+    assert len(list(Path("runs/mixed/maps/oof").iterdir())) == len(read_table(Path("finer.csv")))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": {"decoder_channels": [16, 8, 4]}}, "whose model differs: decoder_channels"),
+        (
+            {"data": {"folds": "others.csv", "split_folds": None}},
+            "fold 0 must lie in one fold of the coarser table; it has images of 0 and 1",
+        ),
+        ({"train": {"start": "finer"}}, "fold0.json is missing"),
+    ],
+)
+def test_training_does_not_go_on_from_what_does_not_fit(project, finer, demo_folder, monkeypatch, change, message):
+    monkeypatch.chdir(project)
+    table = read_table(Path("finer.csv"))
+    write_table(Path("others.csv"), table.assign(fold=(table["group"].rank(method="dense") % 2).astype(int)))
+    if "train" in change:
+        Path("runs/finer/meta/train_fold0.json").rename("away.json")
+    Path("configs/unfit.yaml").write_text(yaml.safe_dump({"base": "finer.yaml"} | change))
+    try:
+        with pytest.raises(StageError, match=message):
+            run_one(Path("configs/unfit.yaml"), "train", demo_folder)
+    finally:
+        if "train" in change:
+            Path("away.json").rename("runs/finer/meta/train_fold0.json")
+
+
+@pytest.mark.parametrize("method", ["components", "watershed"])
+def test_plain_decodings_end_in_a_submission_too(project, demo_folder, monkeypatch, method):
+    monkeypatch.chdir(project)
+    path = Path(f"ensembles/{method}.yaml")
+    path.write_text(Path("ensembles/pair.yaml").read_text() + f"\nselection: {{method: {method}}}\n")
+    for config, name in list_tasks(path):
+        run_one(config, name, demo_folder)
+    run = Run(method)
+    table = read_table(run.per_image("oof"))
+    # What select decoded again is what plain had scored under the thresholds of the other folds.
+    pd.testing.assert_series_equal(table["score"], table[method], check_names=False)
+    assert run.submission("test").is_file()
+
+
+def test_two_processes_train_one_network(project, tmp_path):
+    """`--devices 2` on a machine without GPUs: two CPU processes through the command line, as a user starts them."""
+    write_project(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/data").symlink_to(project / "runs/data")
+    command = [sys.executable, "-m", "nuclei", "train", "configs/small.yaml", "--devices", "2", "--fold", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (read_table(root / "runs/small/fold0/history.csv") for root in (project, tmp_path))
+    assert "MEMBER: 2/2" in done.stdout + done.stderr
+    # The same batches, halved: only what batch norm sees, and rounding, differ.
+    assert two["step"].tolist() == one["step"].tolist()
+    assert two["loss"].to_numpy() == pytest.approx(one["loss"].to_numpy(), rel=0.2)
+
+
+def test_a_killed_stage_goes_on_to_the_same_result(demo_folder, tmp_path):
+    script = Path(__file__).with_name("kill_stages.py")
+    done = subprocess.run(
+        [sys.executable, script, demo_folder, tmp_path], capture_output=True, text=True, env=ENVIRONMENT
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    summary, *differing = [line for line in done.stdout.splitlines() if "files" in line or "/" in line][-1:]
+    assert summary.endswith("0 differ"), done.stdout[-2000:]

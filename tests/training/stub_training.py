@@ -1,0 +1,122 @@
+"""A training of seconds, for test_engine: in its process, or as a script that can be killed or run twice at once."""
+
+import copy
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from nuclei.config.schema import ModelConfig, TrainConfig
+from nuclei.networks.kinds import make_loss
+from nuclei.training.engine import LOG_EVERY, fit
+
+torch.set_num_threads(1)  # tiny networks gain nothing from more
+MODEL = ModelConfig(channels=("mask", "border"))
+
+
+class Body(nn.Module):
+    def __init__(self, normalised: bool, dropout: float):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4) if normalised else nn.Identity())
+        self.decoder = nn.Sequential(nn.ReLU(), nn.Dropout2d(dropout), nn.Conv2d(4, 2, 3, padding=1))
+
+    def forward(self, image):
+        return self.decoder(self.encoder(image))
+
+
+class Network(nn.Module):
+    """A network of the shape that model.Network has, in 200 parameters."""
+
+    def __init__(self, normalised: bool = True, dropout: float = 0.3):
+        super().__init__()
+        torch.manual_seed(11)
+        self.body = Body(normalised, dropout)
+
+    def forward(self, image):
+        return self.body(image / 127.5 - 1)
+
+
+class Crops(torch.utils.data.Dataset):
+    """Crops whose target is where the first two colours are bright."""
+
+    def __init__(self, n):
+        self.n = n
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, i):
+        image = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(i))
+        return image, (image[:2] > 128).half()
+
+
+def make_settings(**changes):
+    defaults = {
+        "steps": 50,
+        "batch_size": 4,
+        "loss": {"bce": 1.0},
+        "learning_rate": 0.05,
+        "precision": "32-true",
+        "evaluate_every": 30,
+        "checkpoint_every": LOG_EVERY,
+        "workers": 0,
+    }
+    return TrainConfig(**defaults | changes)
+
+
+def score(average) -> float:
+    """Score the averaged network by its accuracy on crops that are in no batch."""
+    image, target = (torch.stack(rows) for rows in zip(*(Crops(1)[-1 - i] for i in range(4)), strict=True))
+    assert not average.training
+    with torch.inference_mode():
+        return float(((average(image).float() > 0) == (target > 0.5)).float().mean())
+
+
+def train(settings, resume=None, save=lambda state: None, evaluate=score, fabric=None, **options):
+    fabric = fabric or Fabric(accelerator="cpu", devices=1, precision=settings.precision)
+    crops = Crops(settings.steps * settings.batch_size)
+    loss_of = make_loss(MODEL, settings)
+    state = fit(fabric, Network(**options), crops, settings, loss_of, resume, save, evaluate, "test")
+    return copy.deepcopy(state)
+
+
+class Disk:
+    """Keep the last state that was saved in a file, and the steps of all."""
+
+    def __init__(self, path: Path):
+        self.path, self.steps = path, []
+
+    def save(self, state):
+        torch.save(state, self.path)
+        self.steps.append(state["step"])
+
+    def load(self):
+        return torch.load(self.path, weights_only=True) if self.path.is_file() else None
+
+
+def main(result: str, checkpoint: str, option: str = "--devices", value: str = "1") -> None:
+    devices = int(value) if option == "--devices" else 1
+    fabric = Fabric(accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", precision="32-true")
+    fabric.launch()
+    disk = Disk(Path(checkpoint))
+
+    def save(state):
+        disk.save(state)
+        if option == "--die-at" and state["step"] == int(value):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if devices > 1:
+        options = {"normalised": False, "dropout": 0.0}
+        state = train(make_settings(learning_rate=0.01), disk.load(), save, fabric=fabric, **options)
+    else:
+        state = train(make_settings(), disk.load(), save, fabric=fabric)
+    if fabric.is_global_zero:
+        torch.save(state, result)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
