@@ -31,8 +31,8 @@ find_python() {
     echo "error: $without_venv cannot make environments: install its venv package (Debian and Ubuntu: apt install" \
       "python3-venv), or uv, then try again" >&2
   else
-    echo "error: neither uv nor a Python 3.11, 3.12 or 3.13 is found: install uv, which brings a Python of its own, or" \
-      "one of these, then try again" >&2
+    echo "error: neither uv nor a Python 3.11, 3.12 or 3.13 is found: install uv, which brings a Python of its own," \
+      "or one of these, then try again" >&2
   fi
   return 1
 }
@@ -110,8 +110,8 @@ install_packages() {
       return
     fi
     echo "torch's CPU build is not within reach: taking the ordinary one, 3.0 GB to download, 5.3 GB on the disk with" \
-      "its CUDA libraries. To avoid them: interrupt, set NUCLEI_TORCH_INDEX to the address of a package index that has" \
-      "${pair[0]}+cpu, start again" >&2
+      "its CUDA libraries. To avoid them: interrupt, set NUCLEI_TORCH_INDEX to the address of a package index that" \
+      "has ${pair[0]}+cpu, start again" >&2
   fi
   print_lock torch >"$entries"
   install --require-hashes --no-deps --requirement "$entries"

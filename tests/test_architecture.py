@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nuclei.stages import STAGES
+from nuclei.runs.stage_table import STAGES
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src/nuclei"
@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "decoding": {"candidates", "data", "evaluation", "config.schema"},
     "networks": {"decoding", "candidates", "data", "config.schema"},
     "training": {"networks", "data", "config.schema"},
-    "runs": {"data.images", "config"},
+    "runs": {"data.images", "data.competition", "config"},
     "inference": {"runs", "training", "networks", "decoding", "candidates", "data", "evaluation", "config"},
     "report": {"training", "networks", "decoding", "candidates", "data", "evaluation", "config.schema"},
     # Of the report these alone read what a run left.

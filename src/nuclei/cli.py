@@ -1,37 +1,41 @@
-"""Find every nucleus: python -m nuclei COMMAND …; a command's own --help explains it."""
+"""Find every nucleus in a microscope image. Each command explains itself: nuclei COMMAND --help."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nuclei.config.load import load_config, run_name
-from nuclei.pipeline import list_runs, run_stage, run_stages
+from nuclei.config.load import run_name
+from nuclei.pipeline import list_runs, load_run, run_stage, run_stages
 from nuclei.runs.files import read_table
 from nuclei.runs.layout import Options, Run, comparison
-from nuclei.stages import STAGES
+from nuclei.runs.stage_table import STAGES
 
 # What a command needs is imported when it is called: torch alone takes seconds, for which nobody waits at --help.
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-WEIGHTS = Path("ensembles/long_mobilenets")  # the best ensemble that is published with its networks
+
 Configs = Annotated[list[Path], typer.Argument(help="YAML files of runs; a file's name is its run's name")]
 Data = Annotated[Path, typer.Option(help="folder of the official archives, zips or extracted")]
 Fold = Annotated[int | None, typer.Option(help="train this fold only")]
-Devices = Annotated[int, typer.Option(help="GPUs, or CPU processes, to train on")]
+Devices = Annotated[int, typer.Option(min=1, help="GPUs, or CPU processes, to train on")]
 Jobs = Annotated[int, typer.Option(help="processes of the stages that go image by image; -1: one per core")]
 Runs = Annotated[Path, typer.Option(help="folder of all runs")]
-Publish = Annotated[bool, typer.Option("--publish", help="also put the table into ensembles/ and README.md")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="name of a finished run")]
+Publish = Annotated[
+    bool, typer.Option("--publish", help="also commit the table: ensembles/ and the README that shows it")
+]
 Published = Annotated[
     bool,
     typer.Option(
-        "--published", help="take networks that ensembles/ has, trained with the same settings, instead of training"
+        "--published", help="take networks of ensembles/ that were trained with the same settings, instead of training"
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="replace what was made with other settings")]
 
 
-def make_command(name: str):
+def make_command(name: str) -> Callable[..., None]:
     """Return the command of one stage, which takes configs and runs that stage of each."""
 
     def command(
@@ -46,14 +50,14 @@ def make_command(name: str):
     ) -> None:
         options = Options(data, fold, devices, jobs, force, published)
         for path in configs:
-            run_stage(name, run_name(path), load_config(path), options, runs)
+            run_stage(name, run_name(path), load_run(path), options, runs)
 
     return command
 
 
-for stage_name, stage_help in STAGES.items():
+for stage_name, entry in STAGES.items():
     if stage_name != "report":
-        app.command(stage_name, help=stage_help)(make_command(stage_name))
+        app.command(stage_name, help=entry.help)(make_command(stage_name))
 
 
 @app.command()
@@ -69,11 +73,10 @@ def report(configs: Configs, runs: Runs = Path("runs"), force: Force = False, pu
 
 
 def publish_comparison(runs: Path, kind: str) -> None:
-    """Put a table that compares runs into ensembles/ and README.md."""
+    """Commit a table that compares runs: to ensembles/, and to the README that shows it."""
     from nuclei.experiments.leaderboard import publish
 
-    publish(runs, kind)
-    typer.echo(f"published: ensembles/{kind}.csv and README.md")
+    typer.echo(f"published: {publish(runs, kind)}")
 
 
 @app.command()
@@ -86,7 +89,7 @@ def run(
     force: Force = False,
     published: Published = False,
 ) -> None:
-    """Run all stages of configs or ensembles, members first; what is up to date is passed over."""
+    """Run all stages of configs or ensembles, members first; what is up to date is skipped."""
     options = Options(data, None, devices, jobs, force, published)
     plan = dict(entry for path in configs for entry in list_runs(path))
     for path, config in plan.items():
@@ -118,19 +121,18 @@ def ablate(
     """Run what is missing of ablations and their bases, and tabulate what each change gains over its base."""
     from nuclei.experiments.ablate import Cluster
     from nuclei.experiments.ablate import ablate as run_ablations
-    from nuclei.report.comparisons import list_gains
+    from nuclei.report.comparisons import gains_table
 
     options = Options(data, None, devices, jobs, force, published)
     failed = run_ablations(configs, seeds, options, runs, Cluster(backend, workers, address))
     path = comparison(runs, "ablations")
-    print_table(list_gains(read_table(path)))
+    print_table(gains_table(read_table(path)))
     typer.echo(f"ablations: {path.with_suffix('.html')}")
     if publish:
         publish_comparison(runs, "ablations")
     if failed:
-        raise ValueError(
-            "\n  ".join(["these runs failed and are not in the table:", *(f"{k}: {v}" for k, v in failed.items())])
-        )
+        lines = [f"{name}: {error}" for name, error in failed.items()]
+        raise ValueError("\n  ".join(["these runs failed and are not in the table:", *lines]))
 
 
 def print_table(table) -> None:
@@ -149,7 +151,7 @@ def climb(
     runs: Runs = Path("runs"),
     publish: Publish = False,
 ) -> None:
-    """Tabulate the steps that led to the best run: each one's score, its gain over the one before, what training took."""
+    """Tabulate the steps that led to the best run: score, gain over the step before, what training took."""
     from nuclei.experiments.climb import climb as tabulate
 
     print_table(tabulate(steps, runs))
@@ -160,40 +162,40 @@ def climb(
 
 @app.command("predict-images")
 def predict_images(
-    images: Annotated[
-        list[Path], typer.Argument(help="image files (PNG, TIFF, JPEG), folders of them, or stage1_test.zip")
-    ],
+    images: Annotated[list[Path], typer.Argument(help="PNG files, folders of them, or stage1_test.zip")],
     weights: Annotated[
-        Path, typer.Option(help="folder of a published ensemble, or of a finished run in runs/")
-    ] = WEIGHTS,
+        Path | None,
+        typer.Option(
+            help="folder of a published ensemble, or of a finished run in runs/", show_default="the published ensemble"
+        ),
+    ] = None,
     output: Annotated[Path, typer.Option(help="folder to write to")] = Path("nuclei_of_images"),
     submission: Annotated[Path | None, typer.Option(help="also write a submission of all the images")] = None,
     jobs: Jobs = -1,
     force: Force = False,
 ) -> None:
     """Segment your own images: label TIFF, outlines, CSV of measurements, GeoJSON for QuPath and ROIs for ImageJ."""
+    from nuclei.inference.bundle import find_default
     from nuclei.inference.segment_files import segment_files
 
-    found = segment_files(images, weights, output, force, submission, jobs)
+    found = segment_files(images, weights or find_default(), output, force, submission, jobs)
     typer.echo(f"{found['n_nuclei'].sum()} nuclei in {len(found)} images -> {output}")
 
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(metavar="RUN", help="name of a finished run")],
+    name: RunName,
     image_id: Annotated[str, typer.Argument(help="an image's id, or what it begins with")],
     runs: Runs = Path("runs"),
 ) -> None:
-    """Draw one image's whole way: truth, maps, candidates with predicted and true IoU, selection, errors."""
+    """Draw everything about one image: truth, maps, candidates with predicted and true IoU, selection, errors."""
     from nuclei.report.show import show_image
 
     typer.echo(show_image(name, image_id, runs))
 
 
 @app.command()
-def coco(
-    name: Annotated[str, typer.Argument(metavar="RUN", help="name of a finished run")], runs: Runs = Path("runs")
-) -> None:
+def coco(name: RunName, runs: Runs = Path("runs")) -> None:
     """Write a run's nuclei, and the true ones, as COCO JSON."""
     from nuclei.inference.coco import export_coco
 
@@ -203,7 +205,11 @@ def coco(
 
 @app.command()
 def demo(
-    data: Data = Path("runs/demo_archives"), n_train: int = 36, n_test: int = 12, size: int = 256, seed: int = 2018
+    data: Data = Path("runs/demo_archives"),
+    n_train: int = 36,
+    n_test: int = 12,
+    size: int = 256,
+    seed: int = 2018,
 ) -> None:
     """Write archives of synthetic nuclei in the official layout, with the truth of their test images."""
     if (data / "stage1_solution.csv").is_file():  # written last
@@ -216,6 +222,7 @@ def demo(
 
 
 def main() -> None:
+    """Run the command line; what a user can mend is said in a line, without a traceback."""
     try:
         app()
     except (ValueError, FileNotFoundError, ConnectionError) as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from small_project import list_tasks, run_forked, write_project
 
-from nuclei.stages import STAGES
+from nuclei.runs.stage_table import STAGES
 
 # Times, versions and event files differ from run to run by nature.
 NOT_COMPARED = ("meta", "tensorboard")

@@ -3,12 +3,19 @@
 A YAML file holds only the differences from these defaults; its file name is the name of the run.
 """
 
+import operator
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 # Marks a setting that came after runs had been made without it, its default being what they did.
 LATER = {"later": True}
+
+
+# What decoders give that do not give maps.
+GIVES = {"MaskRCNN": "detections"}
+# Settings that only networks that give maps have.
+FOR_MAPS = ("model.min_side_px", "model.output_stride", "train.pool", "train.start", "train.cuda_graph")
 
 
 class Section(BaseModel):
@@ -73,6 +80,11 @@ class ModelConfig(Section):
     )
     mean: tuple[float, float, float] | None = Field(None, description="input mean in 0..1; null: the encoder's own")
     std: tuple[float, float, float] | None = Field(None, description="input std in 0..1; null: the encoder's own")
+
+    @property
+    def gives(self) -> str:
+        """What the network predicts: 'maps', or 'detections'."""
+        return GIVES.get(self.decoder, "maps")
 
 
 class TrainConfig(Section):
@@ -166,11 +178,17 @@ class ScorerConfig(Section):
     seed: int = 2018
 
 
+class LabelsConfig(Section):
+    folder: str = Field(
+        "", description="label images of another tool, one TIFF or PNG per image id, for selection.method labels"
+    )
+
+
 class SelectionConfig(Section):
-    method: Literal["classical", "components", "watershed", "detections", "scored"] = Field(
+    method: str = Field(
         "scored",
-        description="components, watershed and (of MaskRCNN) detections: plain decodings with thresholds tuned "
-        "out of fold; classical: no network at all",
+        description="components, watershed and (of MaskRCNN) detections: plain decodings with thresholds tuned out of "
+        "fold; classical and labels: no network at all (decoding/methods.py: METHODS)",
     )
     search: Literal["exact", "greedy"] = Field("exact", description="how the best set of candidates is found")
     keep_grid: tuple[float, ...] = Field(
@@ -196,49 +214,21 @@ class Config(Section):
     watershed: WatershedConfig = WatershedConfig()
     scorer: ScorerConfig = ScorerConfig()
     selection: SelectionConfig = SelectionConfig()
-
-    @property
-    def detects(self) -> bool:
-        """Return whether the network gives detections, not maps."""
-        return self.model.decoder == "MaskRCNN"
+    labels: LabelsConfig = Field(LabelsConfig(), json_schema_extra=LATER)
 
     def record_training(self) -> dict:
         """Return the settings that decide the trained networks, as Section.record does."""
         return {"model": self.model.record(), "train": self.train.record()}
 
-    @property
-    def plain_methods(self) -> tuple[str, ...]:
-        """Return the plain decodings, from the plainest, that the run is also scored by."""
-        if self.selection.method == "classical":
-            return ()
-        return ("detections",) if self.detects else ("components", "watershed")
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """Return the decodings from the plainest to the run's own."""
-        own = self.selection.method
-        return (
-            self.plain_methods[: self.plain_methods.index(own) + 1]
-            if own in self.plain_methods
-            else (*self.plain_methods, own)
-        )
-
     @model_validator(mode="after")
-    def check_method(self):
-        """Refuse a decoding of what the network does not give."""
-        possible = (*self.plain_methods, "classical", "scored")
-        if self.selection.method not in possible:
+    def check_kind(self) -> "Config":
+        """Refuse what only networks that give maps have, of one that gives something else."""
+        changed = [name for name in FOR_MAPS if operator.attrgetter(name)(self) != operator.attrgetter(name)(Config())]
+        if self.model.gives != "maps" and changed:
             raise ValueError(
-                f"selection.method {self.selection.method} is not for {self.model.decoder}; valid: {', '.join(possible)}"
+                f"{', '.join(changed)}: for networks that give maps, not for {self.model.decoder}, "
+                f"which gives {self.model.gives}"
             )
-        if self.detects and (self.model.min_side_px or self.train.pool or self.model.output_stride > 1):
-            raise ValueError(
-                "model.min_side_px, model.output_stride and train.pool are for networks that give maps, not for MaskRCNN"
-            )
-        if self.train.start and self.detects:
-            raise ValueError("train.start is for networks that give maps, not for MaskRCNN")
-        if self.train.cuda_graph and (self.detects or self.train.precision == "16-mixed"):
-            raise ValueError(
-                "train.cuda_graph is neither for MaskRCNN nor for fp16: their steps wait for the GPU on the way"
-            )
+        if self.train.cuda_graph and self.train.precision == "16-mixed":
+            raise ValueError("train.cuda_graph is not for fp16, whose steps wait for the GPU on the way")
         return self

@@ -8,7 +8,7 @@ from nuclei.report.blocks import Paragraph, Table
 from nuclei.report.climb_tables import FIGURE
 from nuclei.report.comparisons import add_ablations
 from nuclei.report.readme import comparison_block, replace_block
-from nuclei.runs.cache import StageError, fingerprint
+from nuclei.runs.cache import StageError, fingerprint, recorded_inputs
 from nuclei.runs.files import differences, read_json, read_table, write_bytes, write_table
 from nuclei.runs.layout import Run, comparison
 
@@ -68,7 +68,7 @@ def describe_images(run: Run) -> dict:
     config = read_config(run)
     makers = ("classical", "predict", "ensemble")
     meta = next(run.meta(name) for name in makers if run.meta(name).is_file())
-    inputs = read_json(meta)["inputs"]
+    inputs = recorded_inputs(meta, "oof")
     return {"data": inputs["data"], "folds": inputs["folds"], "only_folds": list(config.data.only_folds)}
 
 

@@ -24,7 +24,8 @@ def export_coco(name: str, root: Path) -> list[Path]:
     Raises StageError if the run's instances are missing.
     """
     run, config, dataset = open_run(name, root)
-    find_fingerprint(run, "instances")
+    for split in dataset.splits():
+        find_fingerprint(run, "instances", split)
     manifest, written = read_table(dataset.manifest).set_index("image_id"), []
     for split, image_ids in dataset.splits().items():
         images = [

@@ -3,27 +3,60 @@
 import hashlib
 import json
 import os
+import reprlib
 import shutil
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from nuclei.data.images import decode_image, decode_labels_png
 
+_PARTIAL = ".partial."
+
 
 @contextmanager
-def atomic(path: Path):
+def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that takes its name only if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last: writers such as cv2 and numpy choose the format by it.
-    temporary = path.with_name(f".{os.getpid()}.partial.{path.name}")
+    temporary = path.with_name(f".{os.getpid()}{_PARTIAL}{path.name}")
     try:
         yield temporary
-        os.replace(temporary, path)
+        _sync(temporary)
+        temporary.replace(path)
+        with suppress(OSError):  # some shared file systems cannot sync a folder
+            _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_partial_files(paths: Iterable[Path]) -> None:
+    """Remove what killed processes left of unfinished writes to these files, and below these folders.
+
+    For whoever alone may write there: a process that lives would lose what it is writing.
+    """
+    wanted = set(paths)
+    for folder in {path.parent for path in wanted}:
+        for left in folder.glob(f".*{_PARTIAL}*"):
+            if folder / left.name.partition(_PARTIAL)[2] in wanted:
+                left.unlink(missing_ok=True)
+    for folder in wanted:
+        for left in folder.rglob(f".*{_PARTIAL}*"):
+            left.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold what was written to a file or folder, so that not even a power cut takes it back."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -36,7 +69,11 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def read_json(path: Path) -> dict:
-    return json.loads(path.read_text())
+    """Read a JSON file; raise ValueError naming it if it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON file ({error}): delete it and make it again") from error
 
 
 def file_hash(path: Path) -> str:
@@ -45,12 +82,12 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: Path) -> NDArray[np.uint8]:
     """Read an image, uint8 [H, W, 3]; raise ValueError naming the file if it is damaged."""
     return decode_image(path.read_bytes(), str(path))
 
 
-def read_labels(path: Path) -> np.ndarray:
+def read_labels(path: Path) -> NDArray[np.int32]:
     """Read a label image, int32 [H, W]; raise ValueError naming the file if it is damaged."""
     return decode_labels_png(path.read_bytes(), str(path))
 
@@ -64,22 +101,22 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     write_bytes(path, table.to_csv(index=False, lineterminator="\n").encode())
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     with np.load(path) as file:
         return dict(file)
 
 
-def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     with atomic(path) as temporary:
         np.savez_compressed(temporary, **arrays)
 
 
-def content_hash(content) -> str:
+def content_hash(content: Any) -> str:
     """Return a short hash of anything JSON can hold."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def as_json(content: dict) -> dict:
+def as_json(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return `content` as it comes back from JSON, so that it can be compared with what was read."""
     return json.loads(json.dumps(content, default=str))
 
@@ -92,12 +129,27 @@ def link(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
-def differences(found, wanted, where: str = "") -> list[str]:
-    """List where two nested mappings differ, one line each: 'key: old -> new'."""
+def differences(found: Any, wanted: Any, where: str = "") -> list[str]:
+    """List where two nested mappings differ, a line each: 'key: old -> new'; of lists of names, what came and went."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         return [
             line
             for key in sorted(found.keys() | wanted.keys())
             for line in differences(found.get(key), wanted.get(key), f"{where}.{key}".lstrip("."))
         ]
-    return [] if found == wanted else [f"{where}: {found!r} -> {wanted!r}"]
+    if found == wanted:
+        return []
+    if _are_names(found) and _are_names(wanted) and set(found) != set(wanted):
+        gone, new = ([name for name in a if name not in b] for a, b in ((found, wanted), (wanted, found)))
+        return [
+            f"{where}: " + ", ".join([*(f"without {name!r}" for name in gone), *(f"with {name!r}" for name in new)])
+        ]
+    return [f"{where}: {_SHORT.repr(found)} -> {_SHORT.repr(wanted)}"]
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80

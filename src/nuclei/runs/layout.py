@@ -2,9 +2,10 @@
 
 runs/comparisons/     leaderboard.csv  ablations.csv  climb.csv, each with its page
 runs/data/<dataset>/  manifest.csv  images/<id>.png  labels/<id>.png  <solution>.csv  meta/prepare.json
-runs/<run>/           config.yaml  crops/  fold<k>/  maps/{oof,test}/  detections/{oof,test}/  plain/  candidates/{oof,test}/  scorer/
-                      instances/{oof,test}/  select.json  metrics.json  per_image.csv  submission.csv  report/
+runs/<run>/           config.yaml  crops/  fold<k>/  maps/<split>/  detections/<split>/  plain/  candidates/<split>/
+                      scorer/  instances/<split>/  select.json  metrics.json  per_image.csv  submission.csv  report/
                       meta/<stage>.json
+A split is 'oof', the training images each seen by the networks that never learnt it, or one without masks.
 """
 
 import difflib
@@ -14,15 +15,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from nuclei.config.load import load_config
-from nuclei.config.schema import Config
+from nuclei.config.schema import Config, DataConfig
 from nuclei.data.images import enlarge
 from nuclei.runs.cache import StageError, fingerprint
 from nuclei.runs.files import file_hash, read_image, read_labels, read_table
 
 # The stages that may have made a run's maps and instances.
-MAKERS = {"maps": ("ensemble", "predict"), "instances": ("select", "classical")}
+MAKERS: dict[str, tuple[str, ...]] = {"maps": ("ensemble", "predict"), "instances": ("select", "classical")}
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,9 @@ class Options:
 
 
 class Dataset:
-    """Name the files of prepared data, runs/data/<dataset>/, and the images that a run is about.
+    """Name the files of prepared data, runs/data/<dataset>/, and the images that a run is about."""
 
-    settings: an object with the fields of config.DataConfig.
-    """
-
-    def __init__(self, settings, root: Path = Path("runs")):
+    def __init__(self, settings: DataConfig, root: Path = Path("runs")):
         self.settings, self.name = settings, settings.dataset
         self.folder, self.folds = Path(root) / "data" / settings.dataset, Path(settings.folds)
         self.manifest, self.meta = self.folder / "manifest.csv", self.folder / "meta" / "prepare.json"
@@ -81,11 +80,13 @@ class Dataset:
             **unseen.groupby("split")["image_id"].apply(list).to_dict(),
         }
 
-    def inputs(self) -> dict[str, str]:
-        """Return the fingerprints of the data and of the fold table."""
-        return {"data": fingerprint(self.meta), "folds": file_hash(self.folds)}
+    def inputs(self, split: str = "oof") -> dict[str, str]:
+        """Return the fingerprints of the images of a split: of 'oof', of the training images and of the fold table."""
+        if split == "oof":
+            return {"data": fingerprint(self.meta, "train"), "folds": file_hash(self.folds)}
+        return {"data": fingerprint(self.meta, split)}
 
-    def choice(self) -> dict:
+    def choice(self) -> dict[str, tuple]:
         """Return what the settings choose of the images."""
         return {"only_folds": self.settings.only_folds, "unseen": self.settings.unseen}
 
@@ -146,12 +147,13 @@ def find_meta(run: Run, what: str) -> Path:
     return found
 
 
-def find_fingerprint(run: Run, what: str) -> str:
-    return fingerprint(find_meta(run, what))
+def find_fingerprint(run: Run, what: str, split: str) -> str:
+    """Return the fingerprint of a run's maps or instances of one split; raise StageError if they are not made."""
+    return fingerprint(find_meta(run, what), split)
 
 
 def open_run(name: str, root: Path) -> tuple[Run, Config, Dataset]:
-    """Return a run, its saved config and its data; raise ValueError with the nearest runs if it is not there."""
+    """Return a run, its saved config and its data; raise ValueError with the nearest runs if it is missing."""
     run = Run(name, root)
     if not run.config.is_file():
         others = sorted(path.parent.name for path in root.glob("*/config.yaml"))
@@ -163,12 +165,12 @@ def open_run(name: str, root: Path) -> tuple[Run, Config, Dataset]:
 
 def read_pairs(
     dataset: Dataset, image_ids: Iterable[str], min_side_px: int = 0
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint16]]]:
     """Yield the images and labels of some ids, as read_pair does, each read when it is asked for."""
     return (read_pair(dataset, image_id, min_side_px) for image_id in image_ids)
 
 
-def read_pair(dataset: Dataset, image_id: str, min_side_px: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def read_pair(dataset: Dataset, image_id: str, min_side_px: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
     """Read an image, uint8 [H, W, 3], and its labels, uint16 [H, W], enlarged as images.enlarge does."""
     labels = read_labels(dataset.labels(image_id)).astype(np.uint16)
     return enlarge(read_image(dataset.image(image_id)), labels, min_side_px)

@@ -18,6 +18,7 @@ from nuclei.runs.files import atomic, read_table
 from nuclei.runs.layout import Dataset, Options, Run, read_pairs
 from nuclei.training.crops import make_crops, pool_settings
 
+VERSION = 1
 BATCH = 32
 
 
@@ -31,7 +32,13 @@ def main(run: Run, config: Config, options: Options) -> None:
         print(f"{run.name} crops: not needed, the networks are there", flush=True)
         return
     with stage(
-        run.meta("crops"), pool_settings(config), dataset.inputs(), [run.crops], options.force, share=True
+        run.meta("crops"),
+        pool_settings(config),
+        dataset.inputs(),
+        [run.crops],
+        options.force,
+        version=VERSION,
+        share=True,
     ) as needed:
         if not needed:
             return

@@ -42,8 +42,8 @@ def check_images(table, image_ids: set[str], path: Path, dataset: Dataset) -> No
     check_folds(table)
     if missing := set(table["image_id"]) - image_ids:
         raise StageError(
-            f"{path} is for other images than {dataset.manifest}: {len(missing)} of its {len(table)} are not there, e.g. "
-            f"{min(missing)}. Put the archive it was made for in place, or set data.folds to a file to be made"
+            f"{path} is for other images than {dataset.manifest}: {len(missing)} of its {len(table)} are not there, "
+            f"e.g. {min(missing)}. Put the archive it was made for in place, or set data.folds to a file to be made"
         )
     if beyond := len(image_ids) - len(table):
         # The original stage1_train has 670 images, the corrected one, which folds/dsb2018.csv is for, 664.

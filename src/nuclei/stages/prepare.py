@@ -1,20 +1,20 @@
 """Archives -> runs/data/<dataset>: images and label images as PNG, and the manifest."""
 
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
-from joblib import Parallel, delayed
-from tqdm import tqdm
 
 from nuclei.config.schema import Config
-from nuclei.data.archives import find_archives, manifest_table, open_archive, prepare_image
+from nuclei.data.archives import Archive, find_archives, manifest_table, open_archive, prepare_image
+from nuclei.data.competition import ARCHIVES, SOLUTIONS
 from nuclei.data.images import encode_image_png, encode_labels_png
-from nuclei.runs.cache import stage
-from nuclei.runs.files import content_hash, file_hash, write_bytes, write_table
+from nuclei.runs.cache import Part, stage
+from nuclei.runs.files import content_hash, file_hash, read_table, write_bytes, write_table
 from nuclei.runs.layout import Dataset, Options, Run
+from nuclei.runs.parallel import each_image
 
-SPLIT_OF_ARCHIVE = {"stage1_train": "train", "stage1_test": "test", "stage2_test_final": "stage2"}
-SOLUTION_OF_SPLIT = {"test": "stage1_solution", "stage2": "stage2_solution_final"}
+VERSION = 1
 
 
 def main(run: Run, config: Config, options: Options) -> None:
@@ -26,20 +26,35 @@ def main(run: Run, config: Config, options: Options) -> None:
             raise
         print(f"{dataset.name} prepare: up to date (its archives are not in {options.data})", flush=True)
         return
-    inputs = {name: source_hash(path) for name, path in found.items()}
-    outputs = [dataset.folder / "images", dataset.folder / "labels", dataset.manifest]
-    with stage(dataset.meta, {}, inputs, outputs, options.force) as needed:
-        if not needed:
-            return
-        archives = [open_archive(found[name], split) for name, split in SPLIT_OF_ARCHIVE.items() if name in found]
-        tasks = [(archive, image_id) for archive in archives for image_id in archive.image_ids]
-        results = Parallel(options.jobs, return_as="generator")(delayed(prepare_one)(dataset, *task) for task in tasks)
-        table = manifest_table(list(tqdm(results, "prepare", len(tasks), unit="image", mininterval=1)))
-        for name in SOLUTION_OF_SPLIT.values():
-            if name in found:
-                write_bytes(dataset.solution(name), found[name].read_bytes())
-        write_table(dataset.manifest, table)
-        print(describe(table), flush=True)
+    before = read_table(dataset.manifest) if dataset.manifest.is_file() else None
+    parts = {
+        split: Part({name: source_hash(found[name])}, list_images(dataset, before, split))
+        for split, name in ARCHIVES.items()
+        if name in found
+    }
+    solutions = {name: dataset.solution(name) for name in SOLUTIONS.values() if name in found}
+    parts |= {name: Part({name: source_hash(found[name])}, [path]) for name, path in solutions.items()}
+    outputs = [dataset.folder / "images", dataset.folder / "labels", dataset.manifest, *solutions.values()]
+    force = options.force or before is None  # it has rows of every part, and none could be kept without
+    with stage(dataset.meta, {}, {}, outputs, force, version=VERSION, parts=parts) as needed:
+        rows = []
+        for split in filter(ARCHIVES.__contains__, needed):
+            archive = open_archive(found[ARCHIVES[split]], split)
+            work = partial(prepare_one, dataset, archive)
+            rows += each_image(archive.image_ids, work, f"prepare {split}", options.jobs)
+        if rows:
+            print(describe(manifest_table(rows)), flush=True)
+            if before is not None and dataset.manifest.is_file():  # else all was to be made anew
+                rows += before[~before["split"].isin(needed)].to_dict("records")
+            write_table(dataset.manifest, manifest_table(rows))
+        for name in filter(solutions.__contains__, needed):
+            write_bytes(solutions[name], found[name].read_bytes())
+
+
+def list_images(dataset: Dataset, manifest: pd.DataFrame | None, split: str) -> list[Path]:
+    """Return the files of the images and labels that a manifest has of a split."""
+    image_ids = [] if manifest is None else manifest.loc[manifest["split"] == split, "image_id"]
+    return [path(image_id) for image_id in image_ids for path in (dataset.image, dataset.labels)]
 
 
 def source_hash(path: Path) -> str:
@@ -49,7 +64,7 @@ def source_hash(path: Path) -> str:
     return content_hash(sorted((str(p.relative_to(path)), p.stat().st_size) for p in path.rglob("*") if p.is_file()))
 
 
-def prepare_one(dataset: Dataset, archive, image_id: str) -> dict:
+def prepare_one(dataset: Dataset, archive: Archive, image_id: str) -> dict:
     """Write one image and its labels, and return its row of the manifest."""
     image, labels, row = prepare_image(archive, image_id)
     write_bytes(dataset.image(image_id), encode_image_png(image))

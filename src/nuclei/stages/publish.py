@@ -13,7 +13,7 @@ from nuclei.runs.layout import Options, Run
 KEPT = ("seconds", "commit", "dirty", "cpus", "python", "versions", "settings", "fingerprint")
 
 
-def main(run: Run, config: Config, options: Options) -> None:
+def main(run: Run, config: Config, options: Options) -> None:  # noqa: ARG001 (every stage is called alike)
     folder, readme = Path("ensembles") / run.name, Path("README.md")
     for stage in ("evaluate", "submit"):
         fingerprint(run.meta(stage))

@@ -19,9 +19,12 @@ from nuclei.networks.kinds import build, make_loss, segment_quickly
 from nuclei.runs.cache import StageError, expected_fingerprint, fingerprint, is_up_to_date, stage
 from nuclei.runs.files import as_json, atomic, differences, file_hash, read_json, read_table, write_table
 from nuclei.runs.layout import Dataset, Options, Run, read_pair, read_pairs
+from nuclei.stages import crops as crops_stage
 from nuclei.training.augment import leave_out
 from nuclei.training.crops import Pool, make_crops, pool_settings
 from nuclei.training.engine import fit
+
+VERSION = 1
 
 
 def main(run: Run, config: Config, options: Options) -> None:
@@ -34,7 +37,7 @@ def main(run: Run, config: Config, options: Options) -> None:
     settings = config.record_training()
     inputs = dataset.inputs()
     if config.train.pool:
-        inputs["crops"] = expected_fingerprint("crops", pool_settings(config), inputs)
+        inputs["crops"] = expected_fingerprint("crops", pool_settings(config), inputs, crops_stage.VERSION)
     starts = find_starts(run, config, dataset) if config.train.start else {}
     if not starts and config.model.weights and Path(config.model.weights).is_file():
         inputs["weights"] = file_hash(Path(config.model.weights))
@@ -43,7 +46,7 @@ def main(run: Run, config: Config, options: Options) -> None:
         return inputs | ({"start": file_hash(starts[fold])} if starts else {})
 
     if (
-        all(is_up_to_date(run.meta(f"train_fold{fold}"), settings, inputs_of(fold)) for fold in folds)
+        all(is_up_to_date(run.meta(f"train_fold{fold}"), settings, inputs_of(fold), VERSION) for fold in folds)
         and not options.force
     ):
         print(f"{run.name} train: up to date", flush=True)
@@ -57,15 +60,22 @@ def main(run: Run, config: Config, options: Options) -> None:
     )
     fabric.launch()
     for fold in folds:
-        meta = run.meta(f"train_fold{fold}")
-        if not fabric.is_global_zero:  # one process keeps the books
-            if not published.get(fold) and (not meta.is_file() or options.force):
+        if not fabric.is_global_zero:  # one process keeps the books, and says what it found there
+            if fabric.broadcast(False):
                 train_fold(fabric, run, config, dataset, fold, starts.get(fold))
             continue
         with stage(
-            meta, settings, inputs_of(fold), [run.fold(fold)], options.force, share=True, twin=published.get(fold)
+            run.meta(f"train_fold{fold}"),
+            settings,
+            inputs_of(fold),
+            [run.fold(fold)],
+            options.force,
+            version=VERSION,
+            protect=True,
+            share=True,
+            twin=published.get(fold),
         ) as needed:
-            if needed:
+            if fabric.broadcast(bool(needed)):
                 train_fold(fabric, run, config, dataset, fold, starts.get(fold))
 
 

@@ -7,6 +7,8 @@ from nuclei.runs.cache import fingerprint, stage
 from nuclei.runs.files import file_hash
 from nuclei.runs.layout import Options, Run, comparison
 
+VERSION = 1
+
 
 def main(run: Run, config: Config, options: Options) -> None:
     folder, ablations = run.writeup, comparison(run.folder.parent, "ablations")
@@ -14,7 +16,7 @@ def main(run: Run, config: Config, options: Options) -> None:
     if ablations.is_file():
         inputs["ablations"] = file_hash(ablations)
     settings = {"config": config.record()}
-    with stage(run.meta("writeup"), settings, inputs, [folder], options.force) as needed:
+    with stage(run.meta("writeup"), settings, inputs, [folder], options.force, version=VERSION) as needed:
         if not needed:
             return
         title = f"{run.name}: a solution of the 2018 Data Science Bowl"
