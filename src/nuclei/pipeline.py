@@ -26,7 +26,7 @@ SKIPPED = {
 
 
 def load_run(path: str | Path) -> Config:
-    """Load a run's config; raise ValueError as `load_config` does, and naming the file for a method that is not for it."""
+    """Load a run's config; raise ValueError as `load_config` does, and naming the file, as `check_method` does."""
     config = load_config(path)
     try:
         check_method(config)

@@ -1,4 +1,4 @@
-"""Label images of other tools are found by image id, read whatever they number, and refused where they are no labels."""
+"""Label images of other tools are found by image id, read however they number, and refused if they are none."""
 
 import cv2
 import numpy as np

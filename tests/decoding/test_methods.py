@@ -1,4 +1,4 @@
-"""Every way to get nuclei is one entry: its settings decode alike one by one and together, and what cannot be is refused."""
+"""Every way to get nuclei is an entry: its settings decode alike alone and together; what cannot be is refused."""
 
 import numpy as np
 import pytest
@@ -73,11 +73,17 @@ def test_a_run_is_scored_by_the_plain_decodings_of_what_its_network_gives(config
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        (make_config("watershed", model=DETECTOR), "watershed is not for MaskRCNN, which gives detections; valid: classical, labels, detections, scored"),
-        (make_config("detections"), "detections is not for Unet, which gives maps; valid: classical, labels, components, watershed, scored"),
+        (
+            make_config("watershed", model=DETECTOR),
+            "watershed is not for MaskRCNN, which gives detections; valid: classical, labels, detections, scored",
+        ),
+        (
+            make_config("detections"),
+            "detections is not for Unet, which gives maps; valid: classical, labels, components, watershed, scored",
+        ),
         (make_config("stardist"), "unknown method 'stardist'; valid: classical, labels, components, watershed, scored"),
     ],
-)  # fmt: skip
+)
 def test_a_method_that_is_not_for_the_network_is_refused_with_those_that_are(config, said):
     with pytest.raises(ValueError, match=f"^selection.method: {said}$"):
         check_method(config)

@@ -34,7 +34,6 @@ from nuclei.report.blocks import (
 )
 from nuclei.report.reader import RunReader, read_array
 from nuclei.report.readme import PUBLISHED
-from nuclei.report.run_report import STAGE_PARTS
 from nuclei.report.sections import Section, choose_overview, compose, overview_picture
 from nuclei.report.tables import (
     errors_table,
@@ -48,6 +47,7 @@ from nuclei.runs import cache
 from nuclei.runs.cache import StageError
 from nuclei.runs.files import read_json, read_table, write_arrays, write_table
 from nuclei.runs.layout import Dataset, Options, Run
+from nuclei.runs.stage_table import STAGES
 from nuclei.stages import candidates, ensemble, evaluate, folds, plain, prepare, score, select, submit
 from nuclei.stages import publish as publish_stage
 from nuclei.stages import report as report_stage
@@ -357,7 +357,7 @@ def test_tables_hold_what_they_are_given():
         {"stage": name, "seconds": 1.25, "commit": "0123456789ab", "dirty": True, "cpus": 2}
         for name in ("evaluate", "train_fold1", "train_fold0", "prepare")
     ]
-    rows = stages_table({"r": metas}, tuple(STAGE_PARTS)).rows
+    rows = stages_table({"r": metas}, tuple(STAGES)).rows
     assert [row[1] for row in rows] == ["prepare", "train_fold0", "train_fold1", "evaluate", ""]
     assert rows[0][2:] == ("0123456789 + changes", "2 CPU cores", "1.2")
     assert rows[-1][-1] == "5.0"

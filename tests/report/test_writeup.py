@@ -22,7 +22,6 @@ from nuclei.report.comparisons import (
     verdict_table,
 )
 from nuclei.report.network_tables import CHANNELS, MODEL, TRAINING, augmentation_table, choices_table
-from nuclei.report.run_report import STAGE_PARTS
 from nuclei.report.tables import folds_table, format_time, times_table
 from nuclei.report.writeup import (
     choose_examples,
@@ -37,7 +36,7 @@ from nuclei.report.writeup import (
 from nuclei.runs.cache import StageError
 from nuclei.runs.files import file_hash, read_json, read_table, write_table
 from nuclei.runs.layout import Options, Run, comparison
-from nuclei.stages import STAGES
+from nuclei.runs.stage_table import STAGES, TIMES
 from nuclei.stages import writeup as stage
 from nuclei.training.targets import TARGETS
 
@@ -241,7 +240,7 @@ def test_times_are_summed_by_parts_of_the_pipeline():
         "evaluate": 2,
     }
     metas = [{"stage": name, "seconds": n, "cpu_seconds": 2 * n, "cpus": 2} for name, n in stages.items()]
-    rows = times_table({"data": metas[:1], "r": metas[1:], "gone": []}, STAGE_PARTS).rows
+    rows = times_table({"data": metas[:1], "r": metas[1:], "gone": []}, TIMES).rows
     assert rows[0][2:] == ("10 s", "–", "–", "–", "–", "10 s", "20 s")
     assert rows[1][2:] == ("–", "61 min", "30 s", "5 s", "2 s", "62 min", "2 h 03 min")
     assert rows[2][1:] == ("not recorded", *["–"] * 6, "not recorded")
@@ -251,10 +250,9 @@ def test_times_are_summed_by_parts_of_the_pipeline():
 
 def test_making_crops_counts_as_training_and_every_stage_that_runs_has_its_part():
     metas = [{"stage": name, "seconds": 5.0} for name in ("crops", "train_fold0")]
-    row, _ = times_table({"r": metas}, STAGE_PARTS).rows
+    row, _ = times_table({"r": metas}, TIMES).rows
     assert row[2:] == ("–", "10 s", "–", "–", "–", "10 s", "not recorded")
-    assert set(STAGES) - set(STAGE_PARTS) == {"report", "writeup", "publish"}
-    assert [name for name in STAGES if name in STAGE_PARTS] == list(STAGE_PARTS)
+    assert set(STAGES) - set(TIMES) == {"report", "writeup", "publish"}
 
 
 def test_folds_and_examples_are_those_of_the_table():

@@ -97,7 +97,7 @@ def check_labels(values: NDArray[np.generic], shape: tuple[int, ...], name: str)
     n_parts = ndimage.label(labels)[1]
     if labels.max(initial=0) == 1 and numbers[-1] in BINARY and n_parts > 1:
         raise ValueError(
-            f"{name} is a mask: its {n_parts} objects all have the value {numbers[-1]}. Export labels, a number of its own "
-            "for each nucleus"
+            f"{name} is a mask: its {n_parts} objects all have the value {numbers[-1]}. Export labels, a number of its "
+            "own for each nucleus"
         )
     return labels

@@ -52,7 +52,7 @@ def list_networks(run: Run) -> list[Path]:
 
 
 def find_published(config: Config, dataset: Dataset, fold: int) -> Path | None:
-    """Return the meta of the published network of a fold that was trained by `config`'s settings; None if there is none.
+    """Return the meta of the published network of a fold that was trained by these settings; None if there is none.
 
     The same fold table means the same images; how a user's archives lie on the disk, and their annotations, may differ.
     """

@@ -78,7 +78,7 @@ def stamp(folder: Path) -> tuple[int, ...]:
 
 @lru_cache(maxsize=1)
 def load_once(folder: Path, config: str, folds: tuple[int, ...], written: tuple[int, ...]) -> dict[int, Forward]:  # noqa: ARG001 (a key)
-    """Return load_forwards of the run in a folder, its config as JSON; a process that has them does not load them again."""
+    """Return load_forwards of the run in a folder, its config as JSON; a process loads them once."""
     return load_forwards(Run(folder.name, folder.parent), parse_config(json.loads(config), str(folder)), folds)
 
 
@@ -118,7 +118,7 @@ class Predictor:
         return as_stored(Prediction(maps))
 
     def segment(self, image: Image) -> tuple[Labels, NDArray[np.float32] | None]:
-        """Return the labels of an image, uint8 [H, W, 3] -> int32 [H, W], and the predicted IoU of each, if it is scored."""
+        """Return the labels of an image, uint8 [H, W, 3] -> int32 [H, W], and the predicted IoU of each, if scored."""
         if self.method.segment:
             return self.method.segment(image, "", self.config), None
         prediction = self.predict(image)
@@ -147,5 +147,5 @@ class Predictor:
 
 @lru_cache(maxsize=1)
 def load_predictor(folder: Path, written: tuple[int, ...]) -> Predictor:  # noqa: ARG001 (a key)
-    """Return the Predictor of the run in a folder; a process that has it does not load it again."""
+    """Return the Predictor of the run in a folder; a process loads it once."""
     return Predictor(Run(folder.name, folder.parent))

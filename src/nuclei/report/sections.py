@@ -277,7 +277,7 @@ def keep_picture(tuned: Tuned) -> Picture:
 
 
 def plain_picture(method: str, tuned: Tuned) -> Picture:
-    """Show the curves of a plain decoding: one for each value of the threshold beside that of the mask, if there is one."""
+    """Show the curves of a plain decoding, one for each value of its threshold beside that of the mask, if any."""
     line = next((name for name in tuned.new if name != "mask_threshold"), None)
     title, x_label = f"Plain decoding by {method}", "threshold of the mask map"
     figure = charts.draw_threshold(title, x_label, tuned, "mask_threshold", line)

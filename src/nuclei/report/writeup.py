@@ -49,7 +49,7 @@ from nuclei.report.sections import (
 )
 from nuclei.report.tables import SEARCH_SENTENCES, Metas, each_row, format_time, name_method
 from nuclei.runs.files import file_hash
-from nuclei.runs.stage_table import STAGES
+from nuclei.runs.stage_table import TIMES
 
 ABOUT_TEAM = (
     "team name; members with place and e-mail; place and score on the public and on the private leaderboard",
@@ -468,7 +468,7 @@ def features_table(leave_out: Iterable[str], importance: Mapping[str, float]) ->
 def times_section(reader: RunReader) -> Iterator[Block]:
     """Tabulate what every run took, on what."""
     yield Paragraph(ABOUT_TIMES)
-    yield tables.times_table(reader.metas, {name: entry.time for name, entry in STAGES.items()})
+    yield tables.times_table(reader.metas, TIMES)
     yield from (Missing(f"{name}/meta") for name, found in reader.metas.items() if not found)
 
 

@@ -50,8 +50,8 @@ STAGES = {
         "copy a run's results to ensembles/<run>/ and its tables into README.md", "report", on_demand=True
     ),
 }
-# The parts of a run's time, in the order of the pipeline.
-PARTS_OF_TIME = tuple(dict.fromkeys(entry.time for entry in STAGES.values()))
+# The part of a run's time that each stage counts as; what reports on a run is no part of it.
+TIMES = {name: entry.time for name, entry in STAGES.items() if entry.time != "report"}
 
 
 def stage_of(meta_name: str) -> str:

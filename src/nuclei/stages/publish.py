@@ -17,7 +17,7 @@ ENSEMBLES = Path("ensembles")
 KEPT = ("seconds", "commit", "dirty", "cpus", "processor", "python", "versions", "settings", "fingerprint")
 
 
-def main(run: Run, config: Config, options: Options) -> None:  # noqa: ARG001 (all stages have these parameters)
+def main(run: Run, config: Config, options: Options) -> None:
     folder = ENSEMBLES / run.name
     for stage in ("evaluate", "submit"):
         fingerprint(run.meta(stage))
