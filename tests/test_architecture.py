@@ -30,7 +30,7 @@ MAY_IMPORT = {
     # Of the report these alone read what a run left.
     "report.reader": {"report", "runs", "candidates", "decoding", "networks", "data", "evaluation", "config"},
     "report.run_report": {"report", "runs", "data", "decoding", "config"},
-    "report.run_writeup": {"report", "runs", "data", "config"},
+    "report.writeup": {"report", "runs", "candidates", "data", "evaluation", "config"},
     "report.show": {"report", "runs", "candidates", "decoding", "networks", "data", "evaluation", "config"},
     "stages": {
         "report",
@@ -44,7 +44,7 @@ MAY_IMPORT = {
         "evaluation",
         "config",
     },
-    "pipeline": {"stages", "runs", "config"},
+    "pipeline": {"stages", "training", "networks", "decoding", "candidates", "runs", "config"},
     "experiments": {"pipeline", "report", "evaluation", "networks.kinds", "runs", "config"},
     "cli": {"pipeline", "experiments", "stages", "report", "inference", "runs", "data", "config"},
     "__main__": {"cli"},

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from nuclei.pipeline import list_runs, load_run, run_stage, run_stages
 from nuclei.runs.files import read_table
 from nuclei.runs.layout import Options, Run, comparison
 from nuclei.runs.stage_table import STAGES
+
+if TYPE_CHECKING:
+    from nuclei.report.blocks import Table
 
 # What a command needs is imported when it is called: torch alone takes seconds, for which nobody waits at --help.
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -23,9 +26,7 @@ Devices = Annotated[int, typer.Option(min=1, help="GPUs, or CPU processes, to tr
 Jobs = Annotated[int, typer.Option(help="processes of the stages that go image by image; -1: one per core")]
 Runs = Annotated[Path, typer.Option(help="folder of all runs")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="name of a finished run")]
-Publish = Annotated[
-    bool, typer.Option("--publish", help="also commit the table: ensembles/ and the README that shows it")
-]
+Publish = Annotated[bool, typer.Option("--publish", help="also put the table into ensembles/ and its README file")]
 Published = Annotated[
     bool,
     typer.Option(
@@ -73,10 +74,10 @@ def report(configs: Configs, runs: Runs = Path("runs"), force: Force = False, pu
 
 
 def publish_comparison(runs: Path, kind: str) -> None:
-    """Commit a table that compares runs: to ensembles/, and to the README that shows it."""
+    """Put a table that compares runs into ensembles/ and its README file."""
     from nuclei.experiments.leaderboard import publish
 
-    typer.echo(f"published: {publish(runs, kind)}")
+    typer.echo(f"published: {' and '.join(map(str, publish(runs, kind)))}")
 
 
 @app.command()
@@ -135,7 +136,7 @@ def ablate(
         raise ValueError("\n  ".join(["these runs failed and are not in the table:", *lines]))
 
 
-def print_table(table) -> None:
+def print_table(table: "Table") -> None:
     """Print a table of a report so that its columns line up in a terminal."""
     import pandas as pd
 

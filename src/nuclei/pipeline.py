@@ -42,7 +42,7 @@ def check_run(config: Config, source: str) -> None:
     """
     from nuclei.candidates.features import feature_names
     from nuclei.decoding.classical import check_recipe
-    from nuclei.networks.encoder_decoder import check_model
+    from nuclei.networks.kinds import check_model
     from nuclei.networks.losses import check_losses
     from nuclei.training.augment import leave_out
     from nuclei.training.targets import check_channels

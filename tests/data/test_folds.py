@@ -52,7 +52,7 @@ def test_tiles_of_one_field_are_found_among_strangers(background):
     images, expected = {}, []
     for tiles in fields:
         ids = [next(names) for _ in tiles]
-        images.update(zip(ids, tiles))
+        images.update(zip(ids, tiles, strict=True))
         expected.append(sorted(ids))
     groups = mosaic_groups(images)
     assert as_partition(groups) == sorted(expected)
@@ -74,7 +74,7 @@ def test_larger_and_incomplete_fields_are_one_group():
 def test_square_is_found_though_an_inner_border_is_nearly_empty():
     field = draw_field(3)
     field[:80, 100:140] = 8
-    images = dict(zip("abcd", cut(field, 2, 2)))
+    images = dict(zip("abcd", cut(field, 2, 2), strict=True))
     images |= {f"s{i}": draw_field(i, 100, 120) for i in range(30, 40)}
     assert len({mosaic_groups(images)[i] for i in "abcd"}) == 1
 
@@ -161,7 +161,7 @@ def test_groups_stay_whole_and_clusters_even(table, n_folds, seed):
     assert folds["fold"].between(0, n_folds - 1).all()
     assert folds["image_id"].tolist() == sorted(table["image_id"])
     # Dealt largest first to the emptiest fold, no two folds differ by more than the largest group.
-    for cluster, rows in folds.groupby("cluster"):
+    for _, rows in folds.groupby("cluster"):
         counts = np.bincount(rows["fold"], minlength=n_folds)
         assert counts.max() - counts.min() <= rows["group"].value_counts().max()
     shuffled = table.sample(frac=1, random_state=seed)
@@ -205,7 +205,7 @@ def test_folds_that_are_not_finer_are_refused():
         split_folds(table, 6, 0)
     with pytest.raises(ValueError, match="fold 0 must lie in one fold of the coarser table; it has images of 0 and 1"):
         match_folds(table.assign(fold=0), table[table["fold"] < 2])
-    with pytest.raises(ValueError, match="1 that are not there"):
+    with pytest.raises(ValueError, match="1 that are missing from it"):
         match_folds(table, table[1:])
 
 

@@ -1,4 +1,6 @@
-"""Run a small project twice, once whole and once with every stage killed, and print what differs: python kill_stages.py DATA FOLDER
+"""Run a small project twice, once whole and once with every stage killed, and print what differs.
+
+Usage: python kill_stages.py DATA FOLDER
 
 It forks a process per stage from one that has imported everything and computed nothing, which is safe and saves the
 imports.

@@ -41,8 +41,8 @@ def train_boosters(
     """Train one booster per target of TARGETS on the features of N candidates, their true IoU and their weight, [N].
 
     P(IoU > t) is learned by log loss, the IoU by squared error. Each tree sees `settings.share` of the rows and of
-    the features. Boosters remember the names of the table's columns. `seed` stands in for `settings.seed`, from which
-    that of each set is derived; jobs: threads, -1: one per core.
+    the features. Boosters remember the names of the table's columns. `seed` replaces `settings.seed`, from which that
+    of each set is derived; jobs: threads, -1: one per core.
     """
     # Targets share one binned table, which is where the memory and half of the time go.
     table = lgb.Dataset(
@@ -86,7 +86,7 @@ def predict_scores(boosters: Sequence[Boosters], features: pd.DataFrame) -> NDAr
     predictions = [
         [one[target].predict(columns(tuple(one[target].feature_name()))) for one in boosters] for target in TARGETS
     ]
-    scores = np.stack([np.mean(of_target, axis=0) for of_target in predictions], axis=1)
+    scores = np.stack([np.mean(np.asarray(of_target), axis=0) for of_target in predictions], axis=1)
     scores[:, :-1] = np.minimum.accumulate(scores[:, :-1], axis=1)
     return scores.clip(0, 1).astype(np.float32)
 
@@ -96,7 +96,7 @@ def pick_columns(features: pd.DataFrame, names: tuple[str, ...]) -> NDArray[np.f
     if missing := [name for name in names if name not in features.columns]:
         raise ValueError(
             f"the boosters were trained on features that the candidates lack: {', '.join(missing)}. "
-            "Cut the candidates by the code that the boosters were trained with, or train the boosters anew"
+            "Cut the candidates with the code that the boosters were trained with, or train the boosters anew"
         )
     return np.ascontiguousarray(features[list(names)], np.float32)
 
@@ -119,7 +119,7 @@ def pack_boosters(boosters: Boosters) -> bytes:
 
 
 def unpack_boosters(content: bytes, name: str) -> Boosters:
-    """Return the set of boosters that `pack_boosters` packed; raise ValueError calling it `name` if it is damaged."""
+    """Return the set of boosters that `pack_boosters` packed; raise ValueError naming the file `name` if damaged."""
     try:
         texts = json.loads(gzip.decompress(content))
         if not isinstance(texts, dict) or set(texts) != set(TARGETS):
@@ -137,8 +137,8 @@ def unpack_boosters(content: bytes, name: str) -> Boosters:
 def check_model(text: str) -> None:
     """Raise ValueError unless LightGBM's text of a model is whole: a header, trees of the sizes it lists, and the end.
 
-    LightGBM ends the whole process on a text that is cut off or lacks a tree. Numbers inside of a tree are not looked
-    at: gzip's checksum finds them altered by accident, and on purpose they could still end the process.
+    LightGBM aborts the whole process on a text that is cut off or lacks a tree. Numbers inside a tree are not checked:
+    accidental damage to them fails gzip's checksum, but a file altered on purpose can still abort the process.
     """
     header, _, rest = text.partition("\n\n")
     listed = re.search(r"^tree_sizes=([\d ]*)$", header, re.MULTILINE)

@@ -26,7 +26,7 @@ def touches_frame(c: Context) -> NDArray[np.bool_]:
 
 
 def eccentricity(c: Context) -> NDArray[np.float64]:
-    """Return that of the ellipse with equal second moments, as in regionprops: 0 for a disc and for a single pixel."""
+    """Return the eccentricity of the ellipse with equal second moments, as in regionprops; 0 for a single pixel."""
     major, minor = c.ellipses["major_axis_px"], c.ellipses["minor_axis_px"]
     share: NDArray[np.float64] = minor / np.maximum(major, 1e-9)
     return np.where(major > 0, np.sqrt(1 - share**2), 0)

@@ -30,7 +30,7 @@ def select_candidates(candidates: Candidates, gain: NDArray[np.floating[Any]]) -
     """
     n_nodes = len(candidates.parent)
     best = np.full(n_nodes, -1)
-    order = np.lexsort((-np.arange(len(gain)), gain))  # ascending by gain; of equal ones the first comes last
+    order = np.lexsort((-np.arange(len(gain)), gain))  # ascending by gain; among equals the first comes last
     best[candidates.node[order]] = order
     own = np.where(best >= 0, np.append(gain, -np.inf)[best], -np.inf)
     below = np.zeros(n_nodes)
@@ -52,7 +52,7 @@ def select_candidates(candidates: Candidates, gain: NDArray[np.floating[Any]]) -
 def select_greedily(candidates: Candidates, gain: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
     """Return the indices, ascending, of candidates taken in descending `gain` [N], each unless it overlaps one taken.
 
-    What everyone does; select_candidates finds a set whose sum of gains is never smaller.
+    The usual way; select_candidates finds a set whose sum of gains is never smaller.
     """
     free = np.ones(candidates.shape[0] * candidates.shape[1], bool)
     taken = []

@@ -93,9 +93,10 @@ def find_basins(energy: NDArray[np.float32], region: NDArray[np.bool_]) -> tuple
     """
     heights = np.where(region, 1 + np.rint(STEPS * np.clip(energy, 0, 1)), 0).astype(np.uint8)
     # Without the frame of zeros a maximum that touches the image's edge would not count as one.
-    peaks = local_maxima(np.pad(heights, 1), connectivity=1)[1:-1, 1:-1]  # type: ignore[no-untyped-call]  # skimage
-    seeds = ndimage.label(peaks)[0]
-    return watershed(255 - heights, seeds, mask=region), heights  # type: ignore[no-untyped-call]  # skimage
+    peaks = local_maxima(np.pad(heights, 1), connectivity=1)[1:-1, 1:-1]
+    seeds = np.zeros(heights.shape, np.int32)
+    ndimage.label(peaks, output=seeds)
+    return watershed(255 - heights, seeds, mask=region), heights
 
 
 def grow_forest(basins: NDArray[np.int32], heights: NDArray[np.uint8], depth: int) -> Forest:

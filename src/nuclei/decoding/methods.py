@@ -69,6 +69,7 @@ class Method:
     segment: Callable[[NDArray[np.uint8], str, Config], Labels] | None = None
     settings: Callable[[Config], dict[str, Any]] = no_settings  # what `segment` reads of a config
     inputs: Callable[[Config], dict[str, str]] = no_inputs  # hashes of what it reads from disk
+    floods: bool = False  # whether the nuclei come from flooding an energy made of maps
 
 
 def list_component_settings(config: Config) -> list[Setting]:
@@ -175,6 +176,7 @@ METHODS: dict[str, Method] = {
         "maps",
         list_watershed_settings,
         decode_watershed,
+        floods=True,
     ),
     "detections": Method(
         "detections",
@@ -190,6 +192,7 @@ METHODS: dict[str, Method] = {
         "features how likely the IoU of each candidate passes each of the metric's ten thresholds. {search}, "
         "above a keep threshold chosen on the other folds.",
         "candidates",
+        floods=True,
     ),
 }
 

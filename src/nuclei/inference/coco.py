@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from nuclei.candidates.boosters import TARGETS
-from nuclei.candidates.table import Candidates
 from nuclei.config.schema import Config
-from nuclei.decoding.methods import choose_candidates
-from nuclei.decoding.tuning import find_setting
+from nuclei.decoding.methods import choose_candidates, is_scored
 from nuclei.inference.exports import to_coco, to_coco_results
-from nuclei.runs.files import read_arrays, read_json, read_labels, read_table, write_bytes
+from nuclei.inference.predictions import read_scored, read_tuned
+from nuclei.runs.files import read_labels, read_table, write_bytes
 from nuclei.runs.layout import Dataset, Run, find_fingerprint, open_run
 
 
@@ -50,15 +49,10 @@ def export_coco(name: str, root: Path) -> list[Path]:
 
 def read_scores(run: Run, config: Config, dataset: Dataset, split: str, image_id: str) -> NDArray[np.float32] | None:
     """Return the predicted IoU of the selected candidates in the order of their labels, None unless it is predicted."""
-    if config.selection.method != "scored":
+    if not is_scored(config):
         return None
-    candidates = Candidates.unpack(read_arrays(run.candidates(split) / f"{image_id}.npz"))
-    scores = read_arrays(run.scores(split) / f"{image_id}.npz")["scores"]
-    chosen = choose_candidates(
-        candidates,
-        scores,
-        find_setting(read_json(run.tuned), dataset.fold_of(split, image_id)),
-        config.selection.search,
-    )
+    candidates, scores = read_scored(run, split, image_id)
+    setting = read_tuned(run).setting(dataset.fold_of(split, image_id))
+    chosen = choose_candidates(candidates, scores, setting, config.selection.search)
     iou: NDArray[np.float32] = scores[chosen, TARGETS.index("iou")]
     return iou

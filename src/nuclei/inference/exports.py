@@ -15,6 +15,7 @@ import tifffile
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from roifile import ROI_TYPE, ImagejRoi
+from shapely.geometry.base import BaseGeometry
 from skimage.measure import regionprops, regionprops_table
 from skimage.segmentation import expand_labels
 
@@ -22,8 +23,8 @@ from nuclei.candidates.tree import find_saddles
 from nuclei.data.images import stretch_contrast
 from nuclei.data.labels import find_outlines
 
-# Label -> its outline along the edges of its pixels, labels ascending: what `trace_outlines` returns.
-Outlines = Mapping[int, shapely.Polygon | shapely.MultiPolygon]
+# Label -> its outline, a polygon or several, labels ascending: what `trace_outlines` returns.
+Outlines = Mapping[int, BaseGeometry]
 # One image of a COCO data set: its id, its labels, int [H, W], and a score for each label, or None.
 LabelledImage = tuple[str, NDArray[Any], NDArray[Any] | None]
 # What regionprops_table measures and what it is called here: units in names, y before x as in arrays.
@@ -135,13 +136,13 @@ def trace_outlines(labels: NDArray[Any]) -> Outlines:
     """Trace the outline of each label, int [H, W], along the edges of its pixels: {label: polygon}, labels ascending.
 
     Pixel (y, x) is the square from (x, y) to (x + 1, y + 1), so the area of a polygon is its nucleus's in pixels. Parts
-    that meet at a corner only are polygons of their own, as OGC demands; holes run against the outer ring.
+    that meet at a corner only are polygons of their own, as OGC demands; holes wind against the outer ring.
     """
-    outlines: dict[int, shapely.Polygon | shapely.MultiPolygon] = {}
+    outlines: dict[int, BaseGeometry] = {}
     for nucleus in regionprops(labels):
         y, x = nucleus.coords.T
         outline = shapely.normalize(shapely.coverage_union_all(shapely.box(x, y, x + 1, y + 1)))
-        # Normalised rings start at a corner, so that simplifying by nothing leaves corners only.
+        # Normalised rings start at a corner, so simplifying with tolerance 0 leaves only corners.
         outlines[int(nucleus.label)] = shapely.orient_polygons(shapely.simplify(outline, 0))
     return outlines
 
@@ -193,7 +194,7 @@ def to_rois(outlines: Outlines) -> bytes:
     return result.getvalue()
 
 
-def make_roi(outline: shapely.Polygon | shapely.MultiPolygon, name: str) -> ImagejRoi:
+def make_roi(outline: BaseGeometry, name: str) -> ImagejRoi:
     """Turn an outline along pixel edges into an ImageJ ROI."""
     rings = [shapely.get_coordinates(ring)[:-1].astype(int) for ring in shapely.get_rings(shapely.get_parts(outline))]
     if len(rings) == 1:
@@ -273,6 +274,7 @@ def encode_instances(
         columns = np.asfortranarray(labels)
         for i, label in enumerate(present):
             rle = coco_mask.encode((columns == label).view(np.uint8))
-            segmentation = {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
+            counts: Any = rle["counts"]  # bytes, though their type allows str
+            segmentation = {"size": rle["size"], "counts": counts.decode("ascii")}
             annotation = {"image_id": number, "category_id": CATEGORY["id"], "segmentation": segmentation}
             yield annotation, None if scores is None else float(scores[i])

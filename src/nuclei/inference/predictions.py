@@ -1,8 +1,16 @@
-"""What networks predict, on disk: maps/<split>/<id>.npz in steps of 1/255, and detections/<split>/<id>.npz of a detector."""
+"""What a run keeps of one image: its prediction, its scored candidates, and the thresholds that it is decoded with.
 
+Maps are stored in steps of 1/255, maps/<split>/<id>.npz; a detector also leaves detections/<split>/<id>.npz.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nuclei.candidates.table import Candidates
 from nuclei.decoding.methods import Prediction
+from nuclei.decoding.tuning import Tuned
 from nuclei.networks.maps import dequantise, quantise
-from nuclei.runs.files import read_arrays, write_arrays
+from nuclei.runs.files import read_arrays, read_json, write_arrays
 from nuclei.runs.layout import Run
 
 
@@ -18,3 +26,14 @@ def read_prediction(run: Run, split: str, image_id: str) -> Prediction:
     detections = run.detections(split) / f"{image_id}.npz"
     maps = dequantise(read_arrays(run.maps(split) / f"{image_id}.npz"))
     return Prediction(maps, read_arrays(detections) if detections.is_file() else None)
+
+
+def read_scored(run: Run, split: str, image_id: str) -> tuple[Candidates, NDArray[np.float32]]:
+    """Read the N candidates of one image and their scores, [N, 11], columns as boosters.TARGETS."""
+    candidates = Candidates.unpack(read_arrays(run.candidates(split) / f"{image_id}.npz"))
+    return candidates, read_arrays(run.scores(split) / f"{image_id}.npz")["scores"]
+
+
+def read_tuned(run: Run) -> Tuned:
+    """Read the thresholds that a run's images are decoded with."""
+    return Tuned.from_json(read_json(run.tuned), str(run.tuned))

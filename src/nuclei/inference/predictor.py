@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -25,13 +26,13 @@ from nuclei.decoding.methods import (
     method_of,
     uses_networks,
 )
-from nuclei.decoding.tuning import Setting, Tuned
+from nuclei.decoding.tuning import Setting
+from nuclei.inference.predictions import read_tuned
 from nuclei.networks.encoder_decoder import Network
 from nuclei.networks.hardware import choose_precision, one_thread
 from nuclei.networks.kinds import KINDS, Forward, build
 from nuclei.networks.maps import blend, dequantise, quantise
 from nuclei.runs.cache import StageError
-from nuclei.runs.files import read_json
 from nuclei.runs.layout import Run
 
 Image = NDArray[np.uint8]
@@ -42,7 +43,7 @@ def load_network(fabric: Fabric, run: Run, config: Config, fold: int) -> Network
     """Build the network of a fold with its trained weights, in evaluation mode on `fabric`'s device."""
     network = build(config.model, None)
     network.load_state_dict(load_file(run.fold(fold) / FILE_OF_CHECKPOINT[config.predict.checkpoint]))
-    return fabric.to_device(network.eval())
+    return cast("Network", fabric.to_device(network.eval()))
 
 
 def load_forwards(run: Run, config: Config, folds: Iterable[int]) -> dict[int, Forward]:
@@ -133,7 +134,7 @@ class Predictor:
         """The thresholds for new images, which a member of an ensemble does without."""
         if not self.run.tuned.is_file():
             raise StageError(f"{self.run.tuned} is missing: run the stage select of {self.run.name} first")
-        return Tuned.from_json(read_json(self.run.tuned), str(self.run.tuned)).new
+        return read_tuned(self.run).new
 
     @cached_property
     def boosters(self) -> list[dict[str, Booster]]:

@@ -26,7 +26,7 @@ SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".webp")
 
 @dataclass(frozen=True)
 class Source:
-    """Hold one image to be segmented: its name, which its results begin with, and how it is read."""
+    """Hold one image to be segmented: its name, which those of its results begin with, and how it is read."""
 
     name: str
     read: Callable[[], NDArray[np.uint8]]  # -> uint8 [H, W, 3]

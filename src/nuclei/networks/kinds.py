@@ -1,7 +1,8 @@
-"""The kinds of networks, by what they give: KINDS, one entry each. What training and prediction need of a network is asked here."""
+"""The kinds of networks, by what they give: KINDS, one entry each, with all that training and prediction need of it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,17 +14,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from nuclei.config.schema import Config, ModelConfig, PlainConfig, PredictConfig, TrainConfig
 from nuclei.decoding.detections import make_maps
 from nuclei.decoding.methods import METHODS, Labels, Prediction, Setting
-from nuclei.networks.encoder_decoder import Network, build_network
-from nuclei.networks.losses import map_loss
+from nuclei.networks.encoder_decoder import Network, build_network, check_weights, find_weights_file
+from nuclei.networks.losses import LossOf, map_loss
 from nuclei.networks.maps import average_folds
 from nuclei.networks.mask_rcnn import build_mask_rcnn, detect, detector_forward, merge_detections
 from nuclei.networks.tiling import freeze, network_forward, predict_maps
 
 Image = NDArray[np.uint8]
 Forward = Callable[[torch.Tensor], Any]  # uint8 [B, 3, H, W] -> maps, or detections
-Loss = Callable[[torch.nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]  # network, images, targets -> a scalar
-
-SAME_NUCLEUS = 0.5  # IoU of boxes above which the detections of two networks are of one nucleus
 # What a glance decodes with: it follows a training and chooses nothing that is reported.
 GLANCE = Config(plain=PlainConfig(mask_thresholds=(0.5,)))
 GLANCE_VIEWS = PredictConfig(tta="none")
@@ -37,7 +35,7 @@ class Kind(ABC):
         """Build a network with initial `weights`; raise ValueError as the builders do."""
 
     @abstractmethod
-    def loss(self, model: ModelConfig, train: TrainConfig) -> Loss:
+    def loss(self, model: ModelConfig, train: TrainConfig) -> LossOf:
         """Return the loss that a network of a config is trained by."""
 
     @abstractmethod
@@ -49,7 +47,7 @@ class Kind(ABC):
         """Predict an image, uint8 [H, W, 3], by several networks: their average, or their detections pooled."""
 
     @abstractmethod
-    def glance(self, fabric: Fabric, network: Network, model: ModelConfig, image: Image) -> Labels:
+    def glance(self, fabric: Fabric, network: torch.nn.Module, model: ModelConfig, image: Image) -> Labels:
         """Return labels, int32 [H, W], of an image by a plain decoding with fixed thresholds and a single view."""
 
 
@@ -59,7 +57,7 @@ class Maps(Kind):
     def build(self, model: ModelConfig, weights: str | None) -> Network:
         return build_network(model, weights)
 
-    def loss(self, model: ModelConfig, train: TrainConfig) -> Loss:
+    def loss(self, model: ModelConfig, train: TrainConfig) -> LossOf:
         return map_loss(model, train)
 
     def load(self, fabric: Fabric, network: Network, precision: str) -> Forward:
@@ -69,7 +67,7 @@ class Maps(Kind):
     def predict(self, forwards: Sequence[Forward], image: Image, config: Config) -> Prediction:
         return Prediction(average_folds([predict_maps(f, image, config.model, config.predict) for f in forwards]))
 
-    def glance(self, fabric: Fabric, network: Network, model: ModelConfig, image: Image) -> Labels:
+    def glance(self, fabric: Fabric, network: torch.nn.Module, model: ModelConfig, image: Image) -> Labels:
         maps = predict_maps(network_forward(fabric, network), image, model, GLANCE_VIEWS)
         return decode("watershed", Prediction(maps), {"seed_level": 0.6, "mask_threshold": 0.5})
 
@@ -80,17 +78,17 @@ class Detections(Kind):
     def build(self, model: ModelConfig, weights: str | None) -> Network:
         return build_mask_rcnn(model, weights)
 
-    def loss(self, model: ModelConfig, train: TrainConfig) -> Loss:  # noqa: ARG002 (its losses are its own)
+    def loss(self, model: ModelConfig, train: TrainConfig) -> LossOf:  # noqa: ARG002 (the losses are the network's)
         return lambda network, image, labels: network(image, labels)
 
     def load(self, fabric: Fabric, network: Network, precision: str) -> Forward:  # noqa: ARG002 (not frozen)
         return detector_forward(fabric, network)
 
     def predict(self, forwards: Sequence[Forward], image: Image, config: Config) -> Prediction:
-        detections = merge_detections([detect(f, image, config.predict) for f in forwards], SAME_NUCLEUS)
+        detections = merge_detections([detect(f, image, config.predict) for f in forwards])
         return Prediction(make_maps(detections, image.shape[:2]), detections)
 
-    def glance(self, fabric: Fabric, network: Network, model: ModelConfig, image: Image) -> Labels:  # noqa: ARG002
+    def glance(self, fabric: Fabric, network: torch.nn.Module, model: ModelConfig, image: Image) -> Labels:  # noqa: ARG002
         detections = detect(detector_forward(fabric, network), image, GLANCE_VIEWS)
         prediction = Prediction(make_maps(detections, image.shape[:2]), detections)
         return decode("detections", prediction, {"score": 0.5, "mask_threshold": 0.5})
@@ -112,6 +110,20 @@ def build(model: ModelConfig, weights: str | None) -> Network:
     return KINDS[model.gives].build(model, weights)
 
 
+def make_loss(model: ModelConfig, train: TrainConfig) -> LossOf:
+    """Return the function network, images, targets -> loss, a scalar."""
+    return KINDS[model.gives].loss(model, train)
+
+
+@lru_cache(maxsize=64)
+def check_model(model: ModelConfig) -> None:
+    """Raise ValueError if the network of a config cannot be built, or if its initial weights are unknown or missing."""
+    with torch.device("meta"):  # shapes alone, without memory
+        build(model, None)
+    if find_weights_file(model.weights, "imagenet") is None and model.gives == "maps" and model.encoder:
+        check_weights(model.encoder, model.weights)
+
+
 def count_flops(model: ModelConfig, crop_px: int) -> int:
     """Return the floating point operations that learning from one crop takes: three times those of the forward pass.
 
@@ -120,4 +132,4 @@ def count_flops(model: ModelConfig, crop_px: int) -> int:
     network = build(model, None).eval()
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         network(torch.zeros(1, 3, crop_px, crop_px, dtype=torch.uint8))
-    return 3 * counter.get_total_flops()
+    return 3 * int(counter.get_total_flops())

@@ -54,23 +54,27 @@ class Recipe:
     code: Mapping[str, Any]
     inputs: Mapping[str, Mapping[str, str]]
 
-    def of(self, part: str) -> dict:
+    def of(self, part: str) -> dict[str, Any]:
         """Return what one part is made of, as JSON gives it back."""
         common = {"settings": self.settings, "version": self.version, "code": self.code}
         return as_json({**common, "inputs": self.inputs[part]})
 
 
 def expected_fingerprint(
-    stage: str, settings: Mapping, inputs: Mapping[str, str], version: int = 1, code: Mapping | None = None
+    stage: str,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    version: int = 1,
+    code: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the fingerprint of a stage, or part of one, that is run with these settings, inputs, version and code."""
-    made_of = {"settings": settings, "inputs": inputs}
+    made_of: dict[str, Any] = {"settings": settings, "inputs": inputs}
     # Left out where they say nothing, so that what was made before there were versions keeps its fingerprint.
     made_of |= ({"version": version} if version > 1 else {}) | ({"code": code} if code else {})
     return content_hash([stage, as_json(made_of)])
 
 
-def read_meta(meta: Path) -> dict:
+def read_meta(meta: Path) -> dict[str, Any]:
     """Read what a finished stage left; raise StageError naming the file and the fix if it is missing or damaged."""
     if not meta.is_file():
         raise StageError(f"{meta} is missing: the stage before this one has not finished; run it first")
@@ -91,21 +95,26 @@ def fingerprint(meta: Path, part: str | None = None) -> str:
     """
     found = read_meta(meta)
     if part is None or "parts" not in found:  # stages were not divided once: then their parts are as the whole
-        return found["fingerprint"]
+        return str(found["fingerprint"])
     if part not in found["parts"]:
         raise StageError(f"{meta} has no {part}: run the stage {meta.stem} again, which makes only what is missing")
-    return found["parts"][part]["fingerprint"]
+    return str(found["parts"][part]["fingerprint"])
 
 
 def recorded_inputs(meta: Path, part: str) -> dict[str, str]:
     """Return the inputs that one part of a finished stage was made of; raise StageError as `fingerprint` does."""
     fingerprint(meta, part)
     found = read_meta(meta)
-    return found["parts"][part]["inputs"] if "parts" in found else found["inputs"]
+    inputs: dict[str, str] = found["parts"][part]["inputs"] if "parts" in found else found["inputs"]
+    return inputs
 
 
 def is_up_to_date(
-    meta: Path, settings: Mapping, inputs: Mapping[str, str], version: int = 1, code: Mapping | None = None
+    meta: Path,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    version: int = 1,
+    code: Mapping[str, Any] | None = None,
 ) -> bool:
     """Return whether `meta` was left by a finished, undivided stage with these settings, inputs, version and code."""
     recipe = Recipe(settings, version, code or {}, {WHOLE: inputs})
@@ -115,13 +124,13 @@ def is_up_to_date(
 @contextmanager
 def stage(
     meta: Path,
-    settings: Mapping,
+    settings: Mapping[str, Any],
     inputs: Mapping[str, str],
     outputs: Sequence[Path] = (),
     force: bool = False,
     *,
     version: int = 1,
-    code: Mapping | None = None,
+    code: Mapping[str, Any] | None = None,
     parts: Mapping[str, Part] | None = None,
     protect: bool = False,
     share: bool = False,
@@ -148,7 +157,7 @@ def stage(
     parts = parts or {WHOLE: Part({}, outputs)}
     own = {name: {**inputs, **part.inputs} for name, part in parts.items()}
     job = _Job(meta, Recipe(settings, version, code or {}, own), dict(inputs), parts, list(outputs))
-    with _lock(meta, job.name):
+    with lock(meta, job.name):
         needed, why = job.decide(force, protect)
         if not needed:
             print(f"{job.name}: up to date", flush=True)
@@ -179,8 +188,8 @@ class _Job:
     inputs: dict[str, str]
     parts: Mapping[str, Part]
     outputs: list[Path]
-    found: dict | None = None
-    kept: dict[str, dict] = field(default_factory=dict)  # records of the parts that stay as they are
+    found: dict[str, Any] | None = None
+    kept: dict[str, dict[str, Any]] = field(default_factory=dict)  # records of the parts that stay as they are
 
     @property
     def name(self) -> str:
@@ -233,7 +242,7 @@ class _Job:
             return self.outputs
         return [path for part in needed for path in self.parts[part].outputs]
 
-    def take(self, twin: Path, needed: list[str]) -> dict | None:
+    def take(self, twin: Path, needed: list[str]) -> dict[str, Any] | None:
         """Link the outputs of another run's stage and return its meta; None if that was being made anew meanwhile."""
         meta = read_meta(twin)
         try:
@@ -245,7 +254,7 @@ class _Job:
             self._clear(needed)
         return meta if unchanged else None
 
-    def finish(self, needed: list[str], made: dict) -> None:
+    def finish(self, needed: list[str], made: dict[str, Any]) -> None:
         """Write the meta: how the parts were made, and of what."""
         name, recipe = self.meta.stem, self.recipe
         twins = _list_parts(made, recipe) if "shared_with" in made else {}
@@ -270,14 +279,14 @@ class _Job:
         for path in self.outputs_of(parts):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
-    def _read_begun(self) -> dict[str, dict]:
+    def _read_begun(self) -> dict[str, dict[str, Any]]:
         try:
             return read_json(self.begun)["parts"] if self.begun.is_file() else {}
         except (ValueError, TypeError, KeyError):  # nothing to resume from
             return {}
 
 
-def _list_parts(found: dict | None, recipe: Recipe) -> dict[str, dict]:
+def _list_parts(found: dict[str, Any] | None, recipe: Recipe) -> dict[str, dict[str, Any]]:
     """Return the parts that a meta records, name -> inputs and fingerprint.
 
     A meta from before its stage was divided was made of the inputs of all parts together, and each part takes its own.
@@ -293,7 +302,7 @@ def _list_parts(found: dict | None, recipe: Recipe) -> dict[str, dict]:
     }
 
 
-def _compare(found: dict, recipe: Recipe, part: str) -> tuple[list[str], list[str]]:
+def _compare(found: dict[str, Any], recipe: Recipe, part: str) -> tuple[list[str], list[str]]:
     """List how one part of what a meta records differs from the recipe: in its settings, and in anything else."""
     wanted, records = recipe.of(part), _list_parts(found, recipe)
     settings = differences(found["settings"], wanted["settings"], "settings")
@@ -304,7 +313,7 @@ def _compare(found: dict, recipe: Recipe, part: str) -> tuple[list[str], list[st
 
 
 @contextmanager
-def _lock(meta: Path, name: str) -> Iterator[None]:
+def lock(meta: Path, name: str) -> Iterator[None]:
     """Hold a stage for this process; while another has it, say which, and wait.
 
     The operating system releases the lock of a process that dies. Between machines it holds as far as their shared
@@ -312,16 +321,16 @@ def _lock(meta: Path, name: str) -> Iterator[None]:
     make the same stage twice, each file whole and the same.
     """
     meta.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(meta.with_suffix(".lock"))
+    file = FileLock(meta.with_suffix(".lock"))
     try:
-        lock.acquire(blocking=False)
+        file.acquire(blocking=False)
     except Timeout:
         print(f"{name}: waiting for {_describe_holder(meta.with_suffix('.begun'))}", flush=True)
-        lock.acquire()
+        file.acquire()
     try:
         yield
     finally:
-        lock.release()
+        file.release()
 
 
 def _describe_process() -> dict[str, Any]:

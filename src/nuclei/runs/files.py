@@ -64,16 +64,17 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def write_json(path: Path, content: dict) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_bytes(path, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file; raise ValueError naming it if it is damaged."""
     try:
-        return json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is no JSON file ({error}): delete it and make it again") from error
+    return content
 
 
 def file_hash(path: Path) -> str:
@@ -108,7 +109,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     with atomic(path) as temporary:
-        np.savez_compressed(temporary, **arrays)
+        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]  # taken for allow_pickle, which no array is called
 
 
 def content_hash(content: Any) -> str:
@@ -118,10 +119,11 @@ def content_hash(content: Any) -> str:
 
 def as_json(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return `content` as it comes back from JSON, so that it can be compared with what was read."""
-    return json.loads(json.dumps(content, default=str))
+    again: dict[str, Any] = json.loads(json.dumps(content, default=str))
+    return again
 
 
-def link(source: Path, target: Path) -> None:
+def link(source: str | Path, target: str | Path) -> None:
     """Make `target` the same file as `source`, or a copy of it if that lies on another disk."""
     try:
         os.link(source, target)

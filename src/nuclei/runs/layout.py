@@ -75,10 +75,8 @@ class Dataset:
         """Return the images whose maps a run has: 'oof', those of read_folds, and each split without masks."""
         manifest = read_table(self.manifest)
         unseen = manifest[manifest["split"].isin(self.settings.unseen)]
-        return {
-            "oof": self.read_folds()["image_id"].tolist(),
-            **unseen.groupby("split")["image_id"].apply(list).to_dict(),
-        }
+        splits = {str(split): rows["image_id"].tolist() for split, rows in unseen.groupby("split")}
+        return {"oof": self.read_folds()["image_id"].tolist(), **splits}
 
     def inputs(self, split: str = "oof") -> dict[str, str]:
         """Return the fingerprints of the images of a split: of 'oof', of the training images and of the fold table."""
@@ -86,7 +84,7 @@ class Dataset:
             return {"data": fingerprint(self.meta, "train"), "folds": file_hash(self.folds)}
         return {"data": fingerprint(self.meta, split)}
 
-    def choice(self) -> dict[str, tuple]:
+    def choice(self) -> dict[str, tuple[int, ...] | tuple[str, ...]]:
         """Return what the settings choose of the images."""
         return {"only_folds": self.settings.only_folds, "unseen": self.settings.unseen}
 

@@ -1,6 +1,7 @@
 """Instances and truth -> metrics.json and per_image.csv, out of fold; and against solution files, if there are any."""
 
 from functools import partial
+from typing import Any
 
 import pandas as pd
 
@@ -9,7 +10,7 @@ from nuclei.data.competition import SOLUTIONS
 from nuclei.decoding.methods import list_steps, plain_methods
 from nuclei.evaluation.metric import count_errors, score_image
 from nuclei.evaluation.submission import SCORE_COLUMNS, read_solution, read_submission, score_submission
-from nuclei.evaluation.summary import compare_steps, summarise
+from nuclei.evaluation.summary import compare_steps, format_score, summarise
 from nuclei.runs.cache import fingerprint, stage
 from nuclei.runs.files import file_hash, read_json, read_labels, read_table, write_json, write_table
 from nuclei.runs.layout import Dataset, Options, Run, find_fingerprint
@@ -68,7 +69,7 @@ def score_out_of_fold(run: Run, config: Config, dataset: Dataset, options: Optio
     return table
 
 
-def score_one(run: Run, dataset: Dataset, image_id: str) -> dict:
+def score_one(run: Run, dataset: Dataset, image_id: str) -> dict[str, Any]:
     """Score the instances of one image and count its errors: a row of per_image.csv."""
     paths = dataset.labels(image_id), run.instances("oof") / f"{image_id}.png"
     truth, prediction = (read_labels(path) for path in paths)
@@ -79,7 +80,7 @@ def score_one(run: Run, dataset: Dataset, image_id: str) -> dict:
     )
 
 
-def compare(run: Run, config: Config, table: pd.DataFrame, members: list[Run]) -> list[dict]:
+def compare(run: Run, config: Config, table: pd.DataFrame, members: list[Run]) -> list[dict[str, Any]]:
     """Return the steps from the plain decodings to this run's own, the best member's before an ensemble's."""
     method = config.selection.method
     # A member that selects otherwise has no score to compare the last step with.
@@ -97,16 +98,9 @@ def compare(run: Run, config: Config, table: pd.DataFrame, members: list[Run]) -
 def describe(run: Run) -> str:
     """Say the scores of metrics.json in a line each."""
     metrics = read_json(run.metrics)
-    lines = [
-        f"{run.name}: out-of-fold score {format_score(metrics['oof']['score'])} of {metrics['oof']['n_images']} images"
-    ]
-    lines += [
-        f"{run.name}: {name} score {format_score(metrics[name]['score'])} of {metrics[name]['n_images']} images"
-        for name in SOLUTIONS.values()
-        if name in metrics
-    ]
-    return "\n".join(lines)
-
-
-def format_score(score: list[float]) -> str:
-    return f"{score[0]:.4f} (95 % interval {score[1]:.4f} to {score[2]:.4f})"
+    names = {"oof": "out-of-fold", **{name: name for name in SOLUTIONS.values() if name in metrics}}
+    return "\n".join(
+        f"{run.name}: {said} score {format_score(metrics[key]['score'], spelled_out=True)} "
+        f"of {metrics[key]['n_images']} images"
+        for key, said in names.items()
+    )

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+import pandas as pd
 from tqdm import tqdm
 
 from nuclei.config.schema import Config
 from nuclei.data.folds import check_folds, fold_table, mosaic_groups, split_folds
-from nuclei.runs.cache import StageError, fingerprint
+from nuclei.runs.cache import StageError, fingerprint, lock
 from nuclei.runs.files import read_image, read_table, write_table
 from nuclei.runs.layout import Dataset, Options, Run
 
@@ -14,10 +15,16 @@ from nuclei.runs.layout import Dataset, Options, Run
 def main(run: Run, config: Config, options: Options) -> None:
     dataset = Dataset(config.data, run.folder.parent)
     fingerprint(dataset.meta)
+    with lock(dataset.meta.with_name("folds.json"), f"{dataset.name} folds"):
+        deal_folds(config, dataset, options.force)
+
+
+def deal_folds(config: Config, dataset: Dataset, force: bool) -> None:
+    """Write the fold table that data.folds names, unless it exists; raise StageError if it is for other images."""
     path = Path(config.data.folds)
     manifest = read_table(dataset.manifest)
     train = manifest[manifest["split"] == "train"].astype({"n_nuclei": int})  # the test images have none to count
-    if path.is_file() and not options.force:
+    if path.is_file() and not force:
         check_images(read_table(path), set(train["image_id"]), path, dataset)
         print(f"{dataset.name} folds: up to date ({path})", flush=True)
         return
@@ -37,7 +44,7 @@ def main(run: Run, config: Config, options: Options) -> None:
     print(f"{dataset.name} folds: {table['group'].nunique()} groups of {len(table)} images -> {path}", flush=True)
 
 
-def check_images(table, image_ids: set[str], path: Path, dataset: Dataset) -> None:
+def check_images(table: pd.DataFrame, image_ids: set[str], path: Path, dataset: Dataset) -> None:
     """Raise StageError if the data lacks an image of the fold table; say so if it has images beyond it."""
     check_folds(table)
     if missing := set(table["image_id"]) - image_ids:

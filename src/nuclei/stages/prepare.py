@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -26,35 +27,46 @@ def main(run: Run, config: Config, options: Options) -> None:
             raise
         print(f"{dataset.name} prepare: up to date (its archives are not in {options.data})", flush=True)
         return
-    before = read_table(dataset.manifest) if dataset.manifest.is_file() else None
     parts = {
-        split: Part({name: source_hash(found[name])}, list_images(dataset, before, split))
+        split: Part({name: source_hash(found[name])}, list_images(dataset, split))
         for split, name in ARCHIVES.items()
         if name in found
     }
     solutions = {name: dataset.solution(name) for name in SOLUTIONS.values() if name in found}
     parts |= {name: Part({name: source_hash(found[name])}, [path]) for name, path in solutions.items()}
     outputs = [dataset.folder / "images", dataset.folder / "labels", dataset.manifest, *solutions.values()]
-    force = options.force or before is None  # it has rows of every part, and none could be kept without
+    # The manifest has rows of every split: without it none can be kept.
+    force = options.force or (dataset.meta.is_file() and not dataset.manifest.is_file())
     with stage(dataset.meta, {}, {}, outputs, force, version=VERSION, parts=parts) as needed:
-        rows = []
+        rows: list[dict[str, Any]] = []
         for split in filter(ARCHIVES.__contains__, needed):
             archive = open_archive(found[ARCHIVES[split]], split)
             work = partial(prepare_one, dataset, archive)
             rows += each_image(archive.image_ids, work, f"prepare {split}", options.jobs)
         if rows:
             print(describe(manifest_table(rows)), flush=True)
-            if before is not None and dataset.manifest.is_file():  # else all was to be made anew
-                rows += before[~before["split"].isin(needed)].to_dict("records")
+            rows += read_kept_rows(dataset, needed)
             write_table(dataset.manifest, manifest_table(rows))
         for name in filter(solutions.__contains__, needed):
             write_bytes(solutions[name], found[name].read_bytes())
 
 
-def list_images(dataset: Dataset, manifest: pd.DataFrame | None, split: str) -> list[Path]:
-    """Return the files of the images and labels that a manifest has of a split."""
-    image_ids = [] if manifest is None else manifest.loc[manifest["split"] == split, "image_id"]
+def list_images(dataset: Dataset, split: str) -> list[Path]:
+    """Return the files of the images and labels that the manifest has of a split; none without a manifest."""
+    if not dataset.manifest.is_file():
+        return []
+    manifest = read_table(dataset.manifest)
+    image_ids = manifest.loc[manifest["split"] == split, "image_id"].tolist()
     return [path(image_id) for image_id in image_ids for path in (dataset.image, dataset.labels)]
+
+
+def read_kept_rows(dataset: Dataset, made: list[str]) -> list[dict[str, Any]]:
+    """Return the rows that the manifest, if there is one, has of other splits than those that were made now."""
+    if not dataset.manifest.is_file():
+        return []
+    manifest = read_table(dataset.manifest)
+    rows = manifest[~manifest["split"].isin(made)].to_dict("records")
+    return [{str(column): value for column, value in row.items()} for row in rows]
 
 
 def source_hash(path: Path) -> str:
@@ -64,7 +76,7 @@ def source_hash(path: Path) -> str:
     return content_hash(sorted((str(p.relative_to(path)), p.stat().st_size) for p in path.rglob("*") if p.is_file()))
 
 
-def prepare_one(dataset: Dataset, archive: Archive, image_id: str) -> dict:
+def prepare_one(dataset: Dataset, archive: Archive, image_id: str) -> dict[str, Any]:
     """Write one image and its labels, and return its row of the manifest."""
     image, labels, row = prepare_image(archive, image_id)
     write_bytes(dataset.image(image_id), encode_image_png(image))
@@ -78,6 +90,6 @@ def describe(table: pd.DataFrame) -> str:
     lines = [
         f"{len(rows)} images, {rows['n_nuclei'].sum()} nuclei in {split}" for split, rows in table.groupby("split")
     ]
-    counts = table[[column for column in table if column.endswith(("_masks", "_px"))]]
+    counts = table[[column for column in table.columns if column.endswith(("_masks", "_px"))]]
     lines += [f"{counts[c].sum()} {c} in {(counts[c] > 0).sum()} images" for c in counts if counts[c].sum()]
     return "\n".join("  " + line for line in lines)

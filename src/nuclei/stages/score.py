@@ -83,9 +83,9 @@ def train_all(run: Run, config: Config, table: pd.DataFrame, jobs: int) -> dict[
             derived = config.scorer.seed + 1000 * seed
             trained = train_boosters(features.loc[rows, names], iou[rows], weight[rows], config.scorer, derived, jobs)
             write_bytes(path, pack_boosters(trained))
-    boosters: dict[int, list[Boosters]] = {fold: [] for fold, _ in paths}
-    for (fold, _), path in paths.items():
-        boosters[fold].append(unpack_boosters(path.read_bytes(), str(path)))
+    boosters: dict[int, list[Boosters]] = {held_out: [] for held_out, _ in paths}
+    for (held_out, _), path in paths.items():
+        boosters[held_out].append(unpack_boosters(path.read_bytes(), str(path)))
     return boosters
 
 

@@ -14,7 +14,7 @@ from nuclei.data.images import encode_labels_png
 from nuclei.decoding.methods import Labels, choose_candidates, is_scored, method_of
 from nuclei.decoding.tuning import Setting, Tuned, choose_per_fold
 from nuclei.evaluation.metric import THRESHOLDS
-from nuclei.inference.predictions import read_prediction
+from nuclei.inference.predictions import read_prediction, read_scored, read_tuned
 from nuclei.runs.cache import Part, fingerprint, stage
 from nuclei.runs.files import read_arrays, read_json, read_table, write_bytes, write_json
 from nuclei.runs.layout import Dataset, Options, Run, find_fingerprint
@@ -55,7 +55,7 @@ def main(run: Run, config: Config, options: Options) -> None:
         if "oof" in needed:
             plain = run.plain / f"{config.selection.method}.json"
             write_json(run.tuned, tune(run, config, table, options).as_json() if scored else read_json(plain))
-        tuned = Tuned.from_json(read_json(run.tuned), str(run.tuned))
+        tuned = read_tuned(run)
         fold_of = dict(zip(table["image_id"], table["fold"].tolist(), strict=True))
         for split in needed:
             chosen = [tuned.setting(fold_of[i] if split == "oof" else None) for i in splits[split]]
@@ -74,8 +74,7 @@ def decode_one(run: Run, config: Config, split: str, image_id: str, setting: Set
     """Return the labels of the best candidates, or of a plain decoding, under what was tuned."""
     if decode := method_of(config).decode:
         return next(decode(read_prediction(run, split, image_id), config, [setting]))
-    candidates = Candidates.unpack(read_arrays(run.candidates(split) / f"{image_id}.npz"))
-    scores = read_arrays(run.scores(split) / f"{image_id}.npz")["scores"]
+    candidates, scores = read_scored(run, split, image_id)
     return paint(candidates, choose_candidates(candidates, scores, setting, config.selection.search))
 
 

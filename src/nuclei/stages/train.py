@@ -1,5 +1,6 @@
 """Folds and images -> fold<k>/weights.safetensors: one network per fold, trained on the other folds."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,13 @@ from nuclei.data.folds import match_folds
 from nuclei.evaluation.metric import score_image
 from nuclei.inference.bundle import find_published
 from nuclei.networks.hardware import choose_precision
-from nuclei.networks.kinds import build, make_loss, segment_quickly
+from nuclei.networks.kinds import KINDS, build, make_loss
 from nuclei.runs.cache import StageError, expected_fingerprint, fingerprint, is_up_to_date, stage
 from nuclei.runs.files import as_json, atomic, differences, file_hash, read_json, read_table, write_table
 from nuclei.runs.layout import Dataset, Options, Run, read_pair, read_pairs
 from nuclei.stages import crops as crops_stage
-from nuclei.training.augment import leave_out
-from nuclei.training.crops import Pool, make_crops, pool_settings
-from nuclei.training.engine import fit
+from nuclei.training.crops import Crops, Pool, make_source, pool_settings
+from nuclei.training.engine import Outlets, State, Task, Trainer, all_finite
 
 VERSION = 1
 
@@ -80,22 +80,22 @@ def main(run: Run, config: Config, options: Options) -> None:
 
 
 def find_starts(run: Run, config: Config, dataset: Dataset) -> dict[int, Path]:
-    """Return the weights that each fold's training goes on from: those of train.start that saw nothing of the fold.
+    """Return the weights that each fold's training starts from: those of train.start that saw nothing of the fold.
 
     Raises StageError if that run has not trained yet, has networks of another build, or has folds that these cross.
     """
-    start = Run(config.train.start, run.folder.parent)
+    start = Run(str(config.train.start), run.folder.parent)
     if not start.config.is_file():
-        raise StageError(f"{run.name} goes on from {start.name}, which {start.folder} does not have: train it first")
+        raise StageError(f"{run.name} starts from {start.name}, which {start.folder} does not have: train it first")
     theirs = load_config(start.config)
     built = [{key: value for key, value in c.model.record().items() if key != "weights"} for c in (theirs, config)]
-    if differs := differences(*map(as_json, built)):
-        raise StageError(f"{run.name} cannot go on from {start.name}, whose model differs: {'; '.join(differs)}")
+    if differs := differences(as_json(built[0]), as_json(built[1])):
+        raise StageError(f"{run.name} cannot start from {start.name}, whose model differs: {'; '.join(differs)}")
     try:
         matched = match_folds(dataset.read_folds(), read_table(Path(theirs.data.folds)))
     except (ValueError, OSError) as error:
         raise StageError(
-            f"{run.name} cannot go on from {start.name}: of {dataset.folds} and {theirs.data.folds}, {error}"
+            f"{run.name} cannot start from {start.name}: of {dataset.folds} and {theirs.data.folds}, {error}"
         ) from error
     for fold in matched.values():
         fingerprint(start.meta(f"train_fold{fold}"))
@@ -106,24 +106,25 @@ def find_starts(run: Run, config: Config, dataset: Dataset) -> dict[int, Path]:
     return {fold: start.fold(other) / "weights.safetensors" for fold, other in matched.items()}
 
 
-def find_crops(run: Run, config: Config, dataset: Dataset, table: pd.DataFrame, fold: int, seed: int):
+def find_crops(run: Run, config: Config, dataset: Dataset, table: pd.DataFrame, fold: int, seed: int) -> Crops | Pool:
     """Return the crops that the network of `fold` learns from, of the other folds of a fold table."""
     n = config.train.steps * config.train.batch_size
     if config.train.pool:
         fingerprint(run.meta("crops"))  # which says so where there are none
-        turned = leave_out(config.train.augment, config.train.leave_out)["dihedral"]
-        return Pool(run.crops, fold, n, turned, seed)
+        images, targets = (np.load(run.crops / f"{name}.npy", mmap_mode="r") for name in ("images", "targets"))
+        rows = np.flatnonzero(np.load(run.crops / "folds.npy") != fold)
+        return Pool(images, targets, rows, config.train, n, seed)
     table = table[table["fold"] != fold]
-    return make_crops(read_pairs(dataset, table["image_id"], config.model.min_side_px), config, table, n, seed)
+    pairs = read_pairs(dataset, table["image_id"], config.model.min_side_px)
+    return Crops(make_source(pairs, table, config.train), config.model, config.train, n, seed)
 
 
 def train_fold(fabric: Fabric, run: Run, config: Config, dataset: Dataset, fold: int, start: Path | None) -> None:
-    """Train the network that never sees `fold`, going on from last.ckpt if it is there, else from `start`, if any."""
+    """Train the network that never sees `fold`: resume from last.ckpt if it exists, else begin from `start`, if any."""
     fabric.barrier()  # what an earlier run left has been cleared by now
     table = read_table(dataset.folds)
-    folder, seed = run.fold(fold), [config.train.seed, fold]
-    held_out = table[table["fold"] == fold]
-    seed = int(np.random.default_rng(seed).integers(2**31))
+    folder, held_out = run.fold(fold), table[table["fold"] == fold]
+    seed = int(np.random.default_rng([config.train.seed, fold]).integers(2**31))
     crops = find_crops(run, config, dataset, table, fold, seed)
     torch.manual_seed(seed)
     network = build(config.model, None if start else config.model.weights)
@@ -132,36 +133,24 @@ def train_fold(fabric: Fabric, run: Run, config: Config, dataset: Dataset, fold:
     few = held_out.sample(min(len(held_out), config.train.evaluate_images), random_state=config.train.seed)
     pairs = [read_pair(dataset, i) for i in few["image_id"]]
 
+    kind = KINDS[config.model.gives]
+
     def evaluate(average: torch.nn.Module) -> float:
-        return float(
-            np.mean(
-                [score_image(truth, segment_quickly(fabric, average, config.model, image))[0] for image, truth in pairs]
-            )
-        )
+        seen = (score_image(truth, kind.glance(fabric, average, config.model, image))[0] for image, truth in pairs)
+        return float(np.mean(list(seen)))
 
     checkpoint = folder / "last.ckpt"
     resume = torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint.is_file() else None
 
-    def save(state: dict) -> None:
+    def save(state: State) -> None:
         with atomic(checkpoint) as temporary:
             torch.save(state, temporary)
 
-    writer = None
-    if fabric.is_global_zero:
-        writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resume["step"] + 1 if resume else None)
-    state = fit(
-        fabric,
-        network.to(memory_format=torch.channels_last),
-        crops,
-        config.train,
-        make_loss(config.model, config.train),
-        resume,
-        save,
-        evaluate,
-        f"{run.name} fold {fold}",
-        writer,
-    )
-    if fabric.is_global_zero:
+    writer = open_tensorboard(folder / "tensorboard", resume) if fabric.is_global_zero else None
+    task = Task(network.to(memory_format=torch.channels_last), crops, make_loss(config.model, config.train), evaluate)
+    outlets = Outlets(save, f"{run.name} fold {fold}", writer.add_scalar if writer else None)
+    state = Trainer(fabric, task, config.train, outlets).fit(resume)
+    if writer:
         writer.close()
         write_weights(folder / "weights.safetensors", state["average"])
         write_weights(folder / "best.safetensors", state["best"]["weights"])
@@ -170,14 +159,21 @@ def train_fold(fabric: Fabric, run: Run, config: Config, dataset: Dataset, fold:
     fabric.barrier()
 
 
-def write_weights(path: Path, state: dict) -> None:
-    """Write a network's weights, matrices in half precision, which is finer than training leaves them certain."""
-    state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    with atomic(path) as temporary:
-        save_file(
-            {
-                key: value.half() if value.is_floating_point() and value.ndim > 1 else value
-                for key, value in state.items()
-            },
-            temporary,
+def open_tensorboard(folder: Path, resume: State | None) -> SummaryWriter:
+    """Return what logs a training for TensorBoard; of a training that resumes, what came after is dropped."""
+    return SummaryWriter(str(folder), purge_step=resume["step"] + 1 if resume else None)
+
+
+def write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """Write a network's weights, matrices in half precision, which is finer than training leaves them certain.
+
+    Raises ValueError, and writes nothing, if a weight is not finite or too large for that.
+    """
+    kept = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    kept = {key: value.half() if value.is_floating_point() and value.ndim > 1 else value for key, value in kept.items()}
+    if not all_finite(kept):
+        raise ValueError(
+            f"{path} is not written: weights are not finite, or beyond what fp16 holds; lower train.learning_rate"
         )
+    with atomic(path) as temporary:
+        save_file(kept, temporary)
