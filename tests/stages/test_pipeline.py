@@ -1,11 +1,13 @@
 """The whole pipeline in small: it ends in a valid scored submission, is up to date then, and survives being killed."""
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -13,8 +15,10 @@ import yaml
 from safetensors.torch import load_file
 from small_project import list_tasks, run_all, run_one, write_project
 
+from nuclei.candidates.features import FEATURES
 from nuclei.config.load import load_config, merge
 from nuclei.config.schema import Config, DataConfig
+from nuclei.data.demo import write_demo
 from nuclei.data.images import decode_labels_png
 from nuclei.evaluation.metric import score_image
 from nuclei.evaluation.submission import read_solution, read_submission, score_submission, validate_submission
@@ -160,6 +164,138 @@ def test_a_second_run_does_nothing(project, demo_folder, monkeypatch):
     before = state()
     run_all(project / "ensembles/pair.yaml", demo_folder)
     assert state() == before
+
+
+@pytest.fixture(scope="module")
+def before_truth(project, demo_folder, tmp_path_factory):
+    """Give a copy of the project, made before DIR had the truth of the test images, beside its DIR, `data`."""
+    folder = tmp_path_factory.mktemp("before_truth")
+    shutil.copytree(project, folder / "project")
+    (folder / "data").mkdir()
+    for name in ("stage1_train.zip", "stage1_test.zip"):
+        shutil.copy2(demo_folder / name, folder / "data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder / "project")
+        shutil.rmtree("runs/data/demo/meta")
+        Path("runs/data/demo/stage1_solution.csv").unlink()
+        run_everything(folder / "data", ("prepare", "evaluate"))
+        run_one(Path("configs/small.yaml"), "report", folder / "data")
+        assert not any("stage1_solution" in read_json(Run(run).metrics) for run in RUNS)
+    return folder
+
+
+@pytest.fixture
+def grown(before_truth, tmp_path, monkeypatch):
+    """Give the DIR of a project that was made before DIR had the truth, in a copy that is the current folder."""
+    shutil.copytree(before_truth, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path / "project")
+    return tmp_path / "data"
+
+
+RUNS = ("small", "other", "pair")
+
+
+def run_everything(data: Path, only: tuple[str, ...] = ()) -> None:
+    """Run all stages of all runs, or some stages only; of reports, which take long, that of one run."""
+    for path, name in list_tasks(Path("ensembles/pair.yaml")):
+        if (not only or name in only) and (name != "report" or path.stem == "small"):
+            run_one(path, name, data)
+
+
+def state_of_files() -> dict[str, tuple[int, int]]:
+    paths = (p for p in Path("runs").rglob("*.*") if p.is_file() and p.name != "config.yaml" and p.suffix != ".lock")
+    return {str(p): (p.stat().st_ino, p.stat().st_mtime_ns) for p in paths}
+
+
+def list_changes(before: dict[str, tuple[int, int]]) -> tuple[set[str], set[str]]:
+    """Return the files that are other ones than `before`, and those that are new; reports as their folders."""
+    after = state_of_files()
+    assert before.keys() <= after.keys()
+    changed = {name for name in before if after[name] != before[name]}
+    return (
+        {name for name in changed if "/report/" not in name},
+        {name for name in after.keys() - before.keys() if "/report/" not in name},
+    )
+
+
+def test_a_solution_added_after_training_is_scored_and_nothing_else_is_made(grown, demo_folder):
+    before = state_of_files()
+    shutil.copy2(demo_folder / "stage1_solution.csv", grown)
+    run_everything(grown)
+    changed, new = list_changes(before)
+    evaluated = ("metrics.json", "per_image.csv", "meta/evaluate.json")
+    assert changed == {
+        "runs/data/demo/meta/prepare.json",
+        "runs/small/meta/report.json",
+        *(f"runs/{run}/{name}" for run in RUNS for name in evaluated),
+    }
+    assert new == {"runs/data/demo/stage1_solution.csv", *(f"runs/{run}/per_image_test.csv" for run in RUNS)}
+    assert all("stage1_solution" in read_json(Run(run).metrics) for run in RUNS)
+
+
+def test_stage_2_added_after_training_is_predicted_and_scored_and_nothing_is_trained_again(grown, tmp_path, capsys):
+    before, oof = state_of_files(), read_json(Run("pair").metrics)["oof"]
+    write_demo(tmp_path / "second", n_train=1, n_test=3, size=96, seed=2)
+    shutil.copy2(tmp_path / "second/stage1_test.zip", grown / "stage2_test_final.zip")
+    shutil.copy2(tmp_path / "second/stage1_solution.csv", grown / "stage2_solution_final.csv")
+    run_everything(grown)
+    changed, new = list_changes(before)
+    evaluated = {"metrics.json", "per_image.csv"}
+    metas = {
+        run: {f"meta/{name}.json" for name in ("candidates", "score", "select", "submit", "evaluate", maker)}
+        for run, maker in {"small": "predict", "other": "predict", "pair": "ensemble"}.items()
+    }
+    data = {"runs/data/demo/meta/prepare.json", "runs/data/demo/manifest.csv", "runs/small/meta/report.json"}
+    assert changed == data | {f"runs/{run}/{name}" for run in RUNS for name in evaluated | metas[run]}
+    manifest = read_table(Path("runs/data/demo/manifest.csv"))
+    stage2 = manifest.loc[manifest["split"] == "stage2", "image_id"].tolist()
+    assert len(stage2) == 3
+    assert new == {
+        "runs/data/demo/stage2_solution_final.csv",
+        *(f"runs/data/demo/images/{i}.png" for i in stage2),
+        *(
+            f"runs/{run}/{folder}/stage2/{i}.npz"
+            for run in RUNS
+            for folder in ("maps", "candidates", "scorer")
+            for i in stage2
+        ),
+        *(f"runs/{run}/instances/stage2/{i}.png" for run in RUNS for i in stage2),
+        *(f"runs/{run}/{name}_stage2.csv" for run in RUNS for name in ("submission", "per_image")),
+    }
+    metrics = read_json(Run("pair").metrics)
+    assert metrics["oof"] == oof
+    scores = score_submission(
+        read_submission(Run("pair").submission("stage2")), read_solution(grown / "stage2_solution_final.csv")
+    )
+    assert metrics["stage2_solution_final"]["score"][0] == pytest.approx(scores["score"].mean(), abs=1e-5)
+    assert "pair select: running again (stage2: not made yet)" in capsys.readouterr().out
+    run_everything(grown)
+    assert "running" not in capsys.readouterr().out
+
+
+def test_another_feature_makes_candidates_and_what_follows_anew(grown, monkeypatch, capsys):
+    before = state_of_files()
+    monkeypatch.setitem(FEATURES["shape"], "always_one", lambda c: np.ones(len(c.candidates)))
+    (config,) = (config for path, config in list_runs(Path("configs/small.yaml")))
+    assert run_rest(config, grown) == ["candidates", "score", "select", "submit", "evaluate"]
+    assert "small candidates: running again (oof, test: code.features: with 'always_one')" in capsys.readouterr().out
+    changed, new = list_changes(before)
+    assert not new
+    assert {Path(name).parts[2] for name in changed} >= {"candidates", "scorer", "meta"}
+    kept = ("maps", "fold0", "fold1", "plain")
+    assert not [name for name in changed if Path(name).parts[2] in kept or Path(name).parts[1] != "small"]
+    image = next(Path("runs/small/candidates/test").iterdir())
+    assert (read_arrays(image)["features"] == 1).all(axis=0).any()
+
+
+def run_rest(config: Config, data: Path) -> list[str]:
+    """Run what follows the maps of the run `small`, and return the stages that did something."""
+    did = []
+    for name in ("candidates", "score", "select", "submit", "evaluate"):
+        before = Run("small").meta(name).stat().st_mtime_ns
+        run_stage(name, "small", config, Options(data=data, jobs=1), Path("runs"))
+        did += [name] if Run("small").meta(name).stat().st_mtime_ns != before else []
+    return did
 
 
 def test_an_ensemble_refuses_members_of_other_folds(project, demo_folder, monkeypatch):
