@@ -45,7 +45,7 @@ def score_one(archive: Archive, image_id: str) -> tuple[float, float, float, int
         for prediction in (
             decode_components(maps["mask"], 0.5, 12),
             cut_basins(basins, maps["mask"], 0.5, 12),
-            decode_labels(rows, truth.shape),
+            decode_labels(rows, (truth.shape[0], truth.shape[1])),
         )
     )
     return components, watershed, selection, int(truth.max()), len(candidates)

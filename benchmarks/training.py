@@ -19,10 +19,8 @@ from lightning_fabric import Fabric
 
 from nuclei.config.load import load_config
 from nuclei.inference.predictor import predict_image
-from nuclei.networks.hardware import choose_precision
-from nuclei.networks.kinds import build, count_flops, make_loss
-from nuclei.networks.mask_rcnn import detector_forward
-from nuclei.networks.tiling import network_forward
+from nuclei.networks.hardware import Precision, choose_precision
+from nuclei.networks.kinds import KINDS, build, count_flops, make_loss
 
 REPEATS = 5
 ON_GPU = torch.cuda.is_available()
@@ -41,7 +39,7 @@ def time_best(work: Callable[[], object]) -> float:
     return min(times[2:])
 
 
-def measure(path: Path, precision: str, rate: float) -> None:
+def measure(path: Path, precision: Precision, rate: float) -> None:
     config = load_config(path)
     fabric = Fabric(accelerator="auto", devices=1, precision=precision)
     network = build(config.model, None).to(memory_format=torch.channels_last).train()
@@ -49,7 +47,7 @@ def measure(path: Path, precision: str, rate: float) -> None:
     loss_of = make_loss(config.model, config.train)
     side, batch = config.train.crop_px, config.train.batch_size
     image = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8)
-    if config.detects:  # learns instances: squares
+    if config.model.gives == "detections":  # learns instances: squares
         cell = side // 8
         target = (
             torch.arange(64)
@@ -78,7 +76,7 @@ def measure(path: Path, precision: str, rate: float) -> None:
     )
     network.eval()
     noise = np.random.default_rng(0).integers(0, 256, (512, 640, 3), np.uint8)
-    forward = (detector_forward if config.detects else network_forward)(fabric, network)
+    forward = KINDS[config.model.gives].load(fabric, network, precision)
     seconds = time_best(lambda: predict_image([forward], noise, config))
     memory = f", peak memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if ON_GPU else ""
     views = f"{config.predict.tta} at {len(config.predict.scales)} sizes"

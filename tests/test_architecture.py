@@ -83,7 +83,7 @@ def undocumented(source: str) -> list[str]:
         if not f.name.startswith("_")
         and f.name != "main"
         and not ast.get_docstring(f)
-        and f.end_lineno - f.lineno + 1 > SELF_EVIDENT_LINES
+        and (f.end_lineno or f.lineno) - f.lineno + 1 > SELF_EVIDENT_LINES
     ]
 
 

@@ -91,7 +91,7 @@ def test_a_wrong_value_is_an_error_naming_file_and_key(write, text, where):
 
 
 # section -> key -> (values at the limits of what makes sense, values beyond them)
-LIMITS = {
+LIMITS: dict[str, dict[str, tuple]] = {
     "data": {
         "folds_seed": ([0], [-1]),
         "only_folds": ([[], [0, 3]], [[1, 1], [-1]]),

@@ -17,8 +17,8 @@ DETECTOR = ModelConfig(decoder="MaskRCNN", channels=())
 PREDICTION = Prediction(
     MAPS,
     {
-        "boxes": np.float32([[3, 4, 23, 24], [40, 30, 60, 45]]),
-        "scores": np.float32([0.9, 0.35]),
+        "boxes": np.array([[3, 4, 23, 24], [40, 30, 60, 45]], np.float32),
+        "scores": np.array([0.9, 0.35], np.float32),
         "masks": np.full((2, 28, 28), 200, np.uint8),
     },
 )

@@ -58,7 +58,7 @@ def list_panels(figure) -> list[str]:
 
 
 def decode(figure) -> np.ndarray:
-    return cv2.imdecode(np.frombuffer(render_png(figure), np.uint8), cv2.IMREAD_COLOR)
+    return np.asarray(cv2.imdecode(np.frombuffer(render_png(figure), np.uint8), cv2.IMREAD_COLOR))
 
 
 def test_everything_is_shown_in_three_rows_of_four(case):

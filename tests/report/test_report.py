@@ -106,8 +106,10 @@ def pretend_to_train(run: Run, config) -> None:
                 else:
                     rows = solution[solution["ImageId"] == image_id]
                     labels = decode_labels(list(rows["EncodedPixels"]), tuple(rows[["Height", "Width"]].iloc[0]))
-                maps = [blur(target, rng) for target in make_targets(labels, CHANNELS)]
-                maps = dict(zip(CHANNELS, maps, strict=True)) | {"disagreement": np.full(labels.shape, 0.1)}
+                blurred = [blur(target, rng) for target in make_targets(labels, CHANNELS)]
+                maps = dict(zip(CHANNELS, blurred, strict=True)) | {
+                    "disagreement": np.full(labels.shape, 0.1, np.float32)
+                }
                 write_arrays(run.maps(split) / f"{image_id}.npz", quantise(maps))
 
 

@@ -88,7 +88,8 @@ class Disk:
     """Keep the last state that was saved in a file, and the steps of all."""
 
     def __init__(self, path: Path):
-        self.path, self.steps = path, []
+        self.path = path
+        self.steps: list[int] = []
 
     def save(self, state):
         torch.save(state, self.path)
