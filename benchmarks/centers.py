@@ -54,7 +54,7 @@ def main() -> None:
         maps = predict_maps(forward, image, config.model, config.predict)
         for kind in KINDS:
             own = {"mask": maps["mask"], "border": maps["border"]} | ({"center": maps[kind]} if kind != "none" else {})
-            scores_of_grid, selected_score = decode(own, truth, config.watershed)
+            scores_of_grid, selected_score = decode(own, truth.astype(np.int32), config.watershed)
             plain[kind].append(scores_of_grid)
             best[kind].append(selected_score)
     groups = table["group"].to_numpy()

@@ -9,8 +9,10 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from distributed import get_client
+from safetensors.torch import save_file
 from small_project import SMALL, write_project
 
 from nuclei import cli
@@ -46,9 +48,18 @@ ABLATIONS = {
     },
     RESCORED: {"base": "../small.yaml", "scorer": {"leave_out": ["shape"]}},
     DECODED: {"base": "../small.yaml", "selection": {"method": "watershed"}},
-    "broken": {"base": "../small.yaml", "model": {"encoder": "no_such_encoder"}},
+    "broken": {"base": "../small.yaml", "model": {"weights": "of_another_network.safetensors"}},
     "of_broken": {"base": "broken.yaml", "predict": {"tta": "flips"}},
 }
+
+
+def write_configs(folder: Path) -> Path:
+    """Write a small project with ABLATIONS, and the initial weights that one of them fails on; return their folder."""
+    write_project(folder)
+    save_file({"unknown": torch.zeros(1)}, folder / "of_another_network.safetensors")
+    for name, content in ABLATIONS.items():
+        write(folder / f"configs/ablations/{name}.yaml", content)
+    return folder / "configs/ablations"
 
 
 def write(path: Path, content: dict) -> Path:
@@ -181,10 +192,7 @@ def test_scores_of_other_images_are_refused():
 @pytest.fixture
 def configs(tmp_path):
     """Give the folder of ablations of a small project: a run `small`, an ensemble `pair` of it and `other`."""
-    write_project(tmp_path)
-    folder = tmp_path / "configs/ablations"
-    for name, content in ABLATIONS.items():
-        write(folder / f"{name}.yaml", content)
+    folder = write_configs(tmp_path)
     write(folder / "greedy.yaml", {"base": "../../ensembles/pair.yaml", "selection": {"search": "greedy"}})
     return folder
 
@@ -296,8 +304,8 @@ def test_runs_that_wait_for_each_other_are_refused():
 def test_a_failure_is_said_and_fails_only_what_depends_on_it(monkeypatch, tmp_path):
     made = []
 
-    def run_stages(name, config, options, folder, left_out):
-        assert (config, options, folder, left_out) == (Config(), Options(jobs=1), tmp_path, ("report",))
+    def run_stages(name, config, options, folder, skipped):
+        assert (config, options, folder, skipped) == (Config(), Options(jobs=1), tmp_path, ("report",))
         if name == "bad":
             raise KeyError("mask")
         if name == "exits":
@@ -422,9 +430,7 @@ def test_the_table_holds_every_base_once_and_each_ablation_below_its_own(tmp_pat
 def project(demo_folder, tmp_path_factory):
     """Give a project's folder whose ablations ran on a Dask cluster of two workers, what failed, and the workers."""
     folder = tmp_path_factory.mktemp("project")
-    write_project(folder)
-    for name, content in ABLATIONS.items():
-        write(folder / f"configs/ablations/{name}.yaml", content)
+    write_configs(folder)
     workers = {}
 
     @contextmanager
@@ -455,7 +461,7 @@ def test_the_work_was_done_by_the_workers(project):
 def test_a_failed_ablation_is_reported_and_the_others_are_in_the_table(project):
     folder, failed, _ = project
     assert failed.keys() == {"broken", "of_broken"}
-    assert failed["broken"].startswith("ValueError: unknown encoder no_such_encoder")
+    assert failed["broken"].startswith("ValueError: of_another_network.safetensors lacks")
     assert failed["of_broken"] == "not run: a run it depends on failed"
     table = read_table(comparison(folder / "runs", "ablations"))
     assert table["ablation"].tolist() == ["small", RETRAINED, RESCORED, DECODED]

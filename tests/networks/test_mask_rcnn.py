@@ -201,8 +201,6 @@ def test_tiles_find_what_the_whole_image_shows(seed):
     assert np.array_equal(whole["boxes"][order], tiled["boxes"][tiled_order])
     assert np.array_equal(whole["scores"][order], tiled["scores"][tiled_order])
     assert whole["masks"][order] == pytest.approx(tiled["masks"][tiled_order].astype(int), abs=1)
-    with pytest.raises(ValueError, match="set overlap_px below tile_px"):
-        detect(forward, image, PredictConfig(tile_px=64, overlap_px=64))
 
 
 def test_of_two_detections_of_a_nucleus_the_better_stays():

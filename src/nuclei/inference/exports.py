@@ -3,7 +3,9 @@
 import io
 import json
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -20,7 +22,7 @@ from skimage.measure import regionprops, regionprops_table
 from skimage.segmentation import expand_labels
 
 from nuclei.candidates.tree import find_saddles
-from nuclei.data.images import stretch_contrast
+from nuclei.data.images import encode_image_png, stretch_contrast
 from nuclei.data.labels import find_outlines
 
 # Label -> its outline, a polygon or several, labels ascending: what `trace_outlines` returns.
@@ -278,3 +280,29 @@ def encode_instances(
             segmentation = {"size": rle["size"], "counts": counts.decode("ascii")}
             annotation = {"image_id": number, "category_id": CATEGORY["id"], "segmentation": segmentation}
             yield annotation, None if scores is None else float(scores[i])
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """Hold a segmented image, uint8 [H, W, 3], its labels, int [H, W], and what was measured of them."""
+
+    image: NDArray[np.uint8]
+    labels: NDArray[Any]
+    measures: pd.DataFrame  # a row per label, as of `measure_nuclei`
+
+    @cached_property
+    def outlines(self) -> Outlines:
+        """The outlines of all labels, traced once for all formats that need them."""
+        return trace_outlines(self.labels)
+
+
+# What an image's file is called after the image's name -> its content. An export format is one entry here. The table of
+# nuclei comes last: where it exists, the others do.
+FORMATS: dict[str, Callable[[Segmented], bytes]] = {
+    "_labels.tif": lambda s: encode_tiff(s.labels),
+    "_outlines.png": lambda s: encode_image_png(draw_outlines(s.image, s.labels)),
+    ".geojson": lambda s: json.dumps(to_geojson(s.outlines, s.measures)).encode(),
+    "_rois.zip": lambda s: to_rois(s.outlines),
+    "_nuclei.csv": lambda s: s.measures.to_csv(index=False, lineterminator="\n").encode(),
+}
+LABELS, TABLE = "_labels.tif", "_nuclei.csv"

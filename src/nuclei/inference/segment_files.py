@@ -1,6 +1,5 @@
 """A trained run applied to a user's images: labels, outlines, measurements, what other tools open, a submission."""
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -13,13 +12,13 @@ from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from nuclei.data.archives import Archive, open_archive
-from nuclei.data.images import decode_image, encode_image_png
+from nuclei.data.archives import Archive, is_clutter, open_archive
+from nuclei.data.images import decode_image
 from nuclei.evaluation.submission import validate_submission, write_submission
 from nuclei.inference.bundle import find_run
-from nuclei.inference.exports import draw_outlines, encode_tiff, measure_nuclei, to_geojson, to_rois, trace_outlines
+from nuclei.inference.exports import FORMATS, LABELS, TABLE, Segmented, measure_nuclei
 from nuclei.inference.predictor import choose_jobs, load_predictor, stamp
-from nuclei.runs.files import atomic, read_image, write_bytes, write_table
+from nuclei.runs.files import atomic, read_image, write_bytes
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".webp")
 
@@ -32,6 +31,11 @@ class Source:
     read: Callable[[], NDArray[np.uint8]]  # -> uint8 [H, W, 3]
 
 
+def is_image(path: Path) -> bool:
+    """Return whether a file of a folder is meant as an image, and no left-over of an operating system."""
+    return path.suffix.lower() in SUFFIXES and not is_clutter(path.name)
+
+
 def find_images(paths: Iterable[Path]) -> list[Source]:
     """Return the images among files, folders of them, and official archives (zips or extracted), in order.
 
@@ -42,7 +46,7 @@ def find_images(paths: Iterable[Path]) -> list[Source]:
     for path in paths:
         if not path.exists():
             raise ValueError(f"no image or folder {path}")
-        files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        files = sorted(p for p in path.iterdir() if is_image(p)) if path.is_dir() else [path]
         if path.suffix.lower() == ".zip" or (not files and any(path.glob("*/images/*.png"))):
             archive = open_archive(path, "test")
             found += [Source(i, partial(read_from_archive, archive, i)) for i in archive.image_ids]
@@ -74,16 +78,15 @@ def segment_files(
 ) -> pd.DataFrame:
     """Segment images by the run or bundle in the folder `weights`, write their results and return a row per image.
 
-    Per image: <name>_labels.tif, <name>_outlines.png, <name>_nuclei.csv, <name>.geojson (QuPath), <name>_rois.zip
-    (ImageJ); for all together, if asked for, a `submission` whose ids are the images' names. An image that has its
-    results is skipped unless `force`; the table of nuclei is written last, so that a killed call is not taken for a
-    finished one. jobs: processes; -1: one per core. Raises what find_images and Predictor raise, and ValueError naming
-    a damaged image.
+    Per image a file in each of exports.FORMATS; for all together, if asked for, a `submission` whose ids are the
+    images' names. An image that has its results is skipped unless `force`; the table of nuclei is written last, so that
+    a killed call is not taken for a finished one. jobs: processes; -1: one per core. Raises what find_images and
+    Predictor raise, and ValueError naming a damaged image.
     """
     found, folder = find_images(images), find_run(weights).folder
     predictor = folder, stamp(folder.parent)
     load_predictor(*predictor)  # reports what it lacks once, before every process does
-    tables = {source.name: output / f"{source.name}_nuclei.csv" for source in found}
+    tables = {source.name: output / f"{source.name}{TABLE}" for source in found}
     missing = [source for source in found if force or not tables[source.name].is_file()]
     results = Parallel(choose_jobs(jobs), return_as="generator_unordered")(
         delayed(segment_one)(source, predictor, output) for source in missing
@@ -96,30 +99,20 @@ def segment_files(
 
 
 def segment_one(source: Source, predictor: tuple[Path, tuple[int, ...]], output: Path) -> None:
-    """Segment one image by load_predictor(*predictor) and write its results, the table of nuclei last."""
-    image, name = source.read(), source.name
+    """Segment one image by load_predictor(*predictor) and write its results in all FORMATS, in their order."""
+    image = source.read()
     labels, iou = load_predictor(*predictor).segment(image)
-    measures, outlines = measure_nuclei(labels, image), trace_outlines(labels)
+    measures = measure_nuclei(labels, image)
     if iou is not None:
         measures["predicted_iou"] = iou[measures["label"].to_numpy() - 1]
-    for path, content in {
-        labels_path(output, name): encode_tiff(labels),
-        output / f"{name}_outlines.png": encode_image_png(draw_outlines(image, labels)),
-        output / f"{name}.geojson": json.dumps(to_geojson(outlines, measures)).encode(),
-        output / f"{name}_rois.zip": to_rois(outlines),
-    }.items():
-        write_bytes(path, content)
-    write_table(output / f"{name}_nuclei.csv", measures)
-
-
-def labels_path(output: Path, name: str) -> Path:
-    """Return where the label image of an image lies."""
-    return output / f"{name}_labels.tif"
+    segmented = Segmented(image, labels, measures)
+    for ending, encode in FORMATS.items():
+        write_bytes(output / f"{source.name}{ending}", encode(segmented))
 
 
 def submit(sources: list[Source], output: Path, submission: Path) -> None:
     """Write the label images of `output` as a submission; raise ValueError if it breaks the competition's rules."""
-    labels = {source.name: tifffile.imread(labels_path(output, source.name)) for source in sources}
+    labels = {source.name: tifffile.imread(output / f"{source.name}{LABELS}") for source in sources}
     with atomic(submission) as temporary:
         with temporary.open("w", newline="") as file:
             write_submission(file, labels.items())

@@ -7,9 +7,10 @@ from typing import Any
 import pandas as pd
 
 from nuclei.config.schema import Config
-from nuclei.data.archives import Archive, find_archives, manifest_table, open_archive, prepare_image
+from nuclei.data.archives import Archive, check_disjoint, find_archives, manifest_table, open_archive, prepare_image
 from nuclei.data.competition import ARCHIVES, SOLUTIONS
 from nuclei.data.images import encode_image_png, encode_labels_png
+from nuclei.evaluation.submission import read_solution
 from nuclei.runs.cache import Part, stage
 from nuclei.runs.files import content_hash, file_hash, read_table, write_bytes, write_table
 from nuclei.runs.layout import Dataset, Options, Run
@@ -38,11 +39,17 @@ def main(run: Run, config: Config, options: Options) -> None:
     # The manifest has rows of every split: without it none can be kept.
     force = options.force or (dataset.meta.is_file() and not dataset.manifest.is_file())
     with stage(dataset.meta, {}, {}, outputs, force, version=VERSION, parts=parts) as needed:
+        if not needed:
+            return
+        # What cannot be used is refused when it is first seen, not by a stage hours later.
+        for name in filter(solutions.__contains__, needed):
+            read_solution(found[name])
+        archives = {split: open_archive(found[ARCHIVES[split]], split) for split in parts if split in ARCHIVES}
+        check_disjoint(archives.values())
         rows: list[dict[str, Any]] = []
         for split in filter(ARCHIVES.__contains__, needed):
-            archive = open_archive(found[ARCHIVES[split]], split)
-            work = partial(prepare_one, dataset, archive)
-            rows += each_image(archive.image_ids, work, f"prepare {split}", options.jobs)
+            work = partial(prepare_one, dataset, archives[split])
+            rows += each_image(archives[split].image_ids, work, f"prepare {split}", options.jobs)
         if rows:
             print(describe(manifest_table(rows)), flush=True)
             rows += read_kept_rows(dataset, needed)
