@@ -1,5 +1,6 @@
 """The README's tree is the source tree, and the generated blocks in their places are those of the published results."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -68,9 +69,17 @@ def test_the_comparisons_are_those_of_the_artefacts(kind):
 
 def test_the_line_of_scores_is_that_of_the_best_published_run():
     line = read_block("scores")
-    assert line == scores_line((folder.name, *read_published(folder)) for folder in RUNS)
-    best = max(read_published(folder)[0]["oof"]["score"][0] for folder in RUNS)
-    assert f"score {best:.4f} (95 % interval" in line
+    stage1 = read_table(ROOT / "ensembles/stage1_test.csv")
+    assert line == scores_line(((folder.name, *read_published(folder)) for folder in RUNS), stage1)
+    best = max(RUNS, key=lambda folder: read_published(folder)[0]["oof"]["score"][0])
+    assert f"**{read_published(best)[0]['oof']['score'][0]:.4f} (95 % interval" in line
+    assert f"**{stage1.set_index('run').loc[best.name, 'score']:.4f}** on stage1_test" in line
+
+
+def test_the_scores_of_stage1_test_are_of_the_submissions_that_lie_beside_them():
+    for row in read_table(ROOT / "ensembles/stage1_test.csv").itertuples():
+        submission = ROOT / f"ensembles/{row.run}/submission_stage1_test.csv.gz"
+        assert hashlib.sha256(submission.read_bytes()).hexdigest() == row.sha256
 
 
 def test_every_block_has_one_place_and_every_place_a_block():
@@ -99,12 +108,14 @@ def test_the_line_of_scores_adds_up_minutes_and_names_processors():
         return metrics, {"r": {name: {"seconds": n, "processor": p} for name, (n, p) in stages.items()}}
 
     best = publish(0.5, train_fold0=(60, "A"), train_fold1=(120, "A"), predict=(30, "B"), select=(30, "C"))
-    line = scores_line([("worse", *publish(0.4)), ("better", *best)])
-    assert "`better`: out-of-fold score 0.5000 (95 % interval 0.4000 to 0.6000) over 3 images" in line
+    stage1 = pd.DataFrame({"run": ["worse"], "score": [0.3]})
+    line = scores_line([("worse", *publish(0.4)), ("better", *best)], stage1)
+    assert "`better`: **0.5000 (95 % interval 0.4000 to 0.6000)** out of fold over 3 images. " in line
+    assert "**0.3000** on stage1_test" in scores_line([("worse", *publish(0.4))], stage1)
     assert "2 networks trained for 3 minutes (A) in all" in line
     assert "other stages took 1 minutes (B, C)" in line
     del best[1]["r"]["train_fold0"]["processor"], best[1]["r"]["train_fold1"]["processor"]
-    assert "trained for 3 minutes in all" in scores_line([("better", *best)])
+    assert "trained for 3 minutes in all" in scores_line([("better", *best)], stage1)
 
 
 def test_a_block_takes_its_place_and_a_missing_place_is_an_error():

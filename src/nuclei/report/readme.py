@@ -30,6 +30,10 @@ PLACES = {
     "leaderboard": Path("configs/systems/README.md"),
     "ablations": Path("configs/ablations/README.md"),
 }
+# Other images than those of any score of this project, which is why it is said beside the number.
+COMPETITION = (
+    "The competition's winners reached 0.6316 on its private leaderboard (stage 2, other images; Caicedo et al. 2019)."
+)
 
 
 def find_place(marker: str) -> Path:
@@ -93,18 +97,22 @@ def name_step(run: str, method: str) -> str:
     return f"{run}: {name_method(method)}"
 
 
-def scores_line(published: Iterable[tuple[str, Mapping[str, Any], Mapping[str, Any]]]) -> str:
-    """Say in one line what the best of the published runs scores, and the minutes that its making took on what.
+def scores_line(published: Iterable[tuple[str, Mapping[str, Any], Mapping[str, Any]]], stage1: pd.DataFrame) -> str:
+    """Say in a few lines what the best of the published runs scores, beside the competition, and what it took.
 
-    published: (name, metrics.json, made.json) of each; the best is that with the highest out-of-fold score.
+    published: (name, metrics.json, made.json) of each; the best is that with the highest out-of-fold score. stage1: the
+    submissions that were scored with the truth of stage1_test, elsewhere; columns run and score.
     """
     name, metrics, made = max(published, key=lambda one: one[1]["oof"]["score"][0])
     stages = [(stage.startswith("train_"), meta) for own in made.values() for stage, meta in own.items()]
     trained, rest = ([meta for is_training, meta in stages if is_training == wanted] for wanted in (True, False))
     score = format_score(metrics["oof"]["score"], spelled_out=True)
+    elsewhere = stage1.loc[stage1["run"] == name, "score"].tolist()
+    tested = f", **{elsewhere[0]:.4f}** on stage1_test (official truth, scored elsewhere)" if elsewhere else ""
     return (
-        f"Best published run, `{name}`: out-of-fold score {score} over {metrics['oof']['n_images']} images; "
-        f"{len(trained)} networks trained for {add_minutes(trained)} in all, all other stages took {add_minutes(rest)}."
+        f"Best published run, `{name}`: **{score}** out of fold over {metrics['oof']['n_images']} images{tested}. "
+        f"{COMPETITION} {len(trained)} networks trained for {add_minutes(trained)} in all; all other stages took "
+        f"{add_minutes(rest)}."
     )
 
 

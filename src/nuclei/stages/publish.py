@@ -4,13 +4,15 @@ import gzip
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from nuclei.config.schema import Config
 from nuclei.inference.bundle import write_bundle
 from nuclei.report.reader import RunReader, write_blocks
 from nuclei.report.readme import run_blocks, scores_line
 from nuclei.report.sections import overview_picture
 from nuclei.runs.cache import fingerprint
-from nuclei.runs.files import read_json, write_bytes, write_json
+from nuclei.runs.files import read_json, read_table, write_bytes, write_json
 from nuclei.runs.layout import Options, Run
 
 ENSEMBLES = Path("ensembles")
@@ -34,10 +36,16 @@ def main(run: Run, config: Config, options: Options) -> None:
     picture = overview_picture(RunReader(run, config))
     write_bytes(folder / f"{picture.name}.png", picture.png)
     published = {path.parent.name: read_published(path.parent) for path in sorted(ENSEMBLES.glob("*/metrics.json"))}
-    scores = {"scores": scores_line((name, *files) for name, files in published.items())}
+    scores = {"scores": scores_line(((name, *files) for name, files in published.items()), read_stage1())}
     places = write_blocks(run_blocks(run.name, *published[run.name]) | scores)
     print(write_bundle(run, folder))
     print(f"{folder} and the blocks of {' and '.join(map(str, places))} are those of {run.folder}", flush=True)
+
+
+def read_stage1() -> pd.DataFrame:
+    """Return the scores that submissions for stage1_test got elsewhere; none if there is no such table."""
+    path = ENSEMBLES / "stage1_test.csv"
+    return read_table(path) if path.is_file() else pd.DataFrame({"run": [], "score": []})
 
 
 def read_published(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
