@@ -49,7 +49,7 @@ def check_images(table: pd.DataFrame, image_ids: set[str], path: Path, dataset: 
     check_folds(table)
     if missing := set(table["image_id"]) - image_ids:
         raise StageError(
-            f"{path} is for other images than {dataset.manifest}: {len(missing)} of its {len(table)} are not there, "
+            f"{path} is for other images than {dataset.manifest}: {len(missing)} of its {len(table)} are missing, "
             f"e.g. {min(missing)}. Put the archive it was made for in place, or set data.folds to a file to be made"
         )
     if beyond := len(image_ids) - len(table):
