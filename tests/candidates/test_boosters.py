@@ -96,7 +96,8 @@ def test_packed_boosters_give_the_same_scores_and_bytes(boosters):
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
 def test_published_boosters_are_packed_as_they_are_and_know_the_features_by_name(path):
     boosters = unpack_boosters(path.read_bytes(), path.name)
-    assert {tuple(booster.feature_name()) for booster in boosters.values()} == {tuple(feature_names())}
+    for booster in boosters.values():
+        assert set(booster.feature_name()) <= set(feature_names())
     texts = {target: booster.model_to_string() for target, booster in boosters.items()}
     # Unpacked, as zlibs compress differently.
     assert json.dumps(texts).encode() == gzip.decompress(path.read_bytes())

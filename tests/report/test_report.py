@@ -433,7 +433,7 @@ def test_a_run_is_published_with_its_report_its_overview_and_its_tables(made, tm
     assert not (folder / "writeup.html").exists()
     assert files[folder / "gallery.png"].startswith(b"\x89PNG")
     mean = read_json(run.metrics)["oof"]["score"][0]
-    assert f"`pair`: out-of-fold score {mean:.4f}" in Path("README.md").read_text()
+    assert f"`pair`: **{mean:.4f} (" in Path("README.md").read_text()
     assert f"| pair: watershed | {mean:.4f} (" in PUBLISHED.read_text()
     publish_stage.main(run, config, options)
     assert files == {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}, "the same each time"

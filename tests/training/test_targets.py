@@ -138,18 +138,18 @@ def test_channels_come_in_the_order_asked_for():
     assert stack.dtype == np.float32
     assert stack.shape == (3, 12, 18)
     for ours, name in zip(stack, ("center", "mask", "border"), strict=True):
-        assert np.array_equal(ours, TARGETS[name](labels))
+        assert np.array_equal(ours, TARGETS[name].make(labels))
     assert len(np.unique(stack.reshape(3, -1), axis=0)) == 3
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.int64])
 @pytest.mark.parametrize("channel", TARGETS)
 def test_empty_images_and_every_integer_type_are_taken(channel, dtype):
-    assert not TARGETS[channel](np.zeros((5, 4), dtype)).any()
+    assert not TARGETS[channel].make(np.zeros((5, 4), dtype)).any()
     labels = enlarge(np.array([[0, 1, 2], [3, 3, 0]]), 4)
-    assert np.array_equal(TARGETS[channel](labels.astype(dtype)), TARGETS[channel](labels))
+    assert np.array_equal(TARGETS[channel].make(labels.astype(dtype)), TARGETS[channel].make(labels))
     renamed = np.where(labels == 3, np.iinfo(dtype).max if dtype in (np.uint8, np.uint16) else 65535, labels)
-    assert np.array_equal(TARGETS[channel](renamed.astype(dtype)), TARGETS[channel](labels))
+    assert np.array_equal(TARGETS[channel].make(renamed.astype(dtype)), TARGETS[channel].make(labels))
 
 
 def test_unknown_channels_are_answered_with_the_known_ones():

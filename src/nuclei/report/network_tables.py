@@ -11,16 +11,9 @@ from nuclei.report.blocks import Table
 from nuclei.report.charts import name_type
 from nuclei.report.tables import format_time
 from nuclei.training.augment import GROUPS, resolve_preset
+from nuclei.training.targets import TARGETS
 
 Setup = Mapping[str, Any]  # the complete config of one run that trains
-CHANNELS = {
-    "mask": "1 on every nucleus",
-    "border": "1 where two nuclei meet in a small window, which grows with their size (the first place's rule without "
-    "its watershed gate)",
-    "center": "distance to the nucleus's outline over its largest: 1 at the core of every nucleus, whatever its size",
-    "core": "1 where center is above a half",
-    "point": "a Gaussian around the deepest pixel of every nucleus",
-}
 
 
 def weigh(weights: Mapping[str, float]) -> str:
@@ -114,7 +107,9 @@ def choices_table(networks: Mapping[str, Setup], rows: Rows, **more: Mapping[str
 def channels_table(networks: Mapping[str, Setup]) -> Table:
     """Tabulate the maps that the networks learn, with the meaning of each."""
     channels = dict.fromkeys(channel for config in networks.values() for channel in config["model"]["channels"])
-    return Table(("map", "what it is to be, 0 elsewhere"), [(name, CHANNELS[name]) for name in channels], n_text=2)
+    return Table(
+        ("map", "what it is to be, 0 elsewhere"), [(name, TARGETS[name].meaning) for name in channels], n_text=2
+    )
 
 
 def augmentation_table(networks: Mapping[str, Setup]) -> Table:

@@ -1,7 +1,7 @@
 """Target maps that a network learns, computed from a label image."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -97,12 +97,26 @@ def point_target(labels: Labels) -> Target:
     return np.where(labels > 0, np.exp(-squared / (2 * POINT_SIGMA_PX**2)), 0).astype(np.float32)
 
 
-TARGETS: dict[str, Callable[[Labels], Target]] = {
-    "mask": mask_target,
-    "border": border_target,
-    "center": center_target,
-    "core": core_target,
-    "point": point_target,
+class TargetChannel(NamedTuple):
+    """Hold what makes a target map of a label image, and what it is on a nucleus; it is 0 elsewhere."""
+
+    make: Callable[[Labels], Target]
+    meaning: str
+
+
+TARGETS = {
+    "mask": TargetChannel(mask_target, "1 on every nucleus"),
+    "border": TargetChannel(
+        border_target,
+        "1 where two nuclei meet in a small window, which grows with their size (the first place's rule without its "
+        "watershed gate)",
+    ),
+    "center": TargetChannel(
+        center_target,
+        "distance to the nucleus's outline over its largest: 1 at the core of every nucleus, whatever its size",
+    ),
+    "core": TargetChannel(core_target, "1 where center is above a half"),
+    "point": TargetChannel(point_target, "a Gaussian around the deepest pixel of every nucleus"),
 }
 
 
@@ -118,4 +132,4 @@ def make_targets(labels: Labels, channels: tuple[str, ...]) -> NDArray[np.float3
     Raises ValueError on an unknown channel or a label out of range.
     """
     check_channels(channels)
-    return np.stack([TARGETS[channel](labels) for channel in channels])
+    return np.stack([TARGETS[channel].make(labels) for channel in channels])
