@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nuclei.config.load import run_name
+from nuclei.errors import UserError
 from nuclei.pipeline import list_runs, load_run, run_stage, run_stages
 from nuclei.runs.files import read_table
 from nuclei.runs.layout import Options, Run, comparison
@@ -133,7 +134,7 @@ def ablate(
         publish_comparison(runs, "ablations")
     if failed:
         lines = [f"{name}: {error}" for name, error in failed.items()]
-        raise ValueError("\n  ".join(["these runs failed and are not in the table:", *lines]))
+        raise UserError("\n  ".join(["these runs failed and are not in the table:", *lines]))
 
 
 def print_table(table: "Table") -> None:

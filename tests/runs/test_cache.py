@@ -4,8 +4,9 @@ import pytest
 from processes import run_and_die, start
 
 from nuclei.config.schema import DataConfig
+from nuclei.errors import UserError
 from nuclei.runs import cache
-from nuclei.runs.cache import Part, StageError, expected_fingerprint, fingerprint, recorded_inputs, stage
+from nuclei.runs.cache import Part, expected_fingerprint, fingerprint, recorded_inputs, stage
 from nuclei.runs.files import read_json, write_bytes, write_json
 from nuclei.runs.layout import Dataset
 
@@ -68,7 +69,7 @@ def test_a_finished_stage_says_what_it_was_made_of(meta, outputs):
 def test_other_settings_are_refused_unless_forced(meta, outputs):
     make(meta, outputs, {"steps": 1}, {"data": "x"})
     before = meta.read_bytes()
-    with pytest.raises(StageError) as raised:
+    with pytest.raises(UserError) as raised:
         make(meta, outputs, {"steps": 2}, {"data": "x"}, text="other")
     for words in ("a_run train", "settings.steps: 1 -> 2", "--force"):
         assert words in str(raised.value)
@@ -103,7 +104,7 @@ def test_other_inputs_or_code_are_made_anew_and_the_reason_is_said(meta, outputs
 def test_hours_of_work_are_protected(meta, outputs, change, said):
     first = {"inputs": {"data": "x"}, "code": {"features": ["area"]}, "protect": True}
     make(meta, outputs, **first)
-    with pytest.raises(StageError) as raised:
+    with pytest.raises(UserError) as raised:
         make(meta, outputs, **first | change)
     for words in ("a_run train", said, "--force", "another file name"):
         assert words in str(raised.value)
@@ -154,7 +155,7 @@ def test_a_killed_stage_never_looks_finished(meta, outputs, tmp_path, finished_b
     if finished_before:
         make(meta, outputs)
     run_and_die(KILLED.replace("FORCE", str(finished_before)), tmp_path)
-    with pytest.raises(StageError, match=f"{meta} is missing"):
+    with pytest.raises(UserError, match=f"{meta} is missing"):
         fingerprint(meta)
     assert files(outputs) == ["partial.txt", "metrics.json"]
 
@@ -213,14 +214,14 @@ def test_a_change_travels_down_the_chain_of_stages(tmp_path):
 
 
 def test_a_stage_before_its_predecessor_says_which_is_missing(tmp_path):
-    with pytest.raises(StageError, match=r"prepare.json is missing: .* run it first"):
+    with pytest.raises(UserError, match=r"prepare.json is missing: .* run it first"):
         fingerprint(Dataset(DataConfig(), tmp_path).meta)
 
 
 @pytest.mark.parametrize("content", ["", '{"fingerprint": "a', "[]", '{"fingerprint": "a"}'])
 def test_a_damaged_meta_is_named_with_the_fix(meta, content):
     write_bytes(meta, content.encode())
-    with pytest.raises(StageError, match=r"train.json is damaged \(.*\): delete it and run the stage train again"):
+    with pytest.raises(UserError, match=r"train.json is damaged \(.*\): delete it and run the stage train again"):
         fingerprint(meta)
 
 
@@ -263,7 +264,7 @@ def test_a_part_has_the_fingerprint_of_a_stage_that_is_made_of_the_same(meta):
 
 def test_a_part_that_is_not_made_is_named(meta):
     make_parts(meta, {"oof": "a"})
-    with pytest.raises(StageError, match=r"train.json has no stage2: run the stage train again"):
+    with pytest.raises(UserError, match=r"train.json has no stage2: run the stage train again"):
         fingerprint(meta, "stage2")
 
 
@@ -275,7 +276,7 @@ def test_a_part_that_is_no_longer_asked_for_stays(meta):
     assert make_parts(meta, {"oof": "a", "test": "b", "stage2": "c"}) == []
     assert make_parts(meta, {"oof": "other"}) == ["oof"], "when all that is asked for is made anew, nothing old stays"
     assert contents(meta) == {"oof": "other"}
-    with pytest.raises(StageError):
+    with pytest.raises(UserError):
         fingerprint(meta, "test")
 
 
@@ -285,14 +286,14 @@ def test_a_part_that_failed_is_not_finished_and_the_others_are(meta):
     with pytest.raises(ZeroDivisionError):
         make_parts(meta, data, die_in="stage2")
     assert fingerprint(meta, "oof")
-    with pytest.raises(StageError):
+    with pytest.raises(UserError):
         fingerprint(meta, "test")
     path = meta.parents[1] / "maps/test.txt"
     inode = path.stat().st_ino
     with stage(meta, {}, {"weights": "w"}, parts={s: Part({"data": d}, [path]) for s, d in data.items()}) as needed:
         assert needed == ["test", "stage2"]
         assert path.stat().st_ino == inode, "what was made of it is there to resume from"
-    with pytest.raises(StageError, match=r"settings.steps: None -> 1"):
+    with pytest.raises(UserError, match=r"settings.steps: None -> 1"):
         make_parts(meta, data, {"steps": 1})
 
 

@@ -20,13 +20,13 @@ from nuclei.config.load import load_config, merge
 from nuclei.config.schema import Config, DataConfig
 from nuclei.data.demo import write_demo
 from nuclei.data.images import decode_labels_png
+from nuclei.errors import UserError
 from nuclei.evaluation.metric import score_image
 from nuclei.evaluation.submission import read_solution, read_submission, score_submission, validate_submission
 from nuclei.experiments.climb import climb
 from nuclei.inference.bundle import MAX_MB, find_published, find_run, write_bundle
 from nuclei.inference.segment_files import segment_files
 from nuclei.pipeline import list_runs, run_stage
-from nuclei.runs.cache import StageError
 from nuclei.runs.files import read_arrays, read_json, read_table, write_table
 from nuclei.runs.layout import Dataset, Options, Run, comparison
 
@@ -149,9 +149,9 @@ def test_the_climb_goes_from_step_to_step(project, monkeypatch):
     assert table["networks"].tolist() == [2, 2, 4]
     assert table["gain"].tolist()[1:] == pytest.approx(table["score"].diff().tolist()[1:], abs=2e-5)
     assert table["training_pflop"].notna().all()
-    with pytest.raises(StageError, match="small has no scores of detections; it has components, watershed, scored"):
+    with pytest.raises(UserError, match="small has no scores of detections; it has components, watershed, scored"):
         climb(["small:detections"], Path("runs"))
-    with pytest.raises(StageError, match="no scores of smal in runs"):
+    with pytest.raises(UserError, match="no scores of smal in runs"):
         climb(["smal"], Path("runs"))
 
 
@@ -306,7 +306,7 @@ def test_an_ensemble_refuses_members_of_other_folds(project, demo_folder, monkey
     write_table(Path("others.csv"), table.assign(fold=crossing.astype(int)))
     content = Path("ensembles/pair.yaml").read_text().replace("runs/data/demo/folds.csv", "others.csv")
     Path("ensembles/leaking.yaml").write_text(content)
-    with pytest.raises(StageError, match="was trained on other folds"):
+    with pytest.raises(UserError, match="was trained on other folds"):
         run_one(project / "ensembles/leaking.yaml", "ensemble", demo_folder)
 
 
@@ -375,7 +375,7 @@ def test_training_does_not_go_on_from_what_does_not_fit(project, demo_folder, mo
         Path("runs/finer/meta/train_fold0.json").rename("away.json")
     Path("configs/unfit.yaml").write_text(yaml.safe_dump({"base": "finer.yaml"} | change))
     try:
-        with pytest.raises(StageError, match=message):
+        with pytest.raises(UserError, match=message):
             run_one(Path("configs/unfit.yaml"), "train", demo_folder)
     finally:
         if "train" in change:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from nuclei.config.load import load_config
 from nuclei.config.schema import Config
+from nuclei.errors import UserError
 from nuclei.inference.predictor import FILE_OF_CHECKPOINT
-from nuclei.runs.cache import StageError
 from nuclei.runs.files import as_json, file_hash, read_json, write_bytes
 from nuclei.runs.layout import Dataset, Run
 
@@ -24,13 +24,13 @@ DEFAULT = "long_mobilenets"  # the best ensemble that is published with its netw
 def find_default() -> Path:
     """Return the folder of the published ensemble: the installed package's, or that of the repository it lies in.
 
-    Raises StageError saying how to get it if it is in neither.
+    Raises UserError saying how to get it if it is in neither.
     """
     package = Path(__file__).parents[1]
     for folder in (package / "published", package.parents[1] / PUBLISHED):
         if (folder / DEFAULT / "bundle").is_dir():
             return folder / DEFAULT
-    raise StageError(
+    raise UserError(
         f"the published networks ({DEFAULT}) are not installed: clone the repository and install from it with "
         "`pip install .`, which brings them along, or name a finished run by --weights"
     )

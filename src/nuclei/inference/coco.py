@@ -20,7 +20,7 @@ from nuclei.runs.layout import Dataset, Run, find_fingerprint, open_run
 def export_coco(name: str, root: Path) -> list[Path]:
     """Write <run>/coco/<split>.json with all predicted nuclei as COCO results, and the truth of those out of fold.
 
-    Raises StageError if the run's instances are missing.
+    Raises UserError if the run's instances are missing.
     """
     run, config, dataset = open_run(name, root)
     for split in dataset.splits():

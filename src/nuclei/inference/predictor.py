@@ -27,12 +27,12 @@ from nuclei.decoding.methods import (
     uses_networks,
 )
 from nuclei.decoding.tuning import Setting
+from nuclei.errors import UserError
 from nuclei.inference.predictions import read_tuned
 from nuclei.networks.encoder_decoder import Network
 from nuclei.networks.hardware import choose_precision, one_thread
 from nuclei.networks.kinds import KINDS, Forward, build
 from nuclei.networks.maps import blend, dequantise, quantise
-from nuclei.runs.cache import StageError
 from nuclei.runs.layout import Run
 
 Image = NDArray[np.uint8]
@@ -85,26 +85,26 @@ def load_once(folder: Path, config: str, folds: tuple[int, ...], written: tuple[
 class Predictor:
     """Segment images as a run segments images that it has not seen.
 
-    run: a finished run whose members lie beside it. Raises StageError naming what of it is missing.
+    run: a finished run whose members lie beside it. Raises UserError naming what of it is missing.
     """
 
     def __init__(self, run: Run):
         if not run.config.is_file():
-            raise StageError(
+            raise UserError(
                 f"{run.folder} is no run: it has no config.yaml. Name a folder of runs/, or train one first"
             )
         self.config, self.run = load_config(run.config), run
         self.method = method_of(self.config)
         if self.method is METHODS["labels"]:
-            raise StageError(f"{run.name} holds the label images of another tool: it cannot segment other images")
+            raise UserError(f"{run.name} holds the label images of another tool: it cannot segment other images")
         self.members = [(Predictor(Run(name, run.folder.parent)), w) for name, w in self.config.members.items()]
         self.forwards = [] if self.members or not uses_networks(self.config) else self.load_networks()
 
     def load_networks(self) -> list[Forward]:
-        """Return the run's own networks; raise StageError if there are none."""
+        """Return the run's own networks; raise UserError if there are none."""
         folds = sorted(int(path.name[4:]) for path in self.run.folder.glob("fold*") if path.is_dir())
         if not folds:
-            raise StageError(f"{self.run.folder} has no networks: run its stage train first")
+            raise UserError(f"{self.run.folder} has no networks: run its stage train first")
         return list(load_forwards(self.run, self.config, folds).values())
 
     def predict(self, image: Image) -> Prediction:
@@ -133,7 +133,7 @@ class Predictor:
     def setting(self) -> Setting:
         """The thresholds for new images, which a member of an ensemble does without."""
         if not self.run.tuned.is_file():
-            raise StageError(f"{self.run.tuned} is missing: run the stage select of {self.run.name} first")
+            raise UserError(f"{self.run.tuned} is missing: run the stage select of {self.run.name} first")
         return read_tuned(self.run).new
 
     @cached_property
@@ -141,7 +141,7 @@ class Predictor:
         """The sets of boosters of all folds and seeds."""
         paths = sorted(self.run.scorer.glob("fold*_seed*.json.gz"))
         if not paths:
-            raise StageError(f"{self.run.scorer} has no boosters: run the stage score of {self.run.name} first")
+            raise UserError(f"{self.run.scorer} has no boosters: run the stage score of {self.run.name} first")
         return [unpack_boosters(path.read_bytes(), str(path)) for path in paths]
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nuclei.config.schema import ModelConfig
+from nuclei.errors import UserError
 from nuclei.networks.plain_unet import VANILLA
 
 # Not PAN, which fails below 128 px, nor DPT, which takes only timm's vision transformers.
@@ -62,17 +63,17 @@ def build_network(model: ModelConfig, weights: str | None) -> Network:
     weights: a name of the hub, a local file (.pth, .pt, .safetensors) or None; model.weights is not read. With
     model.output_stride the decoder stops at that fraction of the image's size (cut_decoder); Unet alone can. The
     networks of plain_unet.py are encoder and decoder in one: they take neither encoder nor weights, and input scaled
-    to 0..1. Raises ValueError listing the valid or nearest decoders, encoders and weights, or naming the weights file
+    to 0..1. Raises UserError listing the valid or nearest decoders, encoders and weights, or naming the weights file
     and the fix.
     """
     if model.output_stride != 1 and model.decoder != "Unet":
-        raise ValueError(f"no {model.decoder} of output stride {model.output_stride}; valid: 1, or 2 and 4 of a Unet")
+        raise UserError(f"no {model.decoder} of output stride {model.output_stride}; valid: 1, or 2 and 4 of a Unet")
     if model.decoder in VANILLA:
         return build_vanilla(model, weights)
     if model.decoder not in DECODERS:
-        raise ValueError(f"unknown decoder {model.decoder}; valid: {', '.join((*DECODERS, *VANILLA, 'MaskRCNN'))}")
+        raise UserError(f"unknown decoder {model.decoder}; valid: {', '.join((*DECODERS, *VANILLA, 'MaskRCNN'))}")
     if model.encoder is None:
-        raise ValueError(f"{model.decoder} needs an encoder: set model.encoder, for example to resnet34")
+        raise UserError(f"{model.decoder} needs an encoder: set model.encoder, for example to resnet34")
     check_encoder(model.encoder)
     path = find_weights_file(weights, "imagenet")
     if not path:
@@ -85,9 +86,9 @@ def build_network(model: ModelConfig, weights: str | None) -> Network:
 
 
 def build_vanilla(model: ModelConfig, weights: str | None) -> Network:
-    """Build a network of plain_unet.py; raise ValueError if it is to have another encoder, or published weights."""
+    """Build a network of plain_unet.py; raise UserError if it is to have another encoder, or published weights."""
     if model.encoder is not None or weights is not None:
-        raise ValueError(
+        raise UserError(
             f"{model.decoder} has an encoder of its own, without published weights: set model.encoder and "
             "model.weights to null"
         )
@@ -127,14 +128,12 @@ def cut_decoder(body: Any, levels: int, stride: int) -> None:
 def find_weights_file(weights: str | None, published: str) -> Path | None:
     """Return the path of initial weights that are a local file, None if they are not.
 
-    Raises ValueError that names the file and, as the fix, the `published` weights if there is no such file.
+    Raises UserError that names the file and, as the fix, the `published` weights if there is no such file.
     """
     if weights is None or Path(weights).suffix not in FILE_FORMATS:
         return None
     if not Path(weights).is_file():
-        raise ValueError(
-            f"initial weights {weights} not found: put the file there, or set model.weights to {published}"
-        )
+        raise UserError(f"initial weights {weights} not found: put the file there, or set model.weights to {published}")
     return Path(weights)
 
 
@@ -146,24 +145,24 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def check_weights(encoder: str, weights: str | None) -> None:
-    """Raise ValueError listing the encoder's published weights if `weights` is a name and none of them."""
+    """Raise UserError listing the encoder's published weights if `weights` is a name and none of them."""
     published = ["imagenet"] if encoder.startswith("tu-") else smp.encoders.encoders[encoder]["pretrained_settings"]
     if weights is not None and weights not in published:
-        raise ValueError(
+        raise UserError(
             f"unknown weights {weights} of {encoder}; valid: {', '.join(published)}, "
             "a .pth, .pt or .safetensors file, or null"
         )
 
 
 def check_encoder(encoder: str) -> None:
-    """Raise ValueError naming the nearest encoders if neither smp nor timm knows `encoder`."""
+    """Raise UserError naming the nearest encoders if neither smp nor timm knows `encoder`."""
     if encoder.startswith("tu-") and timm.is_model(encoder.removeprefix("tu-").split(".")[0]):
         return
     options = smp.encoders.get_encoder_names()
     if encoder in options:
         return
     near = difflib.get_close_matches(encoder, options + [f"tu-{name}" for name in timm.list_models()], n=3)
-    raise ValueError(f"unknown encoder {encoder}; nearest: {', '.join(near) or 'none'} (timm's are 'tu-<name>')")
+    raise UserError(f"unknown encoder {encoder}; nearest: {', '.join(near) or 'none'} (timm's are 'tu-<name>')")
 
 
 def input_statistics(encoder: str, weights: str | None) -> tuple[Statistics, Statistics]:
@@ -183,7 +182,7 @@ def input_statistics(encoder: str, weights: str | None) -> tuple[Statistics, Sta
 
 
 def load_encoder(encoder: nn.Module, path: Path) -> None:
-    """Load a state dict into an encoder; raise ValueError if the file lacks any of its tensors, or has another shape.
+    """Load a state dict into an encoder; raise UserError if the file lacks any of its tensors, or has another shape.
 
     Keys of `path` that the encoder lacks (the classifier of a whole network) are skipped.
     """
@@ -195,12 +194,12 @@ def load_encoder(encoder: nn.Module, path: Path) -> None:
     found = {key: state[flat].to(own[key].dtype) for key in own if (flat := key.replace(".", "_")) in state}
     missing = [key for key in own if key not in found and not key.endswith("num_batches_tracked")]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{path} lacks {len(missing)} tensors of the encoder, e.g. {missing[0]}: another network's file?"
         )
     for key, value in found.items():
         if value.shape != own[key].shape:
-            raise ValueError(
+            raise UserError(
                 f"{path} has {key} of shape {tuple(value.shape)} and the encoder {tuple(own[key].shape)}: "
                 "another network's file?"
             )

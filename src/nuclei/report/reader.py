@@ -48,7 +48,7 @@ class Shown(NamedTuple):
 class RunReader:
     """Read what the stages left of a run and of the runs it borrows from, each file when it is first asked for.
 
-    Raises FileNotFoundError naming a file that is missing, and ValueError naming one that is damaged.
+    Raises FileNotFoundError naming a file that is missing, and UserError naming one that is damaged.
     """
 
     def __init__(self, run: Run, config: Config) -> None:
@@ -330,7 +330,7 @@ def write_page(folder: Path, name: str, title: str, blocks: list[Block]) -> None
 def write_blocks(contents: Mapping[str, str]) -> list[Path]:
     """Put generated blocks, {marker: content}, into the files of the repository that have their places; return those.
 
-    Raises ValueError naming the file that lacks a marker; nothing is written then.
+    Raises UserError naming the file that lacks a marker; nothing is written then.
     """
     texts: dict[Path, str] = {}
     for marker, content in contents.items():

@@ -13,6 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from nuclei.errors import UserError
 from nuclei.runs.files import (
     as_json,
     content_hash,
@@ -26,10 +27,6 @@ from nuclei.runs.provenance import cpu_seconds, provenance
 
 WHOLE = "all"  # the one part of a stage that is not divided
 NEW = "not made yet"
-
-
-class StageError(ValueError):
-    """Say why a stage cannot run, naming the file and the fix."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +72,14 @@ def expected_fingerprint(
 
 
 def read_meta(meta: Path) -> dict[str, Any]:
-    """Read what a finished stage left; raise StageError naming the file and the fix if it is missing or damaged."""
+    """Read what a finished stage left; raise UserError naming the file and the fix if it is missing or damaged."""
     if not meta.is_file():
-        raise StageError(f"{meta} is missing: the stage before this one has not finished; run it first")
+        raise UserError(f"{meta} is missing: the stage before this one has not finished; run it first")
     try:
         found = read_json(meta)
         found["fingerprint"], found["settings"], found["inputs"]
     except (ValueError, TypeError, KeyError) as error:
-        raise StageError(
+        raise UserError(
             f"{meta} is damaged ({type(error).__name__}: {error}): delete it and run the stage {meta.stem} again"
         ) from error
     return found
@@ -91,18 +88,18 @@ def read_meta(meta: Path) -> dict[str, Any]:
 def fingerprint(meta: Path, part: str | None = None) -> str:
     """Return the fingerprint that a finished stage left, of the whole or of one part.
 
-    Raises StageError naming the stage that has not finished, or has not made the part.
+    Raises UserError naming the stage that has not finished, or has not made the part.
     """
     found = read_meta(meta)
     if part is None or "parts" not in found:  # stages were not divided once: then their parts are as the whole
         return str(found["fingerprint"])
     if part not in found["parts"]:
-        raise StageError(f"{meta} has no {part}: run the stage {meta.stem} again, which makes only what is missing")
+        raise UserError(f"{meta} has no {part}: run the stage {meta.stem} again, which makes only what is missing")
     return str(found["parts"][part]["fingerprint"])
 
 
 def recorded_inputs(meta: Path, part: str) -> dict[str, str]:
-    """Return the inputs that one part of a finished stage was made of; raise StageError as `fingerprint` does."""
+    """Return the inputs that one part of a finished stage was made of; raise UserError as `fingerprint` does."""
     fingerprint(meta, part)
     found = read_meta(meta)
     inputs: dict[str, str] = found["parts"][part]["inputs"] if "parts" in found else found["inputs"]
@@ -143,7 +140,7 @@ def stage(
     that decide what it makes, such as the names of features. parts: outputs that depend on inputs of their own, beside
     `inputs`: name -> Part; without them the stage has the one part WHOLE.
 
-    Other settings than those of the finished stage are refused by a StageError that says what differs, for they may be
+    Other settings than those of the finished stage are refused by a UserError that says what differs, for they may be
     a slip, unless `force`. A part of another version, code or inputs is made again, and the others kept; with
     `protect`, for stages of hours, this is refused as well.
 
@@ -200,7 +197,7 @@ class _Job:
         return self.meta.with_suffix(".begun")
 
     def decide(self, force: bool, protect: bool) -> tuple[list[str], str]:
-        """Return the parts to be made, and why in words; raise StageError if their results must not be replaced."""
+        """Return the parts to be made, and why in words; raise UserError if their results must not be replaced."""
         self.found = read_meta(self.meta) if self.meta.is_file() else None
         if self.found is None or force:
             return list(self.parts), ""
@@ -209,7 +206,7 @@ class _Job:
         settings = compared[next(iter(compared))][0]
         if settings or (protect and changed):
             lines = dict.fromkeys([*settings, *(line for changes in changed.values() for line in changes)])
-            raise StageError(
+            raise UserError(
                 f"{self.name} was made with other settings, inputs or code:\n  "
                 + "\n  ".join(lines)
                 + "\nadd --force to replace it, or give the config another file name"

@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nuclei.data.images import decode_image, decode_labels_png
+from nuclei.errors import UserError
 
 _PARTIAL = ".partial."
 
@@ -69,11 +70,11 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file; raise ValueError naming it if it is damaged."""
+    """Read a JSON file; raise UserError naming it if it is damaged."""
     try:
         content: dict[str, Any] = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON file ({error}): delete it and make it again") from error
+        raise UserError(f"{path} is no JSON file ({error}): delete it and make it again") from error
     return content
 
 
@@ -84,12 +85,12 @@ def file_hash(path: Path) -> str:
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """Read an image, uint8 [H, W, 3]; raise ValueError naming the file if it is damaged."""
+    """Read an image, uint8 [H, W, 3]; raise UserError naming the file if it is damaged."""
     return decode_image(path.read_bytes(), str(path))
 
 
 def read_labels(path: Path) -> NDArray[np.int32]:
-    """Read a label image, int32 [H, W]; raise ValueError naming the file if it is damaged."""
+    """Read a label image, int32 [H, W]; raise UserError naming the file if it is damaged."""
     return decode_labels_png(path.read_bytes(), str(path))
 
 

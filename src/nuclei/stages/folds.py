@@ -7,7 +7,8 @@ from tqdm import tqdm
 
 from nuclei.config.schema import Config
 from nuclei.data.folds import check_folds, fold_table, mosaic_groups, split_folds
-from nuclei.runs.cache import StageError, fingerprint, lock
+from nuclei.errors import UserError
+from nuclei.runs.cache import fingerprint, lock
 from nuclei.runs.files import read_image, read_table, write_table
 from nuclei.runs.layout import Dataset, Options, Run
 
@@ -20,7 +21,7 @@ def main(run: Run, config: Config, options: Options) -> None:
 
 
 def deal_folds(config: Config, dataset: Dataset, force: bool) -> None:
-    """Write the fold table that data.folds names, unless it exists; raise StageError if it is for other images."""
+    """Write the fold table that data.folds names, unless it exists; raise UserError if it is for other images."""
     path = Path(config.data.folds)
     manifest = read_table(dataset.manifest)
     train = manifest[manifest["split"] == "train"].astype({"n_nuclei": int})  # the test images have none to count
@@ -45,10 +46,10 @@ def deal_folds(config: Config, dataset: Dataset, force: bool) -> None:
 
 
 def check_images(table: pd.DataFrame, image_ids: set[str], path: Path, dataset: Dataset) -> None:
-    """Raise StageError if the data lacks an image of the fold table; say so if it has images beyond it."""
+    """Raise UserError if the data lacks an image of the fold table; say so if it has images beyond it."""
     check_folds(table)
     if missing := set(table["image_id"]) - image_ids:
-        raise StageError(
+        raise UserError(
             f"{path} is for other images than {dataset.manifest}: {len(missing)} of its {len(table)} are not there, "
             f"e.g. {min(missing)}. Put the archive it was made for in place, or set data.folds to a file to be made"
         )

@@ -3,8 +3,9 @@
 from tqdm import tqdm
 
 from nuclei.config.schema import Config
+from nuclei.errors import UserError
 from nuclei.evaluation.submission import validate_submission, write_submission
-from nuclei.runs.cache import Part, StageError, stage
+from nuclei.runs.cache import Part, stage
 from nuclei.runs.files import atomic, read_labels, read_table
 from nuclei.runs.layout import Dataset, Options, Run, find_fingerprint
 
@@ -28,5 +29,5 @@ def main(run: Run, config: Config, options: Options) -> None:
                     write_submission(file, ((i, read_labels(p)) for i, p in paths))
                 shapes = {i: (int(manifest["height"][i]), int(manifest["width"][i])) for i in image_ids}
                 if violations := validate_submission(temporary, shapes):
-                    raise StageError(f"{path} breaks the rules:\n  " + "\n  ".join(violations[:20]))
+                    raise UserError(f"{path} breaks the rules:\n  " + "\n  ".join(violations[:20]))
             print(f"{path}: {len(image_ids)} images, valid", flush=True)

@@ -13,11 +13,12 @@ from torch.utils.tensorboard import SummaryWriter
 from nuclei.config.load import load_config
 from nuclei.config.schema import Config
 from nuclei.data.folds import match_folds
+from nuclei.errors import UserError
 from nuclei.evaluation.metric import score_image
 from nuclei.inference.bundle import find_published
 from nuclei.networks.hardware import choose_precision
 from nuclei.networks.kinds import KINDS, build, make_loss
-from nuclei.runs.cache import StageError, expected_fingerprint, fingerprint, is_up_to_date, stage
+from nuclei.runs.cache import expected_fingerprint, fingerprint, is_up_to_date, stage
 from nuclei.runs.files import as_json, atomic, differences, file_hash, read_json, read_table, write_table
 from nuclei.runs.layout import Dataset, Options, Run, read_pair, read_pairs
 from nuclei.stages import crops as crops_stage
@@ -32,7 +33,7 @@ def main(run: Run, config: Config, options: Options) -> None:
     folds = dataset.list_folds()
     if options.fold is not None:
         if options.fold not in folds:
-            raise ValueError(f"{run.name} has no fold {options.fold}; it has {folds}")
+            raise UserError(f"{run.name} has no fold {options.fold}; it has {folds}")
         folds = [options.fold]
     settings = config.record_training()
     inputs = dataset.inputs()
@@ -82,27 +83,25 @@ def main(run: Run, config: Config, options: Options) -> None:
 def find_starts(run: Run, config: Config, dataset: Dataset) -> dict[int, Path]:
     """Return the weights that each fold's training starts from: those of train.start that saw nothing of the fold.
 
-    Raises StageError if that run has not trained yet, has networks of another build, or has folds that these cross.
+    Raises UserError if that run has not trained yet, has networks of another build, or has folds that these cross.
     """
     start = Run(str(config.train.start), run.folder.parent)
     if not start.config.is_file():
-        raise StageError(f"{run.name} starts from {start.name}, which {start.folder} does not have: train it first")
+        raise UserError(f"{run.name} starts from {start.name}, which {start.folder} does not have: train it first")
     theirs = load_config(start.config)
     built = [{key: value for key, value in c.model.record().items() if key != "weights"} for c in (theirs, config)]
     if differs := differences(as_json(built[0]), as_json(built[1])):
-        raise StageError(f"{run.name} cannot start from {start.name}, whose model differs: {'; '.join(differs)}")
+        raise UserError(f"{run.name} cannot start from {start.name}, whose model differs: {'; '.join(differs)}")
     try:
         matched = match_folds(dataset.read_folds(), read_table(Path(theirs.data.folds)))
     except (ValueError, OSError) as error:
-        raise StageError(
+        raise UserError(
             f"{run.name} cannot start from {start.name}: of {dataset.folds} and {theirs.data.folds}, {error}"
         ) from error
     for fold in matched.values():
         fingerprint(start.meta(f"train_fold{fold}"))
         if read_json(start.meta(f"train_fold{fold}"))["inputs"]["folds"] != file_hash(Path(theirs.data.folds)):
-            raise StageError(
-                f"{start.name} was trained on other folds than {theirs.data.folds} now has: train it again"
-            )
+            raise UserError(f"{start.name} was trained on other folds than {theirs.data.folds} now has: train it again")
     return {fold: start.fold(other) / "weights.safetensors" for fold, other in matched.items()}
 
 
@@ -167,12 +166,12 @@ def open_tensorboard(folder: Path, resume: State | None) -> SummaryWriter:
 def write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> None:
     """Write a network's weights, matrices in half precision, which is finer than training leaves them certain.
 
-    Raises ValueError, and writes nothing, if a weight is not finite or too large for that.
+    Raises UserError, and writes nothing, if a weight is not finite or too large for that.
     """
     kept = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     kept = {key: value.half() if value.is_floating_point() and value.ndim > 1 else value for key, value in kept.items()}
     if not all_finite(kept):
-        raise ValueError(
+        raise UserError(
             f"{path} is not written: weights are not finite, or beyond what fp16 holds; lower train.learning_rate"
         )
     with atomic(path) as temporary:
