@@ -5,6 +5,7 @@ Bases, and the members of both, are run first; what is up to date is skipped, an
 are made once.
 """
 
+import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,13 +20,14 @@ from tqdm import tqdm
 
 from nuclei.config.load import load_config, parse_config, read_base, run_name
 from nuclei.config.schema import Config
-from nuclei.errors import UserError
+from nuclei.errors import UserError, explain_os_error
 from nuclei.experiments.gains import compare
 from nuclei.pipeline import list_runs, run_stages
 from nuclei.report.comparisons import ABLATION_COLUMNS, ablation_blocks, add_ablations
 from nuclei.report.reader import write_page
 from nuclei.runs.files import read_json, read_table, write_table
 from nuclei.runs.layout import Options, Run, comparison
+from nuclei.runs.parallel import follow
 
 RETRAINING = ("data", "model", "train")  # sections of a config that decide what the networks are
 NO_DIFFERENCE = ("hypothesis",)  # keys of a config that change no result
@@ -137,7 +139,7 @@ def run_tasks(tasks: list[Task], options: Options, runs: Path, cluster: Cluster)
             able = [task for task in wave if task.name not in failed]
             # The first task alone prepares the data and deals the folds, which all of them need.
             for part in (able[:1], able[1:]) if not progress.n else (able,):
-                errors = parallel(joblib.delayed(run_task)(task, options, runs) for task in part)
+                errors = parallel(joblib.delayed(follow)(os.getpid(), run_task, task, options, runs) for task in part)
                 failed |= {task.name: error for task, error in zip(part, errors, strict=True) if error}
                 progress.update(len(part))
     return failed
@@ -151,6 +153,8 @@ def run_task(task: Task, options: Options, runs: Path) -> str | None:
         torch.set_num_threads(options.jobs)
     try:
         run_stages(task.name, task.config, options, runs, skipped=("report",))
+    except (UserError, OSError) as error:
+        return explain_os_error(error) if isinstance(error, OSError) else str(error)
     except (Exception, SystemExit) as error:
         traceback.print_exc(file=sys.stderr)
         return f"{type(error).__name__}: {error}"
