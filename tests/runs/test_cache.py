@@ -381,3 +381,110 @@ def test_a_note_of_what_was_begun_may_be_gone_at_the_end(meta, outputs):
     with stage(meta, {"steps": 1}, {}, outputs):
         meta.with_suffix(".begun").unlink()
     assert not make(meta, outputs)
+
+
+DAMAGE = [
+    (lambda path: path.unlink(), "is missing"),
+    (lambda path: path.write_bytes(b"mad"), "is damaged: 3 bytes, not 4"),
+    (lambda path: path.write_bytes(b"mode"), "is damaged or was changed: its sha256 differs"),
+]
+
+
+@pytest.mark.parametrize(("damage", "said"), DAMAGE)
+def test_a_damaged_output_is_named_and_made_again_and_the_rest_is_kept(meta, outputs, capsys, damage, said):
+    make(meta, outputs)
+    before = fingerprint(meta)
+    inode = (outputs[0] / "made.txt").stat().st_ino
+    damage(outputs[1])
+    capsys.readouterr()
+    with stage(meta, {"steps": 1}, {}, outputs) as needed:
+        assert needed
+        assert files(outputs) == ["made.txt"]
+        write_bytes(outputs[1], b"made")
+    assert capsys.readouterr().out == f"a_run train: running again ({outputs[1]} {said})\n"
+    assert (outputs[0] / "made.txt").stat().st_ino == inode
+    assert fingerprint(meta) == before
+    assert not make(meta, outputs)
+
+
+@pytest.mark.parametrize(("damage", "said"), DAMAGE)
+def test_damage_to_hours_of_work_is_an_error_that_names_the_file(meta, outputs, damage, said):
+    make(meta, outputs, protect=True)
+    damage(outputs[1])
+    assert not cache.is_up_to_date(meta, {"steps": 1}, {})
+    with pytest.raises(
+        UserError, match=rf"what a_run train made is no longer whole:\n  {outputs[1]} {said}\n.*--force"
+    ):
+        make(meta, outputs, protect=True)
+    assert make(meta, outputs, protect=True, force=True)
+
+
+def test_of_a_folder_of_a_file_per_image_number_and_size_are_compared(meta, capsys):
+    folder = meta.parents[1] / "maps"
+    made: list[list[str]] = []
+
+    def make_maps() -> None:
+        with stage(meta, {}, {}, [folder]) as needed:
+            missing = [name for name in "abc" if needed and not (folder / f"{name}.npz").exists()]
+            for name in missing:
+                write_bytes(folder / f"{name}.npz", b"map")
+        made.append(missing)
+
+    make_maps()
+    assert read_json(meta)["files"] == {"maps": {"files": 3, "bytes": 9}}
+    make_maps()
+    (folder / "b.npz").unlink()
+    make_maps()
+    assert f"({folder} lacks 1 of 3 files)" in capsys.readouterr().out
+    (folder / "b.npz").write_bytes(b"ma")
+    make_maps()
+    assert f"({folder} has files of 8 bytes in all, not of 9)" in capsys.readouterr().out
+    (folder / ".DS_Store").write_bytes(b"hidden")
+    (folder / "mine.txt").write_bytes(b"something of the user's")
+    make_maps()
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()  # deleted to save space, which is no damage
+    make_maps()
+    assert made == [["a", "b", "c"], [], ["b"], ["a", "b", "c"], [], []]
+
+
+def test_only_the_part_that_is_damaged_is_made_again(meta, capsys):
+    data = {"oof": "a", "test": "b"}
+    make_parts(meta, data)
+    (meta.parents[1] / "maps/test.txt").write_text("damaged")
+    capsys.readouterr()
+    assert make_parts(meta, data) == ["test"]
+    assert "running again (test: " in capsys.readouterr().out
+    assert contents(meta) == data
+    (meta.parents[1] / "maps/oof.txt").unlink()
+    assert make_parts(meta, {"oof": "a", "test": "c"}) == ["oof", "test"]
+    assert make_parts(meta, {"oof": "a", "test": "c"}) == []
+
+
+def test_a_meta_from_before_outputs_were_recorded_has_nothing_to_compare(meta, outputs):
+    make(meta, outputs)
+    write_json(meta, {key: value for key, value in read_json(meta).items() if key != "files"})
+    outputs[1].unlink()
+    assert not make(meta, outputs)
+
+
+def test_what_is_damaged_in_another_run_is_not_taken_from_it(meta, outputs, tmp_path, capsys):
+    other = [tmp_path / "other_run" / path.name for path in outputs]
+    make(tmp_path / "other_run/meta/train.json", other, text="theirs")
+    other[1].write_text("damaged")
+    assert make(meta, outputs, share=True)
+    assert "the same as" not in capsys.readouterr().out
+
+
+def test_a_shared_output_that_is_damaged_is_made_again_for_each_run(meta, outputs, tmp_path):
+    theirs = tmp_path / "other_run/meta/train.json"
+    other = [tmp_path / "other_run" / path.name for path in outputs]
+    make(theirs, other)
+    assert not make(meta, outputs, share=True)
+    outputs[1].write_text("damaged")  # and that of the other run, which is the same file
+    assert make(meta, outputs, share=True)
+    assert other[1].read_text() == "damaged"
+    assert make(theirs, other)
+    assert not make(meta, outputs, share=True)
+    assert outputs[1].read_text() == other[1].read_text() == "made"

@@ -11,7 +11,6 @@ import torch
 from lightgbm import Booster
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 
 from nuclei.candidates.boosters import TARGETS, predict_scores, unpack_boosters
 from nuclei.candidates.selection import paint
@@ -29,7 +28,7 @@ from nuclei.decoding.methods import (
 from nuclei.decoding.tuning import Setting
 from nuclei.errors import UserError
 from nuclei.inference.predictions import read_tuned
-from nuclei.networks.encoder_decoder import Network
+from nuclei.networks.encoder_decoder import Network, load_weights
 from nuclei.networks.hardware import choose_precision, one_thread
 from nuclei.networks.kinds import KINDS, Forward, build
 from nuclei.networks.maps import blend, dequantise, quantise
@@ -40,9 +39,12 @@ FILE_OF_CHECKPOINT = {"last": "weights.safetensors", "best": "best.safetensors"}
 
 
 def load_network(fabric: Fabric, run: Run, config: Config, fold: int) -> Network:
-    """Build the network of a fold with its trained weights, in evaluation mode on `fabric`'s device."""
+    """Build the network of a fold with its trained weights, in evaluation mode on `fabric`'s device.
+
+    Raises UserError as load_weights does.
+    """
     network = build(config.model, None)
-    network.load_state_dict(load_file(run.fold(fold) / FILE_OF_CHECKPOINT[config.predict.checkpoint]))
+    load_weights(network, run.fold(fold) / FILE_OF_CHECKPOINT[config.predict.checkpoint], str(run.config))
     return cast("Network", fabric.to_device(network.eval()))
 
 

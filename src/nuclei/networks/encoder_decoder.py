@@ -2,11 +2,13 @@
 
 import difflib
 from pathlib import Path
-from typing import Any, cast
+from pickle import UnpicklingError
+from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -138,10 +140,41 @@ def find_weights_file(weights: str | None, published: str) -> Path | None:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read the weights of a network from a .pth, .pt or .safetensors file."""
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    return cast("dict[str, Tensor]", torch.load(path, map_location="cpu", weights_only=True))
+    """Read the weights of a network from a .pth, .pt or .safetensors file; raise UserError naming it if damaged."""
+    try:
+        if path.suffix == ".safetensors":
+            with path.open("rb"):  # what the system says of a file that cannot be opened names it
+                return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise ValueError(f"it holds a {type(state).__name__}, not a mapping of names to tensors")
+        return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+    except (SafetensorError, UnpicklingError, EOFError, RuntimeError, ValueError, OSError, KeyError) as error:
+        if isinstance(error, OSError) and error.filename:
+            raise
+        raise UserError(
+            f"{path} is damaged, or no {path.suffix} file of weights ({str(error).partition(chr(10))[0]}): fetch it "
+            "anew, or delete it and train again"
+        ) from error
+
+
+def load_weights(network: nn.Module, path: Path, source: str) -> None:
+    """Load a whole network's weights from a file.
+
+    Raises UserError naming the file if it is damaged, is for another network than that of the config `source`, or holds
+    a weight that is not finite, with which a network finds anything or nothing.
+    """
+    state = read_state_dict(path)
+    if broken := [key for key, value in state.items() if not value.isfinite().all()]:
+        raise UserError(f"{path} holds weights that are not finite, e.g. {broken[0]}: delete it and train again")
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise UserError(
+            f"{path} is for another network than that of {source} ({lines[min(1, len(lines) - 1)][:200]}): put the "
+            "file that was trained with that config there, or train again"
+        ) from error
 
 
 def check_weights(encoder: str, weights: str | None) -> None:

@@ -4,7 +4,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,10 +23,12 @@ from nuclei.runs.files import (
     remove_partial_files,
     write_json,
 )
+from nuclei.runs.outputs import Damage, find_damage, record_outputs
 from nuclei.runs.provenance import cpu_seconds, provenance
 
 WHOLE = "all"  # the one part of a stage that is not divided
 NEW = "not made yet"
+FEW = 3  # reasons said in full
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,15 @@ def is_up_to_date(
     version: int = 1,
     code: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Return whether `meta` was left by a finished, undivided stage with these settings, inputs, version and code."""
+    """Return whether `meta` was left by a finished, undivided stage with these settings, inputs, version and code.
+
+    And whether what it made is still as it was.
+    """
     recipe = Recipe(settings, version, code or {}, {WHOLE: inputs})
-    return meta.is_file() and not any(_compare(read_meta(meta), recipe, WHOLE))
+    if not meta.is_file():
+        return False
+    found = read_meta(meta)
+    return not any(_compare(found, recipe, WHOLE)) and not find_damage(found.get("files", {}), meta.parent.parent)
 
 
 @contextmanager
@@ -142,7 +150,8 @@ def stage(
 
     Other settings than those of the finished stage are refused by a UserError that says what differs, for they may be
     a slip, unless `force`. A part of another version, code or inputs is made again, and the others kept; with
-    `protect`, for stages of hours, this is refused as well.
+    `protect`, for stages of hours, this is refused as well. So it is where outputs are missing or damaged: what of a
+    part is left and good is kept to resume from.
 
     What a killed stage left in the outputs of a part is kept to resume from if it was begun with all the same, and
     removed otherwise. `meta` is written last, so a killed stage never looks finished. From the decision to the last
@@ -187,10 +196,15 @@ class _Job:
     outputs: list[Path]
     found: dict[str, Any] | None = None
     kept: dict[str, dict[str, Any]] = field(default_factory=dict)  # records of the parts that stay as they are
+    damaged: dict[str, list[Damage]] = field(default_factory=dict)  # of the parts that are else up to date
 
     @property
     def name(self) -> str:
-        return f"{self.meta.parent.parent.name} {self.meta.stem}"
+        return f"{self.folder.name} {self.meta.stem}"
+
+    @property
+    def folder(self) -> Path:
+        return self.meta.parent.parent
 
     @property
     def begun(self) -> Path:
@@ -211,25 +225,48 @@ class _Job:
                 + "\n  ".join(lines)
                 + "\nadd --force to replace it, or give the config another file name"
             )
-        texts: dict[str, list[str]] = {}
-        for part, changes in changed.items():
-            texts.setdefault("; ".join(changes), []).append(part)
-        reasons = [text if parts == [WHOLE] else f"{', '.join(parts)}: {text}" for text, parts in texts.items()]
-        return list(changed), f" again ({'; '.join(reasons)})"
+        damage = find_damage(self.found.get("files", {}), self.folder)
+        if protect and damage:
+            lines = dict.fromkeys(one.text for one in damage)
+            raise UserError(
+                f"what {self.name} made is no longer whole:\n  "
+                + "\n  ".join(lines)
+                + "\nput it back from a copy, or add --force to make all of it again"
+            )
+        for one in damage:
+            for part in self.parts_of(one.name):
+                if part not in changed or part in self.damaged:
+                    changed.setdefault(part, []).append(one.text)
+                    self.damaged.setdefault(part, []).append(one)
+        return [part for part in self.parts if part in changed], f" again ({_join_reasons(changed)})"
+
+    def parts_of(self, name: str) -> list[str]:
+        """Return the parts that an output belongs to, by its path below the run's folder; all if it is of none."""
+        path = self.folder / name
+        owners = [
+            part
+            for part, entry in self.parts.items()
+            if any(path.is_relative_to(output) or output.is_relative_to(path) for output in entry.outputs)
+        ]
+        return owners or list(self.parts)
 
     def begin(self, needed: list[str], force: bool) -> None:
         """Clear what must not stay, and note on the disk what is begun."""
         begun = self._read_begun()
         recorded = _list_parts(self.found, self.recipe)
-        resumed = [part for part in needed if part not in recorded and begun.get(part) == self.recipe.of(part)]
+        resumed = {part for part in needed if part not in recorded and begun.get(part) == self.recipe.of(part)}
+        resumed |= self.damaged.keys()
         everything = len(needed) == len(self.parts)
         self.kept = {} if force or everything else {k: v for k, v in recorded.items() if k not in needed}
         if not self.kept:
             self.meta.unlink(missing_ok=True)
         elif self.found:
             whole = content_hash([self.meta.stem, self.kept])
-            write_json(self.meta, self.found | {"parts": self.kept, "fingerprint": whole})
+            files = {k: v for k, v in self.found.get("files", {}).items() if not set(needed) & set(self.parts_of(k))}
+            write_json(self.meta, self.found | {"parts": self.kept, "fingerprint": whole, "files": files})
         self._clear([part for part in needed if part not in resumed])
+        damage = [one for found in self.damaged.values() for one in found if not one.incomplete]
+        _remove({self.folder / one.name for one in damage})
         remove_partial_files([*self.outputs, *self.outputs_of(needed)])
         write_json(self.begun, {"by": _describe_process(), "parts": {part: self.recipe.of(part) for part in needed}})
 
@@ -239,11 +276,16 @@ class _Job:
             return self.outputs
         return [path for part in needed for path in self.parts[part].outputs]
 
+    def all_outputs(self) -> list[Path]:
+        """Return the outputs of the stage, and those of its parts beside them."""
+        of_parts = [path for part in self.parts.values() for path in part.outputs]
+        return [*self.outputs, *(p for p in of_parts if not any(p.is_relative_to(whole) for whole in self.outputs))]
+
     def take(self, twin: Path, needed: list[str]) -> dict[str, Any] | None:
         """Link the outputs of another run's stage and return its meta; None if that was being made anew meanwhile."""
         meta = read_meta(twin)
         try:
-            link_outputs(self.outputs_of(needed), self.meta.parent.parent, twin.parent.parent)
+            link_outputs(self.outputs_of(needed), self.folder, twin.parent.parent)
             unchanged = twin.is_file() and read_meta(twin) == meta
         except OSError:  # a file went while it was copied
             unchanged = False
@@ -265,6 +307,7 @@ class _Job:
                 made[key] = made.get(key, 0) + self.found.get(key, 0)
         made |= {key: round(made[key], 1) for key in ("seconds", "cpu_seconds") if key in made}
         made |= {"settings": recipe.settings, "version": recipe.version, "code": recipe.code, "inputs": self.inputs}
+        made["files"] = record_outputs(self.all_outputs(), self.folder)
         if list(self.parts) == [WHOLE]:
             made["fingerprint"] = records[WHOLE]["fingerprint"]
         else:
@@ -273,14 +316,27 @@ class _Job:
         self.begun.unlink(missing_ok=True)
 
     def _clear(self, parts: list[str]) -> None:
-        for path in self.outputs_of(parts):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        _remove(self.outputs_of(parts))
 
     def _read_begun(self) -> dict[str, dict[str, Any]]:
         try:
             return read_json(self.begun)["parts"] if self.begun.is_file() else {}
         except (ValueError, TypeError, KeyError):  # nothing to resume from
             return {}
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _join_reasons(changed: Mapping[str, list[str]]) -> str:
+    """Say why parts are made again, those of one reason together, in the words of the first few reasons of each."""
+    texts: dict[str, list[str]] = {}
+    for part, changes in changed.items():
+        more = [f"and {len(changes) - FEW} more"] if len(changes) > FEW else []
+        texts.setdefault("; ".join([*changes[:FEW], *more]), []).append(part)
+    return "; ".join(text if parts == [WHOLE] else f"{', '.join(parts)}: {text}" for text, parts in texts.items())
 
 
 def _list_parts(found: dict[str, Any] | None, recipe: Recipe) -> dict[str, dict[str, Any]]:
@@ -343,9 +399,13 @@ def _describe_holder(begun: Path) -> str:
 
 
 def find_twin(meta: Path, recipe: Recipe, needed: list[str]) -> Path | None:
-    """Return the meta of the same stage of another run whose parts `needed` were made by the same recipe."""
+    """Return the meta of the same stage of another run whose parts `needed` are of the same recipe, and still whole."""
     for path in sorted(meta.parent.parent.parent.glob(f"*/meta/{meta.name}")):
-        if path != meta and not any(any(_compare(read_meta(path), recipe, part)) for part in needed):
+        if path == meta:
+            continue
+        found = read_meta(path)
+        same = not any(any(_compare(found, recipe, part)) for part in needed)
+        if same and not find_damage(found.get("files", {}), path.parent.parent):
             return path
     return None
 

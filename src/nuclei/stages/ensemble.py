@@ -3,9 +3,7 @@
 from functools import partial
 from pathlib import Path
 
-import yaml
-
-from nuclei.config.load import parse_config
+from nuclei.config.load import load_config
 from nuclei.config.schema import Config
 from nuclei.data.folds import match_folds
 from nuclei.errors import UserError
@@ -52,7 +50,7 @@ def main(run: Run, config: Config, options: Options) -> None:
 def check_member(member: Run, config: Config, folds: str) -> None:
     """Raise UserError if a member has no maps yet, or has those of other data or of other folds."""
     theirs_folds = recorded_inputs(find_meta(member, "maps"), "oof")["folds"]
-    data = parse_config(yaml.safe_load(member.config.read_text()), str(member.config)).data
+    data = load_config(member.config).data
     for key in ("dataset", "only_folds", "unseen"):
         ours, theirs = getattr(config.data, key), getattr(data, key)
         if ours != theirs:

@@ -106,7 +106,7 @@ def try_thresholds(
 ) -> NDArray[Any]:
     """Return the precision of an image at each threshold, by expected precision and keep threshold: [2, K, T]."""
     arrays = read_arrays(run.candidates("oof") / f"{image_id}.npz")
-    scores = read_arrays(run.scores("oof") / f"{image_id}.npz")["scores"]
+    scores = read_arrays(run.scores("oof") / f"{image_id}.npz", ["scores"])["scores"]
     candidates, search = Candidates.unpack(arrays), SEARCHES[config.selection.search]
     result = []
     for precision in precisions:

@@ -1,13 +1,17 @@
 """Folds and images -> fold<k>/weights.safetensors: one network per fold, trained on the other folds."""
 
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from lightning_fabric import Fabric
-from safetensors.torch import load_file, save_file
+from numpy.typing import NDArray
+from safetensors.torch import save
 from torch.utils.tensorboard import SummaryWriter
 
 from nuclei.config.load import load_config
@@ -16,10 +20,11 @@ from nuclei.data.folds import match_folds
 from nuclei.errors import UserError
 from nuclei.evaluation.metric import score_image
 from nuclei.inference.bundle import find_published
+from nuclei.networks.encoder_decoder import load_weights
 from nuclei.networks.hardware import choose_precision
 from nuclei.networks.kinds import KINDS, build, make_loss
 from nuclei.runs.cache import expected_fingerprint, fingerprint, is_up_to_date, stage
-from nuclei.runs.files import as_json, atomic, differences, file_hash, read_json, read_table, write_table
+from nuclei.runs.files import as_json, differences, file_hash, named, read_json, read_table, write_bytes, write_table
 from nuclei.runs.layout import Dataset, Options, Run, read_pair, read_pairs
 from nuclei.stages import crops as crops_stage
 from nuclei.training.crops import Crops, Pool, make_source, pool_settings
@@ -110,12 +115,19 @@ def find_crops(run: Run, config: Config, dataset: Dataset, table: pd.DataFrame, 
     n = config.train.steps * config.train.batch_size
     if config.train.pool:
         fingerprint(run.meta("crops"))  # which says so where there are none
-        images, targets = (np.load(run.crops / f"{name}.npy", mmap_mode="r") for name in ("images", "targets"))
-        rows = np.flatnonzero(np.load(run.crops / "folds.npy") != fold)
+        images, targets, fold_of = (map_array(run.crops / f"{name}.npy") for name in ("images", "targets", "folds"))
+        rows = np.flatnonzero(fold_of != fold)
         return Pool(images, targets, rows, config.train, n, seed)
     table = table[table["fold"] != fold]
     pairs = read_pairs(dataset, table["image_id"], config.model.min_side_px)
     return Crops(make_source(pairs, table, config.train), config.model, config.train, n, seed)
+
+
+def map_array(path: Path) -> NDArray[Any]:
+    """Open an array without reading it; raise UserError naming the file if it is damaged."""
+    with named(path):
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return array
 
 
 def train_fold(fabric: Fabric, run: Run, config: Config, dataset: Dataset, fold: int, start: Path | None) -> None:
@@ -128,7 +140,7 @@ def train_fold(fabric: Fabric, run: Run, config: Config, dataset: Dataset, fold:
     torch.manual_seed(seed)
     network = build(config.model, None if start else config.model.weights)
     if start:
-        network.load_state_dict(load_file(start))
+        load_weights(network, start, str(run.config))
     few = held_out.sample(min(len(held_out), config.train.evaluate_images), random_state=config.train.seed)
     pairs = [read_pair(dataset, i) for i in few["image_id"]]
 
@@ -139,11 +151,12 @@ def train_fold(fabric: Fabric, run: Run, config: Config, dataset: Dataset, fold:
         return float(np.mean(list(seen)))
 
     checkpoint = folder / "last.ckpt"
-    resume = torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint.is_file() else None
+    resume = read_checkpoint(checkpoint) if checkpoint.is_file() else None
 
     def save(state: State) -> None:
-        with atomic(checkpoint) as temporary:
-            torch.save(state, temporary)
+        buffer = BytesIO()  # so that it is the disk that says when it is full, not torch
+        torch.save(state, buffer)
+        write_bytes(checkpoint, buffer.getvalue())
 
     writer = open_tensorboard(folder / "tensorboard", resume) if fabric.is_global_zero else None
     task = Task(network.to(memory_format=torch.channels_last), crops, make_loss(config.model, config.train), evaluate)
@@ -156,6 +169,21 @@ def train_fold(fabric: Fabric, run: Run, config: Config, dataset: Dataset, fold:
         write_table(folder / "history.csv", pd.DataFrame(state["history"]))
         checkpoint.unlink()  # its optimiser state is five times the weights
     fabric.barrier()
+
+
+def read_checkpoint(path: Path) -> State:
+    """Read what a training that stopped left to resume from; raise UserError naming the file if it is damaged."""
+    try:
+        state: State = torch.load(path, map_location="cpu", weights_only=True)
+        state["step"], state["average"]
+    except (UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
+        if isinstance(error, OSError) and error.filename:
+            raise
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}): delete it and run the stage train again, which then begins "
+            "this fold anew"
+        ) from error
+    return state
 
 
 def open_tensorboard(folder: Path, resume: State | None) -> SummaryWriter:
@@ -174,5 +202,4 @@ def write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> None:
         raise UserError(
             f"{path} is not written: weights are not finite, or beyond what fp16 holds; lower train.learning_rate"
         )
-    with atomic(path) as temporary:
-        save_file(kept, temporary)
+    write_bytes(path, save(kept))
