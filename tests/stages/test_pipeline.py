@@ -29,6 +29,7 @@ from nuclei.inference.segment_files import segment_files
 from nuclei.pipeline import list_runs, run_stage
 from nuclei.runs.files import read_arrays, read_json, read_table, write_table
 from nuclei.runs.layout import Dataset, Options, Run, comparison
+from nuclei.stages.train import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
@@ -380,6 +381,55 @@ def test_training_does_not_go_on_from_what_does_not_fit(project, demo_folder, mo
     finally:
         if "train" in change:
             Path("away.json").rename("runs/finer/meta/train_fold0.json")
+
+
+def test_what_was_damaged_on_disk_is_named_and_made_again(project, demo_folder, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    run, ensemble = Run("small"), Path("configs/small.yaml")
+    image_id = Dataset(load_config(ensemble).data).splits()["oof"][0]
+    cases = {
+        "submit": (run.submission("test"), b"ImageId,EncodedPixels\n"),
+        "evaluate": (run.per_image("oof"), None),
+        "select": (run.tuned, b"{}"),
+        "score": (run.scorer / "fold0_seed0.json.gz", b""),
+        "candidates": (run.candidates("oof") / f"{image_id}.npz", b"damaged"),
+        "predict": (run.maps("oof") / f"{image_id}.npz", None),
+    }
+    for stage, (path, content) in cases.items():
+        before, metas = path.read_bytes(), {p: p.read_bytes() for p in path.parent.glob("*") if p.is_file()}
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        capsys.readouterr()
+        run_one(ensemble, stage, demo_folder)
+        said = capsys.readouterr().out
+        assert f"small {stage}: running again (" in said
+        assert str(path if path.suffix not in (".npz", ".png") else path.parent) in said
+        assert path.read_bytes() == before
+        assert {p: p.read_bytes() for p in metas} == metas
+        run_one(ensemble, stage, demo_folder)
+        assert f"small {stage}: up to date" in capsys.readouterr().out
+
+
+def test_damage_to_a_trained_network_is_an_error_that_names_it(project, demo_folder, monkeypatch):
+    monkeypatch.chdir(project)
+    path = Run("small").fold(1) / "weights.safetensors"
+    before = path.read_bytes()
+    path.unlink()  # another run may have the same file
+    path.write_bytes(before[:-1])
+    try:
+        with pytest.raises(UserError, match=rf"what small train_fold1 made is no longer whole:\n  {path} is damaged"):
+            run_one(Path("configs/small.yaml"), "train", demo_folder)
+    finally:
+        path.write_bytes(before)
+    run_one(Path("configs/small.yaml"), "train", demo_folder)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    for content in (b"", b"no zip", bytes(1000)):
+        (tmp_path / "last.ckpt").write_bytes(content)
+        with pytest.raises(UserError, match=r"last.ckpt is damaged .*: delete it and run the stage train again"):
+            read_checkpoint(tmp_path / "last.ckpt")
 
 
 @pytest.mark.parametrize("method", ["components", "watershed"])
