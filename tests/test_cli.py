@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from nuclei import cli
 from nuclei.errors import UserError
@@ -51,6 +52,11 @@ def test_anything_else_keeps_its_traceback_and_asks_for_a_report(monkeypatch, ca
     assert str(error) in said
     assert said.splitlines()[-1] == cli.REPORT
     assert "Aborted" not in said
+
+
+def test_a_lack_of_memory_is_no_fault_of_the_program(monkeypatch):
+    for error in (MemoryError("Unable to allocate 3 GiB"), torch.cuda.OutOfMemoryError("CUDA out of memory. Tried")):
+        assert run_with(monkeypatch, error).code.startswith(f"error: out of memory ({str(error)[:18]}")
 
 
 def test_an_interrupt_says_how_to_resume(monkeypatch, capsys):

@@ -21,6 +21,7 @@ from nuclei.runs.stage_table import STAGES
 if TYPE_CHECKING:
     from nuclei.report.blocks import Table
 
+LESS_MEMORY = "use fewer processes by --jobs or, to train, a smaller train.batch_size or train.crop_px"
 REPORT = (
     "This is a fault of the program, not of yours. Please report it with the lines above, the command, and the "
     "output of `git rev-parse HEAD` and `pip list`."
@@ -268,7 +269,9 @@ def main() -> None:
 
         stop_workers()
         end(143, "terminated")
-    except Exception:
+    except Exception as error:
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the second is torch's
+            sys.exit(f"error: out of memory ({str(error).partition('. ')[0]}): {LESS_MEMORY}")
         traceback.print_exc()
         typer.echo(REPORT, err=True)
         sys.exit(1)

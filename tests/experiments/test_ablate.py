@@ -326,7 +326,7 @@ def test_the_first_run_prepares_the_data_alone_and_the_others_of_a_wave_run_side
     @contextmanager
     def open_recorder(_):
         def parallel(jobs):
-            batches.append([arguments[0].name for _, arguments, _ in jobs])
+            batches.append([task.name for _, (_, _, task, *_), _ in jobs])
             return [None] * len(batches[-1])
 
         yield parallel
