@@ -221,7 +221,9 @@ def test_a_stage_before_its_predecessor_says_which_is_missing(tmp_path):
 @pytest.mark.parametrize("content", ["", '{"fingerprint": "a', "[]", '{"fingerprint": "a"}'])
 def test_a_damaged_meta_is_named_with_the_fix(meta, content):
     write_bytes(meta, content.encode())
-    with pytest.raises(UserError, match=r"train.json is damaged \(.*\): delete it and run the stage train again"):
+    with pytest.raises(
+        UserError, match=r"train.json is damaged, or no JSON file \(.*\): delete it and run the stage train again"
+    ):
         fingerprint(meta)
 
 

@@ -19,12 +19,14 @@ from nuclei.runs.files import (
     content_hash,
     differences,
     link,
+    named,
     read_json,
     remove_partial_files,
     write_json,
 )
 from nuclei.runs.outputs import Damage, find_damage, record_outputs
 from nuclei.runs.provenance import cpu_seconds, provenance
+from nuclei.runs.stage_table import stage_of
 
 WHOLE = "all"  # the one part of a stage that is not divided
 NEW = "not made yet"
@@ -77,13 +79,10 @@ def read_meta(meta: Path) -> dict[str, Any]:
     """Read what a finished stage left; raise UserError naming the file and the fix if it is missing or damaged."""
     if not meta.is_file():
         raise UserError(f"{meta} is missing: the stage before this one has not finished; run it first")
-    try:
-        found = read_json(meta)
+    maker = f"the stage {stage_of(meta.stem)}"
+    found = read_json(meta, maker)
+    with named(meta, maker):
         found["fingerprint"], found["settings"], found["inputs"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"{meta} is damaged ({type(error).__name__}: {error}): delete it and run the stage {meta.stem} again"
-        ) from error
     return found
 
 

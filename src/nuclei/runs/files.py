@@ -93,9 +93,9 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_bytes(path, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds a mapping; raise UserError naming it if it is damaged."""
-    with named(path):
+def read_json(path: Path, maker: str | None = None) -> dict[str, Any]:
+    """Read a JSON file that holds a mapping; raise UserError naming it, and what makes it again, if it is damaged."""
+    with named(path, maker):
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}, not a mapping")
@@ -103,13 +103,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def named(path: Path) -> Iterator[None]:
+def named(path: Path, maker: str | None = None) -> Iterator[None]:
     """Turn what a reader raises of a damaged file, of any format, into a UserError naming it and the fix.
 
     Errors of the operating system that name a file, such as a missing one, pass as they are; so do UserErrors of files
-    that no stage makes again.
+    that no stage makes again. maker: the stage that makes the file, where its folder does not tell.
     """
-    maker = MADE_BY.get(path.parent.name) or MADE_BY.get(path.parent.parent.name)
+    maker = maker or MADE_BY.get(path.parent.name) or MADE_BY.get(path.parent.parent.name)
     try:
         yield
     except _DAMAGE as error:

@@ -64,6 +64,16 @@ class Dataset:
             raise UserError(f"no fold {unknown.pop()} in {self.folds}; it has {sorted(set(table['fold'].tolist()))}")
         return table[table["fold"].isin(only)].reset_index(drop=True) if only else table
 
+    def read_manifest(self) -> pd.DataFrame:
+        """Return the manifest, a row per image; raise UserError naming it if it is damaged."""
+        table = read_table(self.manifest)
+        if lacking := {"image_id", "split", "height", "width", "n_nuclei"} - set(table):
+            raise UserError(
+                f"{self.manifest} is damaged, it lacks {', '.join(sorted(lacking))}: delete it and run the stage "
+                "prepare again"
+            )
+        return table
+
     def list_folds(self) -> list[int]:
         return sorted(self.read_folds()["fold"].unique().tolist())
 
@@ -74,7 +84,7 @@ class Dataset:
 
     def splits(self) -> dict[str, list[str]]:
         """Return the images whose maps a run has: 'oof', those of read_folds, and each split without masks."""
-        manifest = read_table(self.manifest)
+        manifest = self.read_manifest()
         unseen = manifest[manifest["split"].isin(self.settings.unseen)]
         splits = {str(split): rows["image_id"].tolist() for split, rows in unseen.groupby("split")}
         return {"oof": self.read_folds()["image_id"].tolist(), **splits}

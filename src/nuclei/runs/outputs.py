@@ -10,6 +10,7 @@ from nuclei.runs.files import file_hash
 # By the path below the run's folder: `bytes` and `sha256` of a file; of a folder of a file per image `files`, `bytes`.
 Records = dict[str, dict[str, Any]]
 PER_IMAGE = (".npz", ".png")
+FIGURES = "figures"  # of a report: few, and all looked at
 LARGE_BYTES = 100_000_000  # a file of more is compared by its size alone
 LOGS = ("tensorboard",)  # which nothing is made of, and people thin out
 
@@ -36,7 +37,7 @@ def record_outputs(outputs: Iterable[Path], folder: Path) -> Records:
             files = _list_files(inner)
             if not files or set(inner.relative_to(folder).parts) & set(LOGS):
                 continue
-            if all(path.suffix in PER_IMAGE for path in files):
+            if inner.name != FIGURES and all(path.suffix in PER_IMAGE for path in files):
                 records[_name(inner, folder)] = _record_folder(files)
             else:
                 records |= {_name(path, folder): record_file(path) for path in files}
