@@ -13,9 +13,10 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src/nuclei"
 MODULES = {path.relative_to(SOURCE).as_posix(): path for path in sorted(SOURCE.rglob("*.py"))}
 STAGE_FILES = [name for name in MODULES if name.startswith("stages/")]
-# What each package, or module where one is named, may import of the project beside its own package.
+# What each package, or module where one is named, may import of the project beside its own package and `errors`.
 # `nuclei.runs` is the disk: everything that may not import it is pure.
 MAY_IMPORT = {
+    "errors": set(),
     "config.schema": set(),
     "config": {"config.schema"},
     "evaluation": set(),
@@ -129,7 +130,8 @@ def allowed(module: str) -> set[str]:
     """Return what a module may import of the project by MAY_IMPORT, its own package included."""
     package = module.split(".")[0]
     return MAY_IMPORT.get(module, MAY_IMPORT[package]) | {
-        package if module not in MAY_IMPORT or module == package else module
+        package if module not in MAY_IMPORT or module == package else module,
+        "errors",
     }
 
 

@@ -1,13 +1,18 @@
 """Find every nucleus in a microscope image. Each command explains itself: nuclei COMMAND --help."""
 
+import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from nuclei.config.load import run_name
+from nuclei.errors import UserError, explain_os_error
 from nuclei.pipeline import list_runs, load_run, run_stage, run_stages
 from nuclei.runs.files import read_table
 from nuclei.runs.layout import Options, Run, comparison
@@ -16,8 +21,30 @@ from nuclei.runs.stage_table import STAGES
 if TYPE_CHECKING:
     from nuclei.report.blocks import Table
 
+LESS_MEMORY = "use fewer processes by --jobs or, to train, a smaller train.batch_size or train.crop_px"
+REPORT = (
+    "This is a fault of the program, not of yours. Please report it with the lines above, the command, and the "
+    "output of `git rev-parse HEAD` and `pip list`."
+)
+
+
+class Commands(TyperGroup):
+    """The commands; of their errors none is left to typer, which says nothing but «Aborted.» of some."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; an interrupt ends the process, and the end of a damaged file is an error as any other."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            end(130, "interrupted")
+        except EOFError as error:
+            raise RuntimeError("a file ended where more was expected") from error
+
+
 # What a command needs is imported when it is called: torch alone takes seconds, for which nobody waits at --help.
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
+)
 
 Configs = Annotated[list[Path], typer.Argument(help="YAML files of runs; a file's name is its run's name")]
 Data = Annotated[Path, typer.Option(help="folder of the official archives, zips or extracted")]
@@ -133,7 +160,7 @@ def ablate(
         publish_comparison(runs, "ablations")
     if failed:
         lines = [f"{name}: {error}" for name, error in failed.items()]
-        raise ValueError("\n  ".join(["these runs failed and are not in the table:", *lines]))
+        raise UserError("\n  ".join(["these runs failed and are not in the table:", *lines]))
 
 
 def print_table(table: "Table") -> None:
@@ -222,9 +249,42 @@ def demo(
     typer.echo(f"demo: {n_train} training and {n_test} test images -> {data}")
 
 
+class Terminated(BaseException):
+    """Unwind the process after a SIGTERM, so that what is half done is cleared away."""
+
+
 def main() -> None:
-    """Run the command line; what a user can mend is said in a line, without a traceback."""
+    """Run the command line.
+
+    Exits with 1 and one line for what a user can mend, with 1, the traceback and a request to report it for anything
+    else, with 2 for a wrong command line, with 130 and 143 after an interrupt and a SIGTERM.
+    """
+    previous = signal.signal(signal.SIGTERM, terminate)
     try:
         app()
-    except (ValueError, FileNotFoundError, ConnectionError) as error:
-        sys.exit(f"error: {error}")
+    except (UserError, OSError) as error:
+        sys.exit(f"error: {explain_os_error(error) if isinstance(error, OSError) else error}")
+    except Terminated:
+        from nuclei.runs.parallel import stop_workers
+
+        stop_workers()
+        end(143, "terminated")
+    except Exception as error:
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the second is torch's
+            sys.exit(f"error: out of memory ({str(error).partition('. ')[0]}): {LESS_MEMORY}")
+        traceback.print_exc()
+        typer.echo(REPORT, err=True)
+        sys.exit(1)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def terminate(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 (what a handler of signals takes)
+    """Handle a SIGTERM."""
+    raise Terminated
+
+
+def end(status: int, what: str) -> NoReturn:
+    """End the process with a status, saying how its work is resumed."""
+    typer.echo(f"{what}: repeat the command to resume; what is finished is kept", err=True)
+    sys.exit(status)

@@ -10,6 +10,7 @@ import yaml
 from nuclei.config.load import load_config, run_name
 from nuclei.config.schema import Config
 from nuclei.decoding.methods import METHODS, check_method, uses_networks
+from nuclei.errors import UserError
 from nuclei.runs.files import write_bytes
 from nuclei.runs.layout import Options, Run
 from nuclei.runs.stage_table import STAGES
@@ -26,17 +27,17 @@ SKIPPED = {
 
 
 def load_run(path: str | Path) -> Config:
-    """Load a run's config; raise ValueError as `load_config` does, and naming the file, as `check_method` does."""
+    """Load a run's config; raise UserError as `load_config` does, and naming the file, as `check_method` does."""
     config = load_config(path)
     try:
         check_method(config)
-    except ValueError as error:
-        raise ValueError(f"{path}:\n  {error}") from None
+    except UserError as error:
+        raise UserError(f"{path}:\n  {error}") from None
     return config
 
 
 def check_run(config: Config, source: str) -> None:
-    """Raise ValueError naming `source` for anything in a config that would stop its run after hours of work.
+    """Raise UserError naming `source` for anything in a config that would stop its run after hours of work.
 
     What is looked up here, encoders, losses, channels, recipes, features, needs libraries that take seconds to import.
     """
@@ -55,8 +56,8 @@ def check_run(config: Config, source: str) -> None:
             check_channels((*config.model.channels, *config.train.channel_weights))
             check_losses(config.train.loss)
             leave_out(config.train.augment, config.train.leave_out)
-    except ValueError as error:
-        raise ValueError(f"{source}:\n  {error}") from None
+    except UserError as error:
+        raise UserError(f"{source}:\n  {error}") from None
 
 
 def run_stage(stage: str, name: str, config: Config, options: Options, runs: Path) -> None:
@@ -107,24 +108,24 @@ def list_stages(config: Config) -> list[str]:
 def list_runs(path: Path, above: tuple[str, ...] = ()) -> list[tuple[Path, Config]]:
     """Return the configs that a run depends on, members or the run that its training starts from, and its own, last.
 
-    Raises ValueError on such a run whose config is not found, on one that depends on itself, and as `check_run` does.
+    Raises UserError on such a run whose config is not found, on one that depends on itself, and as `check_run` does.
     """
     config, found = load_run(path), []
     check_run(config, str(path))
     if run_name(path) in above:
-        raise ValueError(f"{path} depends on itself, by way of {' -> '.join(above)}")
+        raise UserError(f"{path} depends on itself, by way of {' -> '.join(above)}")
     for name in config.members or filter(None, [config.train.start]):
         found += list_runs(find_config(name, path), (*above, run_name(path)))
     return [*found, (path, config)]
 
 
 def find_config(name: str, path: Path) -> Path:
-    """Return the config of the run `name` that `path` depends on; raise ValueError saying where it was looked for."""
+    """Return the config of the run `name` that `path` depends on; raise UserError saying where it was looked for."""
     roots = (*path.parents, Path())
     folders = [path.parent, *(root / folder for root in roots for folder in CONFIG_FOLDERS)]
     places = [folder / f"{name}.yaml" for folder in folders]
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         looked = ", ".join(map(str, dict.fromkeys(places)))
-        raise ValueError(f"{path}: no config of the run {name} that it names; looked for {looked}")
+        raise UserError(f"{path}: no config of the run {name} that it names; looked for {looked}")
     return found

@@ -326,7 +326,7 @@ def test_the_first_run_prepares_the_data_alone_and_the_others_of_a_wave_run_side
     @contextmanager
     def open_recorder(_):
         def parallel(jobs):
-            batches.append([arguments[0].name for _, arguments, _ in jobs])
+            batches.append([task.name for _, (_, _, task, *_), _ in jobs])
             return [None] * len(batches[-1])
 
         yield parallel
@@ -461,7 +461,7 @@ def test_the_work_was_done_by_the_workers(project):
 def test_a_failed_ablation_is_reported_and_the_others_are_in_the_table(project):
     folder, failed, _ = project
     assert failed.keys() == {"broken", "of_broken"}
-    assert failed["broken"].startswith("ValueError: of_another_network.safetensors lacks")
+    assert failed["broken"].startswith("of_another_network.safetensors lacks")
     assert failed["of_broken"] == "not run: a run it depends on failed"
     table = read_table(comparison(folder / "runs", "ablations"))
     assert table["ablation"].tolist() == ["small", RETRAINED, RESCORED, DECODED]
@@ -533,9 +533,7 @@ def test_a_second_call_runs_nothing_again_and_ends_with_what_failed(project, dem
         return {path: path.stat().st_mtime_ns for path in files if path.parts[1] != "comparisons"}
 
     before, table = state(), comparison(Path("runs"), "ablations").read_bytes()
-    with pytest.raises(
-        SystemExit, match=r"(?s)error: these runs failed and are not in the table:.*broken: ValueError"
-    ) as error:
+    with pytest.raises(SystemExit, match=r"(?s)error: these runs failed and are not in the table:.*broken: ") as error:
         call(monkeypatch, "ablate", "configs/ablations", "--data", demo_folder, "--backend", "sequential", "--jobs", 1)
     assert str(error.value).splitlines()[1:] == [f"  {name}: {said}" for name, said in failed.items()]
     assert state() == before

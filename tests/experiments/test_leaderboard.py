@@ -6,11 +6,11 @@ import torch
 from safetensors.torch import save_file
 
 from nuclei.config.schema import Config
+from nuclei.errors import UserError
 from nuclei.experiments.leaderboard import compare_runs, publish
 from nuclei.pipeline import save_config
 from nuclei.report.comparisons import ABLATION_COLUMNS, SYSTEM_COLUMNS, SYSTEMS, sort_systems, systems_table
 from nuclei.runs import cache
-from nuclei.runs.cache import StageError
 from nuclei.runs.files import read_json, read_table, write_json, write_table
 from nuclei.runs.layout import Run, comparison
 
@@ -199,7 +199,7 @@ def test_a_run_of_some_folds_has_parameters_too(tmp_path):
 def test_a_run_scored_on_other_images_is_refused_by_name(tmp_path, made_by, changes, what):
     write_run(tmp_path, "good")
     write_run(tmp_path, "odd", made_by=made_by, **changes)
-    with pytest.raises(StageError, match=f"odd and good were scored on other data or folds.*{what}"):
+    with pytest.raises(UserError, match=f"odd and good were scored on other data or folds.*{what}"):
         compare_runs(["good", "odd"], tmp_path)
     assert not comparison(tmp_path, "leaderboard").exists()
 
@@ -207,7 +207,7 @@ def test_a_run_scored_on_other_images_is_refused_by_name(tmp_path, made_by, chan
 def test_a_run_that_has_not_finished_is_refused_by_name(tmp_path):
     write_run(tmp_path, "good")
     write_run(tmp_path, "half").meta("evaluate").unlink()
-    with pytest.raises(StageError, match=r"half.*evaluate.json is missing"):
+    with pytest.raises(UserError, match=r"half.*evaluate.json is missing"):
         compare_runs(["good", "half"], tmp_path)
 
 

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from nuclei.config.schema import ModelConfig
+from nuclei.errors import UserError
 from nuclei.networks.encoder_decoder import (
     DECODERS,
     STRIDE,
@@ -15,6 +16,7 @@ from nuclei.networks.encoder_decoder import (
     build_network,
     input_statistics,
     load_encoder,
+    read_state_dict,
 )
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more
@@ -135,6 +137,34 @@ def test_a_file_of_another_network_is_refused(tmp_path):
     save_file(build(encoder="tu-mobilenetv2_050").body.encoder.model.state_dict(), wider)
     with pytest.raises(ValueError, match=r"wider.safetensors has \S+ of shape \(16, .* another network"):
         build(encoder="tu-mobilenetv2_100", weights=str(wider))
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("damage", ["emptied", "cut", "noise", "a list"])
+def test_a_damaged_file_is_named(tmp_path, suffix, damage):
+    path = tmp_path / f"weights{suffix}"
+    (torch.save if suffix == ".pth" else save_file)({"a": torch.ones(1000)}, path)
+    content = path.read_bytes()
+    path.write_bytes({"emptied": b"", "cut": content[:-500], "noise": bytes(range(255)), "a list": content}[damage])
+    if damage == "a list":
+        torch.save([torch.ones(3)], path)
+    with pytest.raises(
+        UserError, match=rf"weights{suffix} is damaged, or no {suffix} file of weights .*: fetch it anew"
+    ):
+        read_state_dict(path)
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path):
+    torch.save({"a": Path("b")}, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match=r"weights.pth is damaged"):
+        read_state_dict(tmp_path / "weights.pth")
+
+
+def test_weights_of_a_missing_file_are_an_error_of_the_system(tmp_path):
+    for name in ("a.pth", "a.safetensors"):
+        with pytest.raises(FileNotFoundError) as raised:
+            read_state_dict(tmp_path / name)
+        assert Path(raised.value.filename) == tmp_path / name
 
 
 def test_a_refused_file_changes_nothing(tmp_path):

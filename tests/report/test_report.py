@@ -13,6 +13,7 @@ import pytest
 
 from nuclei.config.load import parse_config
 from nuclei.data.images import decode_labels_png
+from nuclei.errors import UserError
 from nuclei.evaluation.rle import decode_labels
 from nuclei.evaluation.submission import read_solution
 from nuclei.networks.maps import quantise
@@ -44,7 +45,6 @@ from nuclei.report.tables import (
     worst_table,
 )
 from nuclei.runs import cache
-from nuclei.runs.cache import StageError
 from nuclei.runs.files import read_json, read_table, write_arrays, write_table
 from nuclei.runs.layout import Dataset, Options, Run
 from nuclei.runs.stage_table import STAGES
@@ -263,7 +263,7 @@ def test_what_is_missing_is_named_and_the_rest_is_reported(made, tmp_path, capsy
 
 
 def test_a_run_that_was_not_evaluated_has_no_report(tmp_path):
-    with pytest.raises(StageError, match="evaluate"):
+    with pytest.raises(UserError, match="evaluate"):
         report_stage.main(Run("none", tmp_path), make_config(tmp_path), Options())
 
 

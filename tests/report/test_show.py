@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from test_report import make_run
 
+from nuclei.errors import UserError
 from nuclei.report import show
 from nuclei.report.show import find_split, show_image
-from nuclei.runs.cache import StageError
 from nuclei.runs.layout import Dataset, Run
 
 
@@ -50,7 +50,7 @@ def test_what_was_deleted_of_maps_is_left_out_and_missing_nuclei_are_an_error(ru
     (run.maps("oof") / f"{image_id}.npz").unlink()
     assert show_image(run.name, image_id, run.folder.parent).is_file()
     (run.instances("oof") / f"{image_id}.png").unlink()
-    with pytest.raises(StageError, match=f"{image_id}.png is missing"):
+    with pytest.raises(UserError, match=f"{image_id}.png is missing"):
         show_image(run.name, image_id, run.folder.parent)
 
 

@@ -11,6 +11,7 @@ from test_report import Page, make_config, make_run
 
 from nuclei.candidates.features import FEATURES
 from nuclei.config.schema import Config
+from nuclei.errors import UserError
 from nuclei.pipeline import list_stages, run_stage
 from nuclei.report.charts import GRAY, GREEN, VERMILION
 from nuclei.report.comparisons import (
@@ -33,7 +34,6 @@ from nuclei.report.writeup import (
     sign,
     simpler_table,
 )
-from nuclei.runs.cache import StageError
 from nuclei.runs.files import file_hash, read_json, read_table, write_table
 from nuclei.runs.layout import Options, Run, comparison
 from nuclei.runs.stage_table import STAGES, TIMES
@@ -189,7 +189,7 @@ def test_it_is_the_same_each_time(made):
 
 
 def test_a_run_that_was_not_evaluated_has_no_write_up(tmp_path):
-    with pytest.raises(StageError, match="evaluate"):
+    with pytest.raises(UserError, match="evaluate"):
         stage.main(Run("none", tmp_path), make_config(tmp_path), Options())
 
 

@@ -4,8 +4,9 @@ import pytest
 from processes import run_and_die, start
 
 from nuclei.config.schema import DataConfig
+from nuclei.errors import UserError
 from nuclei.runs import cache
-from nuclei.runs.cache import Part, StageError, expected_fingerprint, fingerprint, recorded_inputs, stage
+from nuclei.runs.cache import Part, expected_fingerprint, fingerprint, recorded_inputs, stage
 from nuclei.runs.files import read_json, write_bytes, write_json
 from nuclei.runs.layout import Dataset
 
@@ -68,7 +69,7 @@ def test_a_finished_stage_says_what_it_was_made_of(meta, outputs):
 def test_other_settings_are_refused_unless_forced(meta, outputs):
     make(meta, outputs, {"steps": 1}, {"data": "x"})
     before = meta.read_bytes()
-    with pytest.raises(StageError) as raised:
+    with pytest.raises(UserError) as raised:
         make(meta, outputs, {"steps": 2}, {"data": "x"}, text="other")
     for words in ("a_run train", "settings.steps: 1 -> 2", "--force"):
         assert words in str(raised.value)
@@ -103,7 +104,7 @@ def test_other_inputs_or_code_are_made_anew_and_the_reason_is_said(meta, outputs
 def test_hours_of_work_are_protected(meta, outputs, change, said):
     first = {"inputs": {"data": "x"}, "code": {"features": ["area"]}, "protect": True}
     make(meta, outputs, **first)
-    with pytest.raises(StageError) as raised:
+    with pytest.raises(UserError) as raised:
         make(meta, outputs, **first | change)
     for words in ("a_run train", said, "--force", "another file name"):
         assert words in str(raised.value)
@@ -154,7 +155,7 @@ def test_a_killed_stage_never_looks_finished(meta, outputs, tmp_path, finished_b
     if finished_before:
         make(meta, outputs)
     run_and_die(KILLED.replace("FORCE", str(finished_before)), tmp_path)
-    with pytest.raises(StageError, match=f"{meta} is missing"):
+    with pytest.raises(UserError, match=f"{meta} is missing"):
         fingerprint(meta)
     assert files(outputs) == ["partial.txt", "metrics.json"]
 
@@ -213,14 +214,16 @@ def test_a_change_travels_down_the_chain_of_stages(tmp_path):
 
 
 def test_a_stage_before_its_predecessor_says_which_is_missing(tmp_path):
-    with pytest.raises(StageError, match=r"prepare.json is missing: .* run it first"):
+    with pytest.raises(UserError, match=r"prepare.json is missing: .* run it first"):
         fingerprint(Dataset(DataConfig(), tmp_path).meta)
 
 
 @pytest.mark.parametrize("content", ["", '{"fingerprint": "a', "[]", '{"fingerprint": "a"}'])
 def test_a_damaged_meta_is_named_with_the_fix(meta, content):
     write_bytes(meta, content.encode())
-    with pytest.raises(StageError, match=r"train.json is damaged \(.*\): delete it and run the stage train again"):
+    with pytest.raises(
+        UserError, match=r"train.json is damaged, or no JSON file \(.*\): delete it and run the stage train again"
+    ):
         fingerprint(meta)
 
 
@@ -263,7 +266,7 @@ def test_a_part_has_the_fingerprint_of_a_stage_that_is_made_of_the_same(meta):
 
 def test_a_part_that_is_not_made_is_named(meta):
     make_parts(meta, {"oof": "a"})
-    with pytest.raises(StageError, match=r"train.json has no stage2: run the stage train again"):
+    with pytest.raises(UserError, match=r"train.json has no stage2: run the stage train again"):
         fingerprint(meta, "stage2")
 
 
@@ -275,7 +278,7 @@ def test_a_part_that_is_no_longer_asked_for_stays(meta):
     assert make_parts(meta, {"oof": "a", "test": "b", "stage2": "c"}) == []
     assert make_parts(meta, {"oof": "other"}) == ["oof"], "when all that is asked for is made anew, nothing old stays"
     assert contents(meta) == {"oof": "other"}
-    with pytest.raises(StageError):
+    with pytest.raises(UserError):
         fingerprint(meta, "test")
 
 
@@ -285,14 +288,14 @@ def test_a_part_that_failed_is_not_finished_and_the_others_are(meta):
     with pytest.raises(ZeroDivisionError):
         make_parts(meta, data, die_in="stage2")
     assert fingerprint(meta, "oof")
-    with pytest.raises(StageError):
+    with pytest.raises(UserError):
         fingerprint(meta, "test")
     path = meta.parents[1] / "maps/test.txt"
     inode = path.stat().st_ino
     with stage(meta, {}, {"weights": "w"}, parts={s: Part({"data": d}, [path]) for s, d in data.items()}) as needed:
         assert needed == ["test", "stage2"]
         assert path.stat().st_ino == inode, "what was made of it is there to resume from"
-    with pytest.raises(StageError, match=r"settings.steps: None -> 1"):
+    with pytest.raises(UserError, match=r"settings.steps: None -> 1"):
         make_parts(meta, data, {"steps": 1})
 
 
@@ -380,3 +383,110 @@ def test_a_note_of_what_was_begun_may_be_gone_at_the_end(meta, outputs):
     with stage(meta, {"steps": 1}, {}, outputs):
         meta.with_suffix(".begun").unlink()
     assert not make(meta, outputs)
+
+
+DAMAGE = [
+    (lambda path: path.unlink(), "is missing"),
+    (lambda path: path.write_bytes(b"mad"), "is damaged: 3 bytes, not 4"),
+    (lambda path: path.write_bytes(b"mode"), "is damaged or was changed: its sha256 differs"),
+]
+
+
+@pytest.mark.parametrize(("damage", "said"), DAMAGE)
+def test_a_damaged_output_is_named_and_made_again_and_the_rest_is_kept(meta, outputs, capsys, damage, said):
+    make(meta, outputs)
+    before = fingerprint(meta)
+    inode = (outputs[0] / "made.txt").stat().st_ino
+    damage(outputs[1])
+    capsys.readouterr()
+    with stage(meta, {"steps": 1}, {}, outputs) as needed:
+        assert needed
+        assert files(outputs) == ["made.txt"]
+        write_bytes(outputs[1], b"made")
+    assert capsys.readouterr().out == f"a_run train: running again ({outputs[1]} {said})\n"
+    assert (outputs[0] / "made.txt").stat().st_ino == inode
+    assert fingerprint(meta) == before
+    assert not make(meta, outputs)
+
+
+@pytest.mark.parametrize(("damage", "said"), DAMAGE)
+def test_damage_to_hours_of_work_is_an_error_that_names_the_file(meta, outputs, damage, said):
+    make(meta, outputs, protect=True)
+    damage(outputs[1])
+    assert not cache.is_up_to_date(meta, {"steps": 1}, {})
+    with pytest.raises(
+        UserError, match=rf"what a_run train made is no longer whole:\n  {outputs[1]} {said}\n.*--force"
+    ):
+        make(meta, outputs, protect=True)
+    assert make(meta, outputs, protect=True, force=True)
+
+
+def test_of_a_folder_of_a_file_per_image_number_and_size_are_compared(meta, capsys):
+    folder = meta.parents[1] / "maps"
+    made: list[list[str]] = []
+
+    def make_maps() -> None:
+        with stage(meta, {}, {}, [folder]) as needed:
+            missing = [name for name in "abc" if needed and not (folder / f"{name}.npz").exists()]
+            for name in missing:
+                write_bytes(folder / f"{name}.npz", b"map")
+        made.append(missing)
+
+    make_maps()
+    assert read_json(meta)["files"] == {"maps": {"files": 3, "bytes": 9}}
+    make_maps()
+    (folder / "b.npz").unlink()
+    make_maps()
+    assert f"({folder} lacks 1 of 3 files)" in capsys.readouterr().out
+    (folder / "b.npz").write_bytes(b"ma")
+    make_maps()
+    assert f"({folder} has files of 8 bytes in all, not of 9)" in capsys.readouterr().out
+    (folder / ".DS_Store").write_bytes(b"hidden")
+    (folder / "mine.txt").write_bytes(b"something of the user's")
+    make_maps()
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()  # deleted to save space, which is no damage
+    make_maps()
+    assert made == [["a", "b", "c"], [], ["b"], ["a", "b", "c"], [], []]
+
+
+def test_only_the_part_that_is_damaged_is_made_again(meta, capsys):
+    data = {"oof": "a", "test": "b"}
+    make_parts(meta, data)
+    (meta.parents[1] / "maps/test.txt").write_text("damaged")
+    capsys.readouterr()
+    assert make_parts(meta, data) == ["test"]
+    assert "running again (test: " in capsys.readouterr().out
+    assert contents(meta) == data
+    (meta.parents[1] / "maps/oof.txt").unlink()
+    assert make_parts(meta, {"oof": "a", "test": "c"}) == ["oof", "test"]
+    assert make_parts(meta, {"oof": "a", "test": "c"}) == []
+
+
+def test_a_meta_from_before_outputs_were_recorded_has_nothing_to_compare(meta, outputs):
+    make(meta, outputs)
+    write_json(meta, {key: value for key, value in read_json(meta).items() if key != "files"})
+    outputs[1].unlink()
+    assert not make(meta, outputs)
+
+
+def test_what_is_damaged_in_another_run_is_not_taken_from_it(meta, outputs, tmp_path, capsys):
+    other = [tmp_path / "other_run" / path.name for path in outputs]
+    make(tmp_path / "other_run/meta/train.json", other, text="theirs")
+    other[1].write_text("damaged")
+    assert make(meta, outputs, share=True)
+    assert "the same as" not in capsys.readouterr().out
+
+
+def test_a_shared_output_that_is_damaged_is_made_again_for_each_run(meta, outputs, tmp_path):
+    theirs = tmp_path / "other_run/meta/train.json"
+    other = [tmp_path / "other_run" / path.name for path in outputs]
+    make(theirs, other)
+    assert not make(meta, outputs, share=True)
+    outputs[1].write_text("damaged")  # and that of the other run, which is the same file
+    assert make(meta, outputs, share=True)
+    assert other[1].read_text() == "damaged"
+    assert make(theirs, other)
+    assert not make(meta, outputs, share=True)
+    assert outputs[1].read_text() == other[1].read_text() == "made"

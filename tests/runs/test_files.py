@@ -1,16 +1,26 @@
 """Files of a run are whole or absent, and come back as they were written."""
 
+import errno
+import re
+
+import numpy as np
 import pandas as pd
 import pytest
 from processes import run_and_die
 
+from nuclei.data.images import encode_labels_png
+from nuclei.errors import UserError
 from nuclei.runs.files import (
     atomic,
     content_hash,
     differences,
+    read_arrays,
+    read_image,
     read_json,
+    read_labels,
     read_table,
     remove_partial_files,
+    write_arrays,
     write_bytes,
     write_json,
     write_table,
@@ -115,5 +125,78 @@ def test_what_killed_writes_left_is_removed_and_nothing_else(tmp_path):
 
 def test_a_damaged_json_file_is_named(tmp_path):
     write_bytes(tmp_path / "select.json", b'{"keep": 0.')
-    with pytest.raises(ValueError, match=r"select.json is no JSON file \(.*\): delete it"):
+    with pytest.raises(ValueError, match=r"select.json is damaged, or no JSON file \(.*\): delete it and run"):
         read_json(tmp_path / "select.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "read", "stage"),
+    [
+        ("select.json", read_json, "the stage that makes it"),
+        ("plain/watershed.csv", read_table, "the stage plain"),
+        ("candidates/oof/a.npz", read_arrays, "the stage candidates"),
+        ("scorer/oof/a.npz", read_arrays, "the stage score"),
+        ("images/a.png", read_image, "the stage prepare"),
+        ("instances/oof/a.png", read_labels, "the stage select"),
+    ],
+)
+@pytest.mark.parametrize("damage", ["emptied", "cut", "noise", "zeros"])
+def test_a_damaged_file_of_any_format_is_named_with_the_fix(tmp_path, name, read, stage, damage):
+    path = tmp_path / name
+    if damage == "cut":
+        write_whole(path)
+        content = path.read_bytes()[:-40]
+    else:
+        content = {"emptied": b"", "noise": bytes(range(255, 0, -1)), "zeros": bytes(200)}[damage]
+    write_bytes(path, content)
+    if path.suffix == ".csv" and damage in ("cut", "zeros"):
+        return  # a table has no end of its own
+    with pytest.raises(
+        UserError, match=rf"^{re.escape(str(path))} is damaged, or no .* file.*: delete it and run {stage}"
+    ):
+        read(path)
+
+
+def write_whole(path):
+    """Write a file of the format that its name says."""
+    if path.suffix == ".npz":
+        write_arrays(path, {"a": np.arange(1000)})
+    elif path.suffix == ".json":
+        write_json(path, {"a": "b" * 100})
+    else:
+        write_bytes(path, encode_labels_png(np.random.default_rng(0).integers(0, 9, (30, 30))))
+
+
+def test_arrays_that_would_run_code_are_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", a=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(UserError, match=r"a.npz is damaged, or no NPZ file \(ValueError: .*allow_pickle=False\)"):
+        read_arrays(tmp_path / "a.npz")
+
+
+def test_an_array_that_is_asked_for_and_missing_is_named(tmp_path):
+    write_arrays(tmp_path / "a.npz", {"a": np.arange(3), "b": np.arange(2)})
+    assert list(read_arrays(tmp_path / "a.npz", ["b"])) == ["b"]
+    with pytest.raises(UserError, match=r"a.npz is damaged.*scores"):
+        read_arrays(tmp_path / "a.npz", ["scores"])
+
+
+@pytest.mark.parametrize("read", [read_json, read_table, read_arrays, read_image, read_labels])
+def test_a_missing_file_is_an_error_of_the_system(tmp_path, read):
+    with pytest.raises(FileNotFoundError) as raised:
+        read(tmp_path / "missing")
+    assert raised.value.filename == str(tmp_path / "missing") or raised.value.filename == tmp_path / "missing"
+
+
+def test_a_full_disk_names_the_file_that_was_to_be_written(tmp_path):
+    path = tmp_path / "maps.npz"
+
+    def fill():
+        with atomic(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left") as raised:
+        fill()
+    assert raised.value.filename == str(path)
+    with pytest.raises(OSError, match="too long") as raised:
+        write_bytes(tmp_path / ("a" * 254), b"")
+    assert raised.value.filename == str(tmp_path / ("a" * 254))

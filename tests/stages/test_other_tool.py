@@ -11,12 +11,12 @@ import yaml
 from small_project import SMALL, run_all
 
 from nuclei.data.images import encode_labels_png
+from nuclei.errors import UserError
 from nuclei.experiments.leaderboard import compare_runs
 from nuclei.inference.bundle import find_run
 from nuclei.inference.coco import export_coco
 from nuclei.inference.predictor import Predictor
 from nuclei.report.show import show_image
-from nuclei.runs.cache import StageError
 from nuclei.runs.files import read_json, read_labels, read_table
 from nuclei.runs.layout import Dataset, Run
 
@@ -105,7 +105,7 @@ def test_a_missing_label_image_is_named_before_anything_is_scored(project, demo_
 
 
 def test_it_segments_no_other_images_and_says_so(project):
-    with pytest.raises(StageError, match="their_tool holds the label images of another tool: it cannot segment other"):
+    with pytest.raises(UserError, match="their_tool holds the label images of another tool: it cannot segment other"):
         Predictor(find_run(project / "runs/their_tool"))
 
 

@@ -20,15 +20,16 @@ from nuclei.config.load import load_config, merge
 from nuclei.config.schema import Config, DataConfig
 from nuclei.data.demo import write_demo
 from nuclei.data.images import decode_labels_png
+from nuclei.errors import UserError
 from nuclei.evaluation.metric import score_image
 from nuclei.evaluation.submission import read_solution, read_submission, score_submission, validate_submission
 from nuclei.experiments.climb import climb
 from nuclei.inference.bundle import MAX_MB, find_published, find_run, write_bundle
 from nuclei.inference.segment_files import segment_files
 from nuclei.pipeline import list_runs, run_stage
-from nuclei.runs.cache import StageError
 from nuclei.runs.files import read_arrays, read_json, read_table, write_table
 from nuclei.runs.layout import Dataset, Options, Run, comparison
+from nuclei.stages.train import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
@@ -149,9 +150,9 @@ def test_the_climb_goes_from_step_to_step(project, monkeypatch):
     assert table["networks"].tolist() == [2, 2, 4]
     assert table["gain"].tolist()[1:] == pytest.approx(table["score"].diff().tolist()[1:], abs=2e-5)
     assert table["training_pflop"].notna().all()
-    with pytest.raises(StageError, match="small has no scores of detections; it has components, watershed, scored"):
+    with pytest.raises(UserError, match="small has no scores of detections; it has components, watershed, scored"):
         climb(["small:detections"], Path("runs"))
-    with pytest.raises(StageError, match="no scores of smal in runs"):
+    with pytest.raises(UserError, match="no scores of smal in runs"):
         climb(["smal"], Path("runs"))
 
 
@@ -306,7 +307,7 @@ def test_an_ensemble_refuses_members_of_other_folds(project, demo_folder, monkey
     write_table(Path("others.csv"), table.assign(fold=crossing.astype(int)))
     content = Path("ensembles/pair.yaml").read_text().replace("runs/data/demo/folds.csv", "others.csv")
     Path("ensembles/leaking.yaml").write_text(content)
-    with pytest.raises(StageError, match="was trained on other folds"):
+    with pytest.raises(UserError, match="was trained on other folds"):
         run_one(project / "ensembles/leaking.yaml", "ensemble", demo_folder)
 
 
@@ -375,11 +376,60 @@ def test_training_does_not_go_on_from_what_does_not_fit(project, demo_folder, mo
         Path("runs/finer/meta/train_fold0.json").rename("away.json")
     Path("configs/unfit.yaml").write_text(yaml.safe_dump({"base": "finer.yaml"} | change))
     try:
-        with pytest.raises(StageError, match=message):
+        with pytest.raises(UserError, match=message):
             run_one(Path("configs/unfit.yaml"), "train", demo_folder)
     finally:
         if "train" in change:
             Path("away.json").rename("runs/finer/meta/train_fold0.json")
+
+
+def test_what_was_damaged_on_disk_is_named_and_made_again(project, demo_folder, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    run, ensemble = Run("small"), Path("configs/small.yaml")
+    image_id = Dataset(load_config(ensemble).data).splits()["oof"][0]
+    cases = {
+        "submit": (run.submission("test"), b"ImageId,EncodedPixels\n"),
+        "evaluate": (run.per_image("oof"), None),
+        "select": (run.tuned, b"{}"),
+        "score": (run.scorer / "fold0_seed0.json.gz", b""),
+        "candidates": (run.candidates("oof") / f"{image_id}.npz", b"damaged"),
+        "predict": (run.maps("oof") / f"{image_id}.npz", None),
+    }
+    for stage, (path, content) in cases.items():
+        before, metas = path.read_bytes(), {p: p.read_bytes() for p in path.parent.glob("*") if p.is_file()}
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        capsys.readouterr()
+        run_one(ensemble, stage, demo_folder)
+        said = capsys.readouterr().out
+        assert f"small {stage}: running again (" in said
+        assert str(path if path.suffix not in (".npz", ".png") else path.parent) in said
+        assert path.read_bytes() == before
+        assert {p: p.read_bytes() for p in metas} == metas
+        run_one(ensemble, stage, demo_folder)
+        assert f"small {stage}: up to date" in capsys.readouterr().out
+
+
+def test_damage_to_a_trained_network_is_an_error_that_names_it(project, demo_folder, monkeypatch):
+    monkeypatch.chdir(project)
+    path = Run("small").fold(1) / "weights.safetensors"
+    before = path.read_bytes()
+    path.unlink()  # another run may have the same file
+    path.write_bytes(before[:-1])
+    try:
+        with pytest.raises(UserError, match=rf"what small train_fold1 made is no longer whole:\n  {path} is damaged"):
+            run_one(Path("configs/small.yaml"), "train", demo_folder)
+    finally:
+        path.write_bytes(before)
+    run_one(Path("configs/small.yaml"), "train", demo_folder)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    for content in (b"", b"no zip", bytes(1000)):
+        (tmp_path / "last.ckpt").write_bytes(content)
+        with pytest.raises(UserError, match=r"last.ckpt is damaged .*: delete it and run the stage train again"):
+            read_checkpoint(tmp_path / "last.ckpt")
 
 
 @pytest.mark.parametrize("method", ["components", "watershed"])

@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nuclei.config.schema import ScorerConfig
+from nuclei.errors import UserError
 from nuclei.evaluation.metric import THRESHOLDS
 
 # One target per threshold t, "IoU > t", and the IoU itself.
@@ -77,7 +78,7 @@ def predict_scores(boosters: Sequence[Boosters], features: pd.DataFrame) -> NDAr
     """Average the predictions of several sets of boosters for N candidates: float32 [N, 11], columns as TARGETS.
 
     Each booster takes the columns that it was trained on by their names, so the table may hold more, in any order;
-    raises ValueError naming those that it lacks. A candidate cannot pass a threshold more likely than a lower one: a
+    raises UserError naming those that it lacks. A candidate cannot pass a threshold more likely than a lower one: a
     rise is levelled by the running minimum of the average.
     """
     if not len(features):
@@ -92,9 +93,9 @@ def predict_scores(boosters: Sequence[Boosters], features: pd.DataFrame) -> NDAr
 
 
 def pick_columns(features: pd.DataFrame, names: tuple[str, ...]) -> NDArray[np.float32]:
-    """Return columns of a table of features as float32 [N, F]; raise ValueError naming those that it lacks."""
+    """Return columns of a table of features as float32 [N, F]; raise UserError naming those that it lacks."""
     if missing := [name for name in names if name not in features.columns]:
-        raise ValueError(
+        raise UserError(
             f"the boosters were trained on features that the candidates lack: {', '.join(missing)}. "
             "Cut the candidates with the code that the boosters were trained with, or train the boosters anew"
         )
@@ -119,7 +120,7 @@ def pack_boosters(boosters: Boosters) -> bytes:
 
 
 def unpack_boosters(content: bytes, name: str) -> Boosters:
-    """Return the set of boosters that `pack_boosters` packed; raise ValueError naming the file `name` if damaged."""
+    """Return the set of boosters that `pack_boosters` packed; raise UserError naming the file `name` if damaged."""
     try:
         texts = json.loads(gzip.decompress(content))
         if not isinstance(texts, dict) or set(texts) != set(TARGETS):
@@ -129,7 +130,7 @@ def unpack_boosters(content: bytes, name: str) -> Boosters:
         return {target: lgb.Booster(model_str=texts[target]) for target in TARGETS}
     # What gzip, JSON and LightGBM say of damage; JSON's errors and those of its characters are ValueErrors.
     except (OSError, EOFError, zlib.error, ValueError, lgb.basic.LightGBMError) as error:
-        raise ValueError(
+        raise UserError(
             f"{name} is damaged, or no file of boosters ({error}): write it again by the stage score, or fetch it anew"
         ) from error
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from nuclei.candidates.context import MASK_STEPS, NEIGHBOUR_RADII_PX, Context
 from nuclei.candidates.table import Candidates, Maps
+from nuclei.errors import UserError
 
 
 def touches_frame(c: Context) -> NDArray[np.bool_]:
@@ -205,17 +206,17 @@ def feature_group(name: str) -> str:
 
 
 def feature_names(leave_out: Iterable[str] = ()) -> list[str]:
-    """Return the names of the features outside some groups; raise ValueError listing the groups on an unknown one."""
+    """Return the names of the features outside some groups; raise UserError listing the groups on an unknown one."""
     left_out = set(leave_out)
     if unknown := left_out - FEATURES.keys():
-        raise ValueError(f"unknown feature group {', '.join(sorted(unknown))}; valid: {', '.join(FEATURES)}")
+        raise UserError(f"unknown feature group {', '.join(sorted(unknown))}; valid: {', '.join(FEATURES)}")
     return [name for group, features in FEATURES.items() if group not in left_out for name in features]
 
 
 def features_table(values: NDArray[np.float32], names: Sequence[str]) -> pd.DataFrame:
-    """Return features as they are stored, float32 [N, F], as a table; raise ValueError unless there are F names."""
+    """Return features as they are stored, float32 [N, F], as a table; raise UserError unless there are F names."""
     if values.ndim != 2 or values.shape[1] != len(names):
-        raise ValueError(f"features of shape {values.shape} are not the {len(names)} named: cut the candidates anew")
+        raise UserError(f"features of shape {values.shape} are not the {len(names)} named: cut the candidates anew")
     return pd.DataFrame(values, columns=list(names))
 
 

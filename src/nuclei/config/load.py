@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from nuclei.config.schema import Config, check_name
+from nuclei.errors import UserError
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -38,7 +39,7 @@ def run_name(path: Path) -> str:
     try:
         return check_name(name)
     except ValueError as error:
-        raise ValueError(f"{path} cannot name a run: {error}") from None
+        raise UserError(f"{path} cannot name a run: {error}") from None
 
 
 def merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Read one YAML file and what its `base:` names (relative to it); raise ValueError naming the file."""
     if path.resolve() in above:
-        raise ValueError(f"{path} is its own base, through {' -> '.join(p.name for p in above)}")
+        raise UserError(f"{path} is its own base, through {' -> '.join(p.name for p in above)}")
     content = _read_mapping(path)
     base = _base_of(path, content)
     own = {key: value for key, value in content.items() if key != "base"}
@@ -77,7 +78,7 @@ def parse_config(content: dict[str, Any], source: str) -> Config:
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        raise ValueError("\n".join([f"{source}:"] + [f"  {explain(e)}" for e in error.errors()])) from None
+        raise UserError("\n".join([f"{source}:"] + [f"  {explain(e)}" for e in error.errors()])) from None
 
 
 def explain(error: "ErrorDetails") -> str:
@@ -104,22 +105,22 @@ def explain(error: "ErrorDetails") -> str:
 def _read_mapping(path: Path) -> dict[str, Any]:
     """Return the mapping that one YAML file holds, without its base's; raise ValueError naming the file."""
     if path.is_dir():
-        raise ValueError(f"{path} is a folder, not a config: name one of its YAML files")
+        raise UserError(f"{path} is a folder, not a config: name one of its YAML files")
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=3)
-        raise ValueError(f"no config {path}" + (f"; did you mean {', '.join(near)}?" if near else ""))
+        raise UserError(f"no config {path}" + (f"; did you mean {', '.join(near)}?" if near else ""))
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from None
+        raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+        raise UserError(f"{path} is not valid YAML: {error}") from error
     except RecursionError:
-        raise ValueError(f"{path} is nested too deeply for a config") from None
+        raise UserError(f"{path} is nested too deeply for a config") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a mapping of settings, not a {type(content).__name__}")
+        raise UserError(f"{path} must hold a mapping of settings, not a {type(content).__name__}")
     return content
 
 
@@ -129,5 +130,5 @@ def _base_of(path: Path, content: dict[str, Any]) -> Path | None:
     if base is None:
         return None
     if not isinstance(base, str) or not base or not base.isprintable():
-        raise ValueError(f"{path}: base must be the path of a config, relative to this file (got {base!r})")
+        raise UserError(f"{path}: base must be the path of a config, relative to this file (got {base!r})")
     return path.parent / base

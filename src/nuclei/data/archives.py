@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from nuclei.data.competition import FILES
 from nuclei.data.image_types import image_type
 from nuclei.data.images import MASK_COUNTS, decode_image, decode_mask, merge_masks
+from nuclei.errors import UserError
 
 MANIFEST_COLUMNS = ("image_id", "split", "height", "width", "cluster", "n_nuclei", *MASK_COUNTS, "sha256")
 # Files of an archive that unpack to more are refused before they are read.
@@ -62,11 +63,11 @@ class Archive:
         info = self._zip.getinfo(name)
         _check_size(self.path, name, info.file_size)
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError(f"{self.path}: {name} is compressed by method {info.compress_type}: zip it with deflate")
+            raise UserError(f"{self.path}: {name} is compressed by method {info.compress_type}: zip it with deflate")
         try:
             return self._zip.read(name)
         except (*_DAMAGE, OSError) as error:
-            raise ValueError(f"{self.path}: {name} is damaged ({error}); {_AGAIN}") from None
+            raise UserError(f"{self.path}: {name} is damaged ({error}); {_AGAIN}") from None
 
     def _entries(self) -> list[str]:
         if self._zip is not None:
@@ -100,7 +101,7 @@ def open_archive(path: str | Path, split: str) -> Archive:
     if not path.exists():
         raise FileNotFoundError(f"no archive {path}")
     if not (path.is_file() or path.is_dir()):
-        raise ValueError(f"{path} is neither a file nor a folder: put the archive there")
+        raise UserError(f"{path} is neither a file nor a folder: put the archive there")
     return Archive(path, split)
 
 
@@ -114,7 +115,7 @@ def check_disjoint(archives: Iterable[Archive]) -> None:
         for image_id in archive.image_ids:
             first = first_with.setdefault(image_id, archive)
             if first is not archive:
-                raise ValueError(f"the id {image_id} is in both {first.path} and {archive.path}: remove it from one")
+                raise UserError(f"the id {image_id} is in both {first.path} and {archive.path}: remove it from one")
 
 
 def prepare_image(
@@ -187,12 +188,12 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
         return zipfile.ZipFile(path)
     except _DAMAGE as error:
         size = path.stat().st_size
-        raise ValueError(f"{path} ({size} bytes) is truncated or not a zip ({error}); {_AGAIN}") from None
+        raise UserError(f"{path} ({size} bytes) is truncated or not a zip ({error}); {_AGAIN}") from None
 
 
 def _check_size(path: Path, name: str, size_bytes: int) -> None:
     if size_bytes > MAX_FILE_BYTES:
-        raise ValueError(f"{path}: {name} is refused: {size_bytes:,} bytes, more than {MAX_FILE_BYTES:,}")
+        raise UserError(f"{path}: {name} is refused: {size_bytes:,} bytes, more than {MAX_FILE_BYTES:,}")
 
 
 def _index(path: Path, entries: list[str], split: str) -> tuple[dict[str, str], dict[str, list[str]]]:
@@ -201,23 +202,23 @@ def _index(path: Path, entries: list[str], split: str) -> tuple[dict[str, str], 
     masks: dict[str, list[str]] = defaultdict(list)
     for entry in entries:
         if re.match(r"/|\\|[A-Za-z]:", entry) or ".." in re.split(r"[/\\]", entry):
-            raise ValueError(f"{path}: the entry {entry!r} climbs out of the archive: {_AGAIN}")
+            raise UserError(f"{path}: the entry {entry!r} climbs out of the archive: {_AGAIN}")
         match = None if is_clutter(entry) else _ENTRY.fullmatch(entry)
         if match:
             _check_entry(path, match)
             (images if match["kind"] == "images" else masks)[match["id"]].append(entry)
     if not images and not masks:
-        raise ValueError(f"{path} is empty: it holds no <image_id>/images/<image_id>.png; {_AGAIN}")
+        raise UserError(f"{path} is empty: it holds no <image_id>/images/<image_id>.png; {_AGAIN}")
     for image_id, found in images.items():
         if len(found) > 1:
-            raise ValueError(f"{path}: the id {image_id} appears twice, as {' and '.join(found)}: keep one")
+            raise UserError(f"{path}: the id {image_id} appears twice, as {' and '.join(found)}: keep one")
     problems = {"masks without an image": masks.keys() - images.keys()}
     if split == "train":
         problems["an image without masks"] = images.keys() - masks.keys()
     for problem, ids in problems.items():
         if ids:
             more = f" and {len(ids) - 1} more ids" if len(ids) > 1 else ""
-            raise ValueError(f"{path}: {min(ids)}{more} has {problem}; {_AGAIN}, or remove the id")
+            raise UserError(f"{path}: {min(ids)}{more} has {problem}; {_AGAIN}, or remove the id")
     return (
         {image_id: found[0] for image_id, found in images.items()},
         {image_id: sorted(masks[image_id]) if split == "train" else [] for image_id in images},
@@ -228,10 +229,10 @@ def _check_entry(path: Path, match: re.Match[str]) -> None:
     """Raise ValueError if an entry of the right place is no file, or has an id that cannot name a file."""
     entry, image_id = match[0], match["id"]
     if match["no_file"]:
-        raise ValueError(f"{path}: {entry.rstrip('/')} is not a file but a folder or a pipe: remove it")
+        raise UserError(f"{path}: {entry.rstrip('/')} is not a file but a folder or a pipe: remove it")
     if not image_id.isprintable():
-        raise ValueError(f"{path}: the id {image_id!r} has characters that cannot be shown: rename it")
+        raise UserError(f"{path}: the id {image_id!r} has characters that cannot be shown: rename it")
     if (length_bytes := len(image_id.encode())) > MAX_ID_BYTES:
-        raise ValueError(f"{path}: the id {image_id} has {length_bytes} bytes, more than {MAX_ID_BYTES}: rename it")
+        raise UserError(f"{path}: the id {image_id} has {length_bytes} bytes, more than {MAX_ID_BYTES}: rename it")
     if match["kind"] == "images" and match["stem"] != image_id:
-        raise ValueError(f"{path}: {entry} must have the name of its id, {image_id}.png")
+        raise UserError(f"{path}: {entry} must have the name of its id, {image_id}.png")

@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from nuclei.data.competition import FILES
+from nuclei.errors import UserError
 
 BASE_URL = "https://data.broadinstitute.org/bbbc/BBBC038/"
 CONTENTS = {file.file_name: file.content for file in FILES.values()}
@@ -30,7 +31,7 @@ def download_files(
     folder = Path(folder)
     unknown = [name for name in names if name not in CONTENTS]
     if unknown:
-        raise ValueError(f"unknown file {', '.join(unknown)}; the official ones are {', '.join(CONTENTS)}")
+        raise UserError(f"unknown file {', '.join(unknown)}; the official ones are {', '.join(CONTENTS)}")
     folder.mkdir(parents=True, exist_ok=True)
     records_path = folder / "downloads.json"
     records = json.loads(records_path.read_text()) if records_path.is_file() else {}
@@ -49,7 +50,7 @@ def download_files(
                 "sha256": hashlib.file_digest(stream, "sha256").hexdigest(),
             }
         if records.setdefault(name, record)["sha256"] != record["sha256"]:
-            raise ValueError(f"{path} is not the file recorded in {records_path}: delete it and run again")
+            raise UserError(f"{path} is not the file recorded in {records_path}: delete it and run again")
         _replace_text(records_path, json.dumps(records, indent=1, sort_keys=True) + "\n")
     return {name: records[name] for name in names}
 

@@ -8,6 +8,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
+from nuclei.errors import UserError
+
 COLUMNS = ("image_id", "group", "cluster", "n_nuclei", "fold", "weight")
 # Added to difference and variation alike, so that borders without content (black frames) prove nothing.
 NOISE = 0.001
@@ -32,7 +34,7 @@ def mosaic_groups(images: Mapping[str, NDArray[np.uint8]] | Iterable[tuple[str, 
         # On a logarithmic scale a change of the dark background counts as much as a bright nucleus.
         by_shape[image.shape[:2]][image_id] = {k: np.log1p(v.mean(1)) for k, v in borders.items()}
     if len(set(ids)) < len(ids):
-        raise ValueError(f"image_id given twice: {next(i for i in ids if ids.count(i) > 1)}")
+        raise UserError(f"image_id given twice: {next(i for i in ids if ids.count(i) > 1)}")
     length = 8
     while len({i[:length] for i in ids}) < len(ids):
         length += 1
@@ -145,7 +147,7 @@ def split_folds(table: pd.DataFrame, n_folds: int, seed: int) -> pd.DataFrame:
     coarse = sorted(table["fold"].unique().tolist())
     parts, rest = divmod(n_folds, len(coarse))
     if rest or parts < 2 or coarse != list(range(len(coarse))):
-        raise ValueError(
+        raise UserError(
             f"folds {coarse} cannot be split evenly into {n_folds}: data.n_folds must be a multiple of their number"
         )
     split = [
@@ -168,7 +170,7 @@ def match_folds(fine: pd.DataFrame, coarse: pd.DataFrame) -> dict[int, int]:
         found = sorted(holders.dropna().unique().astype(int).tolist())
         if holders.isna().any() or len(found) != 1:
             where = " and ".join(map(str, found)) or "none"
-            raise ValueError(
+            raise UserError(
                 f"fold {fold} must lie in one fold of the coarser table; it has images of {where}"
                 + (f" and {holders.isna().sum()} that are missing from it" if holders.isna().any() else "")
             )
@@ -189,7 +191,7 @@ def fold_table(
     """
     for other in (clusters, n_nuclei):
         if difference := set(groups) ^ set(other):
-            raise ValueError(f"group, cluster and number of nuclei must all be given for {min(difference)}")
+            raise UserError(f"group, cluster and number of nuclei must all be given for {min(difference)}")
     table = pd.DataFrame({"image_id": sorted(groups)})
     for column, values in (("group", groups), ("cluster", clusters), ("n_nuclei", n_nuclei)):
         table[column] = table["image_id"].map(dict(values))
@@ -201,11 +203,11 @@ def fold_table(
 def check_folds(table: pd.DataFrame) -> None:
     """Raise ValueError when a fold table lacks a column, repeats an image, or has a group in two folds."""
     if missing := [c for c in COLUMNS if c not in table]:
-        raise ValueError(f"fold table lacks {', '.join(missing)}; it needs {', '.join(COLUMNS)}")
+        raise UserError(f"fold table lacks {', '.join(missing)}; it needs {', '.join(COLUMNS)}")
     if (repeated := table["image_id"].duplicated()).any():
-        raise ValueError(f"fold table names image {table['image_id'][repeated].iloc[0]} twice")
+        raise UserError(f"fold table names image {table['image_id'][repeated].iloc[0]} twice")
     n_folds = table.groupby("group")["fold"].nunique()
     if (n_folds > 1).any():
         group = n_folds.idxmax()
         folds = sorted(table["fold"][table["group"] == group].unique().tolist())
-        raise ValueError(f"group {group} crosses folds {folds}: tiles of one field must share a fold")
+        raise UserError(f"group {group} crosses folds {folds}: tiles of one field must share a fold")

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuclei.data.labels import renumber
+from nuclei.errors import UserError
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Of the header, so that an image of more is refused before its memory is taken.
@@ -137,19 +138,19 @@ def merge_masks(masks: Iterable[NDArray[np.bool_]], shape: tuple[int, int]) -> t
 
 def _decode(data: bytes, name: str) -> NDArray[Any]:
     if not data.startswith(PNG_SIGNATURE):
-        raise ValueError(f"{name} is not a PNG file ({len(data)} bytes): extract it again from the archive")
+        raise UserError(f"{name} is not a PNG file ({len(data)} bytes): extract it again from the archive")
     # The header follows the signature, the length and the type of its chunk.
     width, height = (int.from_bytes(data[start : start + 4], "big") for start in (16, 20))
     if width * height > MAX_PIXELS:
-        raise ValueError(
+        raise UserError(
             f"{name} is refused: {width:,} x {height:,} pixels, more than {MAX_PIXELS:,}: cut it into tiles"
         )
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
-        raise ValueError(f"{name} cannot be decoded: {error.err}") from None
+        raise UserError(f"{name} cannot be decoded: {error.err}") from None
     if pixels is None:
-        raise ValueError(f"{name} is a broken PNG (cut short or damaged): extract it again from the archive")
+        raise UserError(f"{name} is a broken PNG (cut short or damaged): extract it again from the archive")
     return pixels
 
 

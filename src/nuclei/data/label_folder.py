@@ -10,6 +10,8 @@ import tifffile
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from nuclei.errors import UserError
+
 SUFFIXES = (".png", ".tif", ".tiff")
 LARGEST_LABEL = 65535  # of the label images of a run
 BINARY = (1, 255)  # the one value of a mask that is not zero
@@ -30,14 +32,12 @@ class LabelFolder:
     def files(self) -> list[Path]:
         """The label images of the folder, sorted; raises ValueError if there is no such folder, or nothing in it."""
         if not self.folder.is_dir():
-            raise ValueError(
-                f"labels.folder: no folder {self.folder}; name the folder of the other tool's label images"
-            )
+            raise UserError(f"labels.folder: no folder {self.folder}; name the folder of the other tool's label images")
         files = sorted(
             path for path in self.folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.name[0] != "."
         )
         if not files:
-            raise ValueError(f"labels.folder: no label images in {self.folder}; looked for *{', *'.join(SUFFIXES)}")
+            raise UserError(f"labels.folder: no label images in {self.folder}; looked for *{', *'.join(SUFFIXES)}")
         return files
 
     def find(self, image_id: str) -> Path:
@@ -46,7 +46,7 @@ class LabelFolder:
         found = [path for path in found if path.stem == image_id] or found
         if len(found) != 1:
             names = ", ".join(path.name for path in found) or "none"
-            raise ValueError(
+            raise UserError(
                 f"{self.folder} must have one label image of {image_id}, {image_id}.png or .tif; it has {names}"
             )
         return found[0]
@@ -59,9 +59,9 @@ class LabelFolder:
                 tifffile.imread(path) if path.suffix.lower() != ".png" else cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
             )
         except (ValueError, OSError, KeyError, IndexError, cv2.error) as error:
-            raise ValueError(f"{path} cannot be read: {error}; export it again") from error
+            raise UserError(f"{path} cannot be read: {error}; export it again") from error
         if values is None:
-            raise ValueError(f"{path} is a damaged PNG; export it again")
+            raise UserError(f"{path} is a damaged PNG; export it again")
         return check_labels(values, shape, str(path))
 
     def hash_files(self) -> str:
@@ -81,22 +81,22 @@ def check_labels(values: NDArray[np.generic], shape: tuple[int, ...], name: str)
     """
     values = np.squeeze(values)
     if values.shape != tuple(shape):
-        raise ValueError(
+        raise UserError(
             f"{name} is {values.shape}, its image {tuple(shape)}: export labels of one channel at the image's size"
         )
     if values.dtype.kind == "f" and not np.equal(np.mod(values, 1), 0).all():
-        raise ValueError(f"{name} holds fractions: export labels, whole numbers from 0 on, not probabilities")
+        raise UserError(f"{name} holds fractions: export labels, whole numbers from 0 on, not probabilities")
     if values.dtype.kind not in "uif" or (values.size and values.min() < 0):
-        raise ValueError(f"{name} holds {values.dtype} from {values.min()}: labels are whole numbers from 0 on")
+        raise UserError(f"{name} holds {values.dtype} from {values.min()}: labels are whole numbers from 0 on")
     numbers, index = np.unique(values, return_inverse=True)
     labels: NDArray[np.int32] = index.reshape(values.shape).astype(np.int32)
     if numbers.size and numbers[0] != 0:
         labels += 1  # no background: every pixel is nucleus
     if labels.max(initial=0) > LARGEST_LABEL:
-        raise ValueError(f"{name} holds {labels.max()} labels: at most {LARGEST_LABEL} are possible")
+        raise UserError(f"{name} holds {labels.max()} labels: at most {LARGEST_LABEL} are possible")
     n_parts = ndimage.label(labels)[1]
     if labels.max(initial=0) == 1 and numbers[-1] in BINARY and n_parts > 1:
-        raise ValueError(
+        raise UserError(
             f"{name} is a mask: its {n_parts} objects all have the value {numbers[-1]}. Export labels, a number of its "
             "own for each nucleus"
         )

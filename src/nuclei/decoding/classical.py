@@ -18,6 +18,7 @@ from skimage.segmentation import watershed
 from nuclei.config.schema import ClassicalConfig
 from nuclei.data.image_types import image_type
 from nuclei.data.labels import drop_small, largest_part
+from nuclei.errors import UserError
 
 Image = NDArray[np.uint8]
 Labels = NDArray[np.int32]
@@ -50,7 +51,7 @@ class Strong:
 def segment_by_recipe(image: Image, config: ClassicalConfig) -> Labels:
     """Segment an image, uint8 RGB [H, W, 3], by one of RECIPES: labels int32 [H, W] from 1, 0 is background.
 
-    Raises ValueError as `check_recipe` does.
+    Raises UserError as `check_recipe` does.
     """
     check_recipe(config)
     settings, recipe = RECIPES[config.recipe]
@@ -65,12 +66,12 @@ def whole_numbers(settings: type) -> set[str]:
 
 
 def check_recipe(config: ClassicalConfig) -> None:
-    """Raise ValueError listing the recipes, or a recipe's settings, on an unknown one."""
+    """Raise UserError listing the recipes, or a recipe's settings, on an unknown one."""
     if config.recipe not in RECIPES:
-        raise ValueError(f"classical.recipe: unknown recipe {config.recipe!r}; valid: {', '.join(RECIPES)}")
+        raise UserError(f"classical.recipe: unknown recipe {config.recipe!r}; valid: {', '.join(RECIPES)}")
     valid = [field.name for field in fields(RECIPES[config.recipe][0])]
     if unknown := sorted(config.settings.keys() - set(valid)):
-        raise ValueError(
+        raise UserError(
             f"classical.settings: {config.recipe} has no setting {', '.join(unknown)}; valid: {', '.join(valid)}"
         )
 

@@ -23,6 +23,7 @@ from nuclei.data.label_folder import LabelFolder
 from nuclei.decoding.classical import segment_by_recipe
 from nuclei.decoding.detections import Detections, decode_detections, make_detection_candidates
 from nuclei.decoding.plain import cut_basins, decode_components, flood_seeds
+from nuclei.errors import UserError
 
 Labels = NDArray[np.int32]
 Setting = Mapping[str, Any]  # thresholds by name
@@ -226,13 +227,13 @@ def list_steps(config: Config) -> tuple[str, ...]:
 
 
 def check_method(config: Config) -> None:
-    """Raise ValueError if a config's method is unknown or decodes what its network does not give."""
+    """Raise UserError if a config's method is unknown or decodes what its network does not give."""
     gives, method = config.model.gives, config.selection.method
     possible = [name for name, one in METHODS.items() if one.needs in ("image", gives, "candidates")]
     if method not in METHODS:
-        raise ValueError(f"selection.method: unknown method {method!r}; valid: {', '.join(possible)}")
+        raise UserError(f"selection.method: unknown method {method!r}; valid: {', '.join(possible)}")
     if method not in possible:
-        raise ValueError(
+        raise UserError(
             f"selection.method: {method} is not for {config.model.decoder}, which gives {gives}; "
             f"valid: {', '.join(possible)}"
         )

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nuclei.errors import UserError
+
 Setting = Mapping[str, Any]  # thresholds by name
 
 
@@ -30,14 +32,12 @@ class Tuned:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], name: str) -> "Tuned":
-        """Return what `as_json` gave; raise ValueError naming `name` if it is anything else."""
+        """Return what `as_json` gave; raise UserError naming `name` if it is anything else."""
         try:
             by_fold = {int(fold): dict(setting) for fold, setting in content["fold"].items()}
             return cls(content["options"], content["curve"], by_fold, dict(content["test"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(
-                f"{name} is damaged ({error!r}): delete it and run the stage that made it again"
-            ) from error
+            raise UserError(f"{name} is damaged ({error!r}): delete it and run the stage that made it again") from error
 
 
 def tune(
@@ -46,7 +46,7 @@ def tune(
     """Choose one of K options for each fold on the images of the other folds, and one for new images on all.
 
     grid: scores of N images under the options, [N, K]; fold: [N]. Returns what was chosen and the score of each image
-    under what was chosen for its fold, [N]. Raises ValueError as `choose_per_fold` does.
+    under what was chosen for its fold, [N]. Raises UserError as `choose_per_fold` does.
     """
     chosen, overall = choose_per_fold(grid, fold)
     scores = np.array([row[chosen[int(own)]] for row, own in zip(grid, fold, strict=True)])
@@ -58,10 +58,10 @@ def choose_per_fold(grid: NDArray[np.float64], fold: NDArray[np.int64]) -> tuple
     """Choose the best option for each fold on the images of the other folds, and one on all images.
 
     grid: score of N images under K options, [N, K]; fold: [N]. Returns ({fold: option}, option for new images);
-    of equal options the first is taken. With a single fold there are no others, which is a ValueError.
+    of equal options the first is taken. With a single fold there are no others, which is a UserError.
     """
     folds = np.unique(fold)
     if len(folds) < 2:
-        raise ValueError("a threshold is chosen on the other folds: at least two folds are needed")
+        raise UserError("a threshold is chosen on the other folds: at least two folds are needed")
     chosen = {int(k): int(grid[fold != k].mean(axis=0).argmax()) for k in folds}
     return chosen, int(grid.mean(axis=0).argmax())

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nuclei.errors import UserError
+
 _INTEGER = re.compile(r"-?[0-9]+")
 # White space that is not one space between two values.
 _STRAY_SPACE = re.compile(r"[^\S ]|  |^ | $")
@@ -57,7 +59,7 @@ def decode_pixels(text: str, shape: tuple[int, int]) -> NDArray[np.int64]:
     """
     violations = find_rle_violations(text, shape)
     if violations:
-        raise ValueError("; ".join(violations))
+        raise UserError("; ".join(violations))
     return decode_usable_pixels(text, shape)
 
 
@@ -92,7 +94,7 @@ def decode_masks(texts: list[str], shape: tuple[int, int]) -> tuple[NDArray[np.i
         try:
             masks.append(decode_pixels(text, shape))
         except ValueError as error:
-            raise ValueError(f"mask {number}: {error}") from None
+            raise UserError(f"mask {number}: {error}") from None
     indptr = np.cumsum([0, *map(len, masks)], dtype=np.int64)
     return indptr, np.concatenate([np.zeros(0, dtype=np.int64), *masks])
 
@@ -109,7 +111,7 @@ def decode_labels(texts: list[str], shape: tuple[int, int]) -> NDArray[np.int32]
     lost = np.flatnonzero(labels[pixels] != owner)
     if len(lost):
         one, other = owner[lost[0]], labels[pixels[lost[0]]]
-        raise ValueError(f"masks {one} and {other} overlap; {len(lost)} pixels are claimed more than once")
+        raise UserError(f"masks {one} and {other} overlap; {len(lost)} pixels are claimed more than once")
     return labels.reshape(shape)
 
 

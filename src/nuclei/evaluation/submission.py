@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from nuclei.errors import UserError
 from nuclei.evaluation.metric import THRESHOLDS, count_matches, overlap_masks, score_counts
 from nuclei.evaluation.rle import (
     decode_labels,
@@ -81,7 +82,7 @@ def read_solution(source: CsvFile, usage: str | None = None) -> pd.DataFrame:
     kept = scored[scored["Usage"] == usage] if usage else scored
     if kept.empty:
         offered = ", ".join(f"{name} ({rows} rows)" for name, rows in table["Usage"].value_counts().items())
-        raise ValueError(f"{sheet.name} has no row to score with usage={usage!r}; it has {offered or 'no rows'}")
+        raise UserError(f"{sheet.name} has no row to score with usage={usage!r}; it has {offered or 'no rows'}")
     return kept.astype({"Height": int, "Width": int}).reset_index(drop=True)
 
 
@@ -129,13 +130,13 @@ def score_submission(submission: pd.DataFrame, solution: pd.DataFrame) -> pd.Dat
     table = []
     for image_id, nuclei in solution.groupby("ImageId", sort=False):
         if image_id not in predicted:
-            raise ValueError(f"image {image_id} is missing in the submission; give it a row without pixels")
+            raise UserError(f"image {image_id} is missing in the submission; give it a row without pixels")
         shape = int(nuclei["Height"].iloc[0]), int(nuclei["Width"].iloc[0])
         try:
             truth = decode_masks(_masks_of(nuclei["EncodedPixels"]), shape)
             prediction = decode_labels(_masks_of(predicted[image_id]), shape)
         except ValueError as error:
-            raise ValueError(f"image {image_id}: {error}") from None
+            raise UserError(f"image {image_id}: {error}") from None
         score, precision = score_counts(count_matches(overlap_masks(*truth, prediction)))
         table.append((image_id, score, *precision))
     return pd.DataFrame(table, columns=SCORE_COLUMNS)
@@ -185,18 +186,18 @@ def _check_solution(name: str, scored: pd.DataFrame) -> None:
     for row, image_id, text, height, width, usage in scored.itertuples(name=None):
         where = f"{name}, row {row}"
         if not image_id.strip():
-            raise ValueError(f"{where}: no image: fill in its ImageId or delete the row")
+            raise UserError(f"{where}: no image: fill in its ImageId or delete the row")
         for column, value in (("Height", height), ("Width", width)):
             if not _SIDE_PX.fullmatch(value):
-                raise ValueError(
+                raise UserError(
                     f"{where}, image {image_id}: {column} is {quote(value)}, not a whole number of pixels, 1 to 99999"
                 )
         if usage not in SCORED_USAGES:
-            raise ValueError(f"{where}, image {image_id}: Usage is {quote(usage)}, not Public, Private or Ignored")
+            raise UserError(f"{where}, image {image_id}: Usage is {quote(usage)}, not Public, Private or Ignored")
         if size_of.setdefault(image_id, (height, width)) != (height, width):
-            raise ValueError(f"{where}, image {image_id}: Height and Width differ from the image's first row")
+            raise UserError(f"{where}, image {image_id}: Height and Width differ from the image's first row")
         if violations := find_rle_violations(text, (int(height), int(width))):
-            raise ValueError(f"{where}, image {image_id}: {'; '.join(violations)}")
+            raise UserError(f"{where}, image {image_id}: {'; '.join(violations)}")
 
 
 def _masks_of(texts: "pd.Series[str]") -> list[str]:
@@ -215,13 +216,13 @@ def _read_table(sheet: _Sheet, columns: list[str]) -> pd.DataFrame:
     missing = [column for column in columns if column not in sheet.header]
     if missing:
         found = quote(", ".join(sheet.header))
-        raise ValueError(f"{sheet.name} lacks the columns {', '.join(missing)}; it has {found}")
+        raise UserError(f"{sheet.name} lacks the columns {', '.join(missing)}; it has {found}")
     if repeated := [column for column in columns if sheet.header.count(column) > 1]:
-        raise ValueError(f"{sheet.name} has the column {repeated[0]} twice: keep one")
+        raise UserError(f"{sheet.name} has the column {repeated[0]} twice: keep one")
     filled = [(row, cells) for row, cells in sheet.rows if not _is_blank(cells)]
     for row, cells in filled:
         if len(cells) != len(sheet.header):
-            raise ValueError(f"{sheet.name}, row {row}: {len(cells)} columns instead of {len(sheet.header)}")
+            raise UserError(f"{sheet.name}, row {row}: {len(cells)} columns instead of {len(sheet.header)}")
     index = pd.Index([row for row, _ in filled], dtype=int)
     table = pd.DataFrame([cells for _, cells in filled], index=index, columns=pd.Index(sheet.header), dtype=str)
     return table[columns]
@@ -231,7 +232,7 @@ def _read_sheet(source: CsvFile, kind: str) -> _Sheet:
     """Read a CSV file; raise ValueError naming it, or its `kind` where it has no name, if it is damaged or no text."""
     name, text = _read_text(source, kind)
     if "\0" in text:
-        raise ValueError(f"{name}, row {_row_at(text.index(chr(0)), text)}: a NUL byte: it is no text, or damaged")
+        raise UserError(f"{name}, row {_row_at(text.index(chr(0)), text)}: a NUL byte: it is no text, or damaged")
     first_line = text.partition("\n")[0]
     delimiter = ";" if ";" in first_line and "," not in first_line else ","
     # A mask of a large image can be longer than the 128 KiB that the csv module takes by default.
@@ -241,7 +242,7 @@ def _read_sheet(source: CsvFile, kind: str) -> _Sheet:
         for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True):
             rows.append((len(rows) + 1, cells))
     except csv.Error as error:
-        raise ValueError(f"{name}, row {len(rows) + 1}: not readable as CSV ({error})") from None
+        raise UserError(f"{name}, row {len(rows) + 1}: not readable as CSV ({error})") from None
     return _Sheet(name, delimiter, rows[0][1] if rows else [], rows[1:])
 
 
@@ -255,14 +256,14 @@ def _read_text(source: CsvFile, kind: str) -> tuple[str, str]:
         try:
             data = gzip.decompress(data)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(
+            raise UserError(
                 f"{path} is a damaged or truncated gzip file ({error}): make or download it again"
             ) from None
     try:
         return str(path), data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         row = _row_at(error.start, data.decode("latin-1"))
-        raise ValueError(f"{path}, row {row}: not UTF-8 text: save it as 'CSV UTF-8'") from None
+        raise UserError(f"{path}, row {row}: not UTF-8 text: save it as 'CSV UTF-8'") from None
 
 
 def _row_at(position: int, text: str) -> int:

@@ -5,6 +5,7 @@ Bases, and the members of both, are run first; what is up to date is skipped, an
 are made once.
 """
 
+import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,12 +20,14 @@ from tqdm import tqdm
 
 from nuclei.config.load import load_config, parse_config, read_base, run_name
 from nuclei.config.schema import Config
+from nuclei.errors import UserError, explain_os_error
 from nuclei.experiments.gains import compare
 from nuclei.pipeline import list_runs, run_stages
 from nuclei.report.comparisons import ABLATION_COLUMNS, ablation_blocks, add_ablations
 from nuclei.report.reader import write_page
 from nuclei.runs.files import read_json, read_table, write_table
 from nuclei.runs.layout import Options, Run, comparison
+from nuclei.runs.parallel import follow
 
 RETRAINING = ("data", "model", "train")  # sections of a config that decide what the networks are
 NO_DIFFERENCE = ("hypothesis",)  # keys of a config that change no result
@@ -65,29 +68,27 @@ class Ablation:
 
 
 def find_configs(paths: Iterable[Path]) -> list[Path]:
-    """Return the YAML files among files and folders, in order; raise ValueError on a folder without any."""
+    """Return the YAML files among files and folders, in order; raise UserError on a folder without any."""
     found = []
     for path in paths:
         files = sorted(path.glob("*.yaml")) if path.is_dir() else [path]
         if not files:
-            raise ValueError(f"no *.yaml in {path}: name ablation files, or a folder that holds them")
+            raise UserError(f"no *.yaml in {path}: name ablation files, or a folder that holds them")
         found += files
     return list(dict.fromkeys(found))
 
 
 def read_ablation(path: Path) -> Ablation:
-    """Read an ablation; raise ValueError if it has no base, differs from it in nothing, or has other data than it."""
+    """Read an ablation; raise UserError if it has no base, differs from it in nothing, or has other data than it."""
     config, base_path = load_config(path), read_base(path)
     if base_path is None:
-        raise ValueError(
-            f"{path} has no base to be compared with: begin it with `base: <config>`, and change one thing"
-        )
+        raise UserError(f"{path} has no base to be compared with: begin it with `base: <config>`, and change one thing")
     base = load_config(base_path)
     changed = list_changes(base.model_dump(mode="json"), config.model_dump(mode="json"))
     if not changed:
-        raise ValueError(f"{path} differs from its base {base_path} in nothing: change what the ablation is about")
+        raise UserError(f"{path} differs from its base {base_path} in nothing: change what the ablation is about")
     if base.data != config.data:
-        raise ValueError(f"{path} and its base {base_path} have other data or folds: their scores cannot be compared")
+        raise UserError(f"{path} and its base {base_path} have other data or folds: their scores cannot be compared")
     return Ablation(run_name(path), base_path, config, tuple(changed))
 
 
@@ -138,7 +139,7 @@ def run_tasks(tasks: list[Task], options: Options, runs: Path, cluster: Cluster)
             able = [task for task in wave if task.name not in failed]
             # The first task alone prepares the data and deals the folds, which all of them need.
             for part in (able[:1], able[1:]) if not progress.n else (able,):
-                errors = parallel(joblib.delayed(run_task)(task, options, runs) for task in part)
+                errors = parallel(joblib.delayed(follow)(os.getpid(), run_task, task, options, runs) for task in part)
                 failed |= {task.name: error for task, error in zip(part, errors, strict=True) if error}
                 progress.update(len(part))
     return failed
@@ -152,6 +153,8 @@ def run_task(task: Task, options: Options, runs: Path) -> str | None:
         torch.set_num_threads(options.jobs)
     try:
         run_stages(task.name, task.config, options, runs, skipped=("report",))
+    except (UserError, OSError) as error:
+        return explain_os_error(error) if isinstance(error, OSError) else str(error)
     except (Exception, SystemExit) as error:
         traceback.print_exc(file=sys.stderr)
         return f"{type(error).__name__}: {error}"
@@ -162,10 +165,10 @@ def run_task(task: Task, options: Options, runs: Path) -> str | None:
 def open_backend(cluster: Cluster) -> Iterator[joblib.Parallel]:
     """Yield joblib's Parallel on a backend, with local workers of its own where no cluster's address is given.
 
-    Raises ValueError listing the backends on an unknown one, or naming the package that one needs.
+    Raises UserError listing the backends on an unknown one, or naming the package that one needs.
     """
     if cluster.backend not in BACKENDS:
-        raise ValueError(f"unknown backend {cluster.backend}; valid: {', '.join(BACKENDS)}")
+        raise UserError(f"unknown backend {cluster.backend}; valid: {', '.join(BACKENDS)}")
     with ExitStack() as stack:
         try:
             if cluster.backend == "ray":
@@ -182,7 +185,7 @@ def open_backend(cluster: Cluster) -> Iterator[joblib.Parallel]:
                 stack.enter_context(connect(cluster.address) if cluster.address else connect(**local))
         except ImportError as error:
             package = {"ray": "ray", "dask": "distributed"}[cluster.backend]
-            raise ValueError(
+            raise UserError(
                 f"the backend {cluster.backend} needs a package that is not installed: pip install {package}"
             ) from error
         stack.enter_context(joblib.parallel_config(cluster.backend, n_jobs=cluster.workers))

@@ -12,6 +12,7 @@ import pandas as pd
 from nuclei.config.load import run_name
 from nuclei.config.schema import Config
 from nuclei.decoding.methods import METHODS, uses_networks
+from nuclei.errors import UserError
 from nuclei.evaluation.bootstrap import paired_difference
 from nuclei.evaluation.summary import interval
 from nuclei.networks.kinds import count_flops
@@ -20,7 +21,6 @@ from nuclei.report.blocks import Paragraph, Table
 from nuclei.report.comparisons import ABOUT_CLIMB, CLIMB_COLUMNS, CLIMB_FIGURE, climb_table, draw_climb
 from nuclei.report.reader import write_page
 from nuclei.report.sections import make_picture
-from nuclei.runs.cache import StageError
 from nuclei.runs.files import read_json, read_table, write_table
 from nuclei.runs.layout import Run, comparison
 
@@ -30,7 +30,7 @@ SCORES, GAINS = ("score", "score_low", "score_high"), ("gain", "gain_low", "gain
 def climb(steps: list[str], root: Path) -> Table:
     """Write <root>/comparisons/climb.{csv,md,html} of steps RUN or RUN:METHOD in order; return the table to print.
 
-    Raises StageError naming a step that has no scores, or that was scored on other images than the first.
+    Raises UserError naming a step that has no scores, or that was scored on other images than the first.
     """
     rows, before = [], None
     for step in steps:
@@ -38,10 +38,10 @@ def climb(steps: list[str], root: Path) -> Table:
         run = Run(name, root)
         images, own = read_scores(run)
         if before is not None and not images["image_id"].equals(before["image_id"]):
-            raise StageError(f"{name} was scored on other images than {steps[0]}: they are not for one table")
+            raise UserError(f"{name} was scored on other images than {steps[0]}: they are not for one table")
         column = "score" if method in ("", own) else method
         if column not in images:
-            raise StageError(
+            raise UserError(
                 f"{name} has no scores of {method}; it has {', '.join(m for m in METHODS if m in images)}, {own}"
             )
         images = images.assign(score=images[column])
@@ -71,7 +71,7 @@ def climb(steps: list[str], root: Path) -> Table:
 
 
 def read_scores(run: Run) -> tuple[pd.DataFrame, str]:
-    """Return a run's scores per image and its own method; raise StageError if neither runs/ nor ensembles/ has them."""
+    """Return a run's scores per image and its own method; raise UserError if neither runs/ nor ensembles/ has them."""
     published = Path("ensembles") / run.name
     for table, metrics in (
         (run.per_image("oof"), run.metrics),
@@ -79,7 +79,7 @@ def read_scores(run: Run) -> tuple[pd.DataFrame, str]:
     ):
         if table.is_file() and metrics.is_file():
             return read_table(table), read_json(metrics)["method"]
-    raise StageError(f"no scores of {run.name} in {run.folder} or {published}: run it first")
+    raise UserError(f"no scores of {run.name} in {run.folder} or {published}: run it first")
 
 
 def describe_training(run: Run) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from nuclei.errors import UserError
 from nuclei.evaluation.bootstrap import bootstrap_mean, paired_difference
 
 
@@ -16,7 +17,7 @@ def compare(own: Sequence[pd.DataFrame], base: Sequence[pd.DataFrame] | None) ->
     Returns the columns n_images to seed_spread of comparisons.ABLATION_COLUMNS. The score is the mean over images and
     seeds with its 95 % interval over groups of images, the gain the paired difference to the base with its interval,
     both of the images' means over seeds. seed_spread: standard deviation over seeds of the gain (of the score, without
-    a base), which the interval does not contain. Raises ValueError if the tables are not of the same images.
+    a base), which the interval does not contain. Raises UserError if the tables are not of the same images.
     """
     groups, scores = stack_scores(own)
     mean, low, high = bootstrap_mean(scores.mean(axis=0), groups.to_numpy())
@@ -31,7 +32,7 @@ def compare(own: Sequence[pd.DataFrame], base: Sequence[pd.DataFrame] | None) ->
     if base is not None:
         base_groups, base_scores = stack_scores(base)
         if base_groups.index.tolist() != groups.index.tolist():
-            raise ValueError("the two have scores of different images")
+            raise UserError("the two have scores of different images")
         gain = paired_difference(scores.mean(axis=0), base_scores.mean(axis=0), groups.to_numpy())
         row |= dict(zip(("gain", "gain_low", "gain_high"), gain, strict=True))
         n = min(len(own), len(base))
@@ -43,5 +44,5 @@ def stack_scores(tables: Sequence[pd.DataFrame]) -> tuple[pd.Series, NDArray[np.
     """Return the group of each image, a series by image id, and the scores of each table, [S, N]."""
     tables = [table.set_index("image_id").sort_index() for table in tables]
     if any(table.index.tolist() != tables[0].index.tolist() for table in tables):
-        raise ValueError("the seeds have scores of different images")
+        raise UserError("the seeds have scores of different images")
     return tables[0]["group"], np.stack([table["score"].to_numpy(float) for table in tables])

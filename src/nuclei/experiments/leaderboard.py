@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from nuclei.config.load import load_config
+from nuclei.errors import UserError
 from nuclei.report.blocks import Paragraph, Table
 from nuclei.report.comparisons import CLIMB_FIGURE, add_ablations, sort_systems, systems_table
 from nuclei.report.reader import RunReader, count_parameters, write_blocks, write_page
 from nuclei.report.readme import comparison_block
-from nuclei.runs.cache import StageError, fingerprint, recorded_inputs
+from nuclei.runs.cache import fingerprint, recorded_inputs
 from nuclei.runs.files import differences, read_json, read_table, write_bytes, write_table
 from nuclei.runs.layout import Run, comparison
 
@@ -25,7 +26,7 @@ ABOUT = (
 def compare_runs(names: list[str], root: Path) -> Table:
     """Write <root>/comparisons/leaderboard.{csv,md,html} of finished runs and return the table to print.
 
-    Raises StageError naming a run that has not finished, or whose data or folds are not those of the first.
+    Raises UserError naming a run that has not finished, or whose data or folds are not those of the first.
     """
     rows, first = [], None
     for name in dict.fromkeys(names):
@@ -34,7 +35,7 @@ def compare_runs(names: list[str], root: Path) -> Table:
         scored_on = describe_images(run)
         first = first or (name, scored_on)
         if scored_on != first[1]:
-            raise StageError(
+            raise UserError(
                 f"{name} and {first[0]} were scored on other data or folds, so they are not for one table: "
                 f"{'; '.join(differences(first[1], scored_on))}"
             )

@@ -13,19 +13,19 @@ from nuclei.config.schema import Config
 from nuclei.decoding.methods import choose_candidates, is_scored
 from nuclei.inference.exports import to_coco, to_coco_results
 from nuclei.inference.predictions import read_scored, read_tuned
-from nuclei.runs.files import read_labels, read_table, write_bytes
+from nuclei.runs.files import read_labels, write_bytes
 from nuclei.runs.layout import Dataset, Run, find_fingerprint, open_run
 
 
 def export_coco(name: str, root: Path) -> list[Path]:
     """Write <run>/coco/<split>.json with all predicted nuclei as COCO results, and the truth of those out of fold.
 
-    Raises StageError if the run's instances are missing.
+    Raises UserError if the run's instances are missing.
     """
     run, config, dataset = open_run(name, root)
     for split in dataset.splits():
         find_fingerprint(run, "instances", split)
-    manifest, written = read_table(dataset.manifest).set_index("image_id"), []
+    manifest, written = dataset.read_manifest().set_index("image_id"), []
     for split, image_ids in dataset.splits().items():
         images = [
             {"id": i, "file_name": f"{i}.png", "height": int(manifest["height"][i]), "width": int(manifest["width"][i])}

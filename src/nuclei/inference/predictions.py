@@ -10,7 +10,7 @@ from nuclei.candidates.table import Candidates
 from nuclei.decoding.methods import Prediction
 from nuclei.decoding.tuning import Tuned
 from nuclei.networks.maps import dequantise, quantise
-from nuclei.runs.files import read_arrays, read_json, write_arrays
+from nuclei.runs.files import named, read_arrays, read_json, write_arrays
 from nuclei.runs.layout import Run
 
 
@@ -23,15 +23,18 @@ def write_prediction(run: Run, split: str, image_id: str, prediction: Prediction
 
 def read_prediction(run: Run, split: str, image_id: str) -> Prediction:
     """Read the maps of one image, and its detections if there are any; raise FileNotFoundError if there are no maps."""
-    detections = run.detections(split) / f"{image_id}.npz"
-    maps = dequantise(read_arrays(run.maps(split) / f"{image_id}.npz"))
+    path, detections = (folder / f"{image_id}.npz" for folder in (run.maps(split), run.detections(split)))
+    with named(path):
+        maps = dequantise(read_arrays(path))
     return Prediction(maps, read_arrays(detections) if detections.is_file() else None)
 
 
 def read_scored(run: Run, split: str, image_id: str) -> tuple[Candidates, NDArray[np.float32]]:
     """Read the N candidates of one image and their scores, [N, 11], columns as boosters.TARGETS."""
-    candidates = Candidates.unpack(read_arrays(run.candidates(split) / f"{image_id}.npz"))
-    return candidates, read_arrays(run.scores(split) / f"{image_id}.npz")["scores"]
+    path = run.candidates(split) / f"{image_id}.npz"
+    with named(path):
+        candidates = Candidates.unpack(read_arrays(path))
+    return candidates, read_arrays(run.scores(split) / f"{image_id}.npz", ["scores"])["scores"]
 
 
 def read_tuned(run: Run) -> Tuned:

@@ -11,7 +11,6 @@ import torch
 from lightgbm import Booster
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 
 from nuclei.candidates.boosters import TARGETS, predict_scores, unpack_boosters
 from nuclei.candidates.selection import paint
@@ -27,22 +26,32 @@ from nuclei.decoding.methods import (
     uses_networks,
 )
 from nuclei.decoding.tuning import Setting
+from nuclei.errors import UserError
+from nuclei.inference.contents import (
+    FILE_OF_CHECKPOINT,
+    check_files,
+    list_boosters,
+    list_folds,
+    list_networks,
+    list_required,
+)
 from nuclei.inference.predictions import read_tuned
-from nuclei.networks.encoder_decoder import Network
+from nuclei.networks.encoder_decoder import Network, load_weights
 from nuclei.networks.hardware import choose_precision, one_thread
 from nuclei.networks.kinds import KINDS, Forward, build
 from nuclei.networks.maps import blend, dequantise, quantise
-from nuclei.runs.cache import StageError
 from nuclei.runs.layout import Run
 
 Image = NDArray[np.uint8]
-FILE_OF_CHECKPOINT = {"last": "weights.safetensors", "best": "best.safetensors"}
 
 
 def load_network(fabric: Fabric, run: Run, config: Config, fold: int) -> Network:
-    """Build the network of a fold with its trained weights, in evaluation mode on `fabric`'s device."""
+    """Build the network of a fold with its trained weights, in evaluation mode on `fabric`'s device.
+
+    Raises UserError as load_weights does.
+    """
     network = build(config.model, None)
-    network.load_state_dict(load_file(run.fold(fold) / FILE_OF_CHECKPOINT[config.predict.checkpoint]))
+    load_weights(network, run.fold(fold) / FILE_OF_CHECKPOINT[config.predict.checkpoint], str(run.config))
     return cast("Network", fabric.to_device(network.eval()))
 
 
@@ -85,26 +94,27 @@ def load_once(folder: Path, config: str, folds: tuple[int, ...], written: tuple[
 class Predictor:
     """Segment images as a run segments images that it has not seen.
 
-    run: a finished run whose members lie beside it. Raises StageError naming what of it is missing.
+    run: a finished run whose members lie beside it. Raises UserError naming what of it is missing.
     """
 
     def __init__(self, run: Run):
         if not run.config.is_file():
-            raise StageError(
+            raise UserError(
                 f"{run.folder} is no run: it has no config.yaml. Name a folder of runs/, or train one first"
             )
         self.config, self.run = load_config(run.config), run
         self.method = method_of(self.config)
         if self.method is METHODS["labels"]:
-            raise StageError(f"{run.name} holds the label images of another tool: it cannot segment other images")
+            raise UserError(f"{run.name} holds the label images of another tool: it cannot segment other images")
         self.members = [(Predictor(Run(name, run.folder.parent)), w) for name, w in self.config.members.items()]
         self.forwards = [] if self.members or not uses_networks(self.config) else self.load_networks()
 
     def load_networks(self) -> list[Forward]:
-        """Return the run's own networks; raise StageError if there are none."""
-        folds = sorted(int(path.name[4:]) for path in self.run.folder.glob("fold*") if path.is_dir())
+        """Return the run's own networks; raise UserError if there are none, or not one of every fold."""
+        folds = list_folds(self.run)
         if not folds:
-            raise StageError(f"{self.run.folder} has no networks: run its stage train first")
+            raise UserError(f"{self.run.folder} has no networks: run its stage train first")
+        check_files(self.run, list_networks(self.run, self.config))
         return list(load_forwards(self.run, self.config, folds).values())
 
     def predict(self, image: Image) -> Prediction:
@@ -132,20 +142,20 @@ class Predictor:
     @cached_property
     def setting(self) -> Setting:
         """The thresholds for new images, which a member of an ensemble does without."""
-        if not self.run.tuned.is_file():
-            raise StageError(f"{self.run.tuned} is missing: run the stage select of {self.run.name} first")
+        check_files(self.run, [self.run.tuned])
         return read_tuned(self.run).new
 
     @cached_property
     def boosters(self) -> list[dict[str, Booster]]:
         """The sets of boosters of all folds and seeds."""
-        paths = sorted(self.run.scorer.glob("fold*_seed*.json.gz"))
-        if not paths:
-            raise StageError(f"{self.run.scorer} has no boosters: run the stage score of {self.run.name} first")
+        paths = list_boosters(self.run, self.config)
+        check_files(self.run, paths)
         return [unpack_boosters(path.read_bytes(), str(path)) for path in paths]
 
 
 @lru_cache(maxsize=1)
 def load_predictor(folder: Path, written: tuple[int, ...]) -> Predictor:  # noqa: ARG001 (a key)
-    """Return the Predictor of the run in a folder; a process loads it once."""
-    return Predictor(Run(folder.name, folder.parent))
+    """Return the Predictor of the run in a folder, all of which is there; a process loads it once."""
+    predictor = Predictor(Run(folder.name, folder.parent))
+    check_files(predictor.run, list_required(predictor.run, predictor.config))
+    return predictor

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from nuclei.data.archives import Archive, is_clutter, open_archive
 from nuclei.data.images import decode_image
+from nuclei.errors import UserError
 from nuclei.evaluation.submission import validate_submission, write_submission
 from nuclei.inference.bundle import find_run
 from nuclei.inference.exports import FORMATS, LABELS, TABLE, Segmented, measure_nuclei
@@ -39,24 +40,24 @@ def is_image(path: Path) -> bool:
 def find_images(paths: Iterable[Path]) -> list[Source]:
     """Return the images among files, folders of them, and official archives (zips or extracted), in order.
 
-    Raises ValueError on a missing path, a folder without images, and two images of one name, whose results would
+    Raises UserError on a missing path, a folder without images, and two images of one name, whose results would
     overwrite each other.
     """
     found = []
     for path in paths:
         if not path.exists():
-            raise ValueError(f"no image or folder {path}")
+            raise UserError(f"no image or folder {path}")
         files = sorted(p for p in path.iterdir() if is_image(p)) if path.is_dir() else [path]
         if path.suffix.lower() == ".zip" or (not files and any(path.glob("*/images/*.png"))):
             archive = open_archive(path, "test")
             found += [Source(i, partial(read_from_archive, archive, i)) for i in archive.image_ids]
         elif not files:
-            raise ValueError(f"no images in {path}; looked for *{', *'.join(SUFFIXES)}")
+            raise UserError(f"no images in {path}; looked for *{', *'.join(SUFFIXES)}")
         else:
             found += [Source(file.stem, partial(read_image, file)) for file in files]
     names = pd.Series([source.name for source in found])
     if names.duplicated().any():
-        raise ValueError(
+        raise UserError(
             f"two images are called {names[names.duplicated()].iloc[0]}: rename one, or give them in two calls"
         )
     return found
@@ -111,11 +112,11 @@ def segment_one(source: Source, predictor: tuple[Path, tuple[int, ...]], output:
 
 
 def submit(sources: list[Source], output: Path, submission: Path) -> None:
-    """Write the label images of `output` as a submission; raise ValueError if it breaks the competition's rules."""
+    """Write the label images of `output` as a submission; raise UserError if it breaks the competition's rules."""
     labels = {source.name: tifffile.imread(output / f"{source.name}{LABELS}") for source in sources}
     with atomic(submission) as temporary:
         with temporary.open("w", newline="") as file:
             write_submission(file, labels.items())
         shapes = {name: (array.shape[0], array.shape[1]) for name, array in labels.items()}
         if violations := validate_submission(temporary, shapes):
-            raise ValueError(f"{submission} would break the rules:\n  " + "\n  ".join(violations[:20]))
+            raise UserError(f"{submission} would break the rules:\n  " + "\n  ".join(violations[:20]))

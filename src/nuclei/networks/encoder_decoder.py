@@ -2,15 +2,18 @@
 
 import difflib
 from pathlib import Path
-from typing import Any, cast
+from pickle import UnpicklingError
+from typing import Any
 
 import segmentation_models_pytorch as smp
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nuclei.config.schema import ModelConfig
+from nuclei.errors import UserError
 from nuclei.networks.plain_unet import VANILLA
 
 # Not PAN, which fails below 128 px, nor DPT, which takes only timm's vision transformers.
@@ -62,17 +65,17 @@ def build_network(model: ModelConfig, weights: str | None) -> Network:
     weights: a name of the hub, a local file (.pth, .pt, .safetensors) or None; model.weights is not read. With
     model.output_stride the decoder stops at that fraction of the image's size (cut_decoder); Unet alone can. The
     networks of plain_unet.py are encoder and decoder in one: they take neither encoder nor weights, and input scaled
-    to 0..1. Raises ValueError listing the valid or nearest decoders, encoders and weights, or naming the weights file
+    to 0..1. Raises UserError listing the valid or nearest decoders, encoders and weights, or naming the weights file
     and the fix.
     """
     if model.output_stride != 1 and model.decoder != "Unet":
-        raise ValueError(f"no {model.decoder} of output stride {model.output_stride}; valid: 1, or 2 and 4 of a Unet")
+        raise UserError(f"no {model.decoder} of output stride {model.output_stride}; valid: 1, or 2 and 4 of a Unet")
     if model.decoder in VANILLA:
         return build_vanilla(model, weights)
     if model.decoder not in DECODERS:
-        raise ValueError(f"unknown decoder {model.decoder}; valid: {', '.join((*DECODERS, *VANILLA, 'MaskRCNN'))}")
+        raise UserError(f"unknown decoder {model.decoder}; valid: {', '.join((*DECODERS, *VANILLA, 'MaskRCNN'))}")
     if model.encoder is None:
-        raise ValueError(f"{model.decoder} needs an encoder: set model.encoder, for example to resnet34")
+        raise UserError(f"{model.decoder} needs an encoder: set model.encoder, for example to resnet34")
     check_encoder(model.encoder)
     path = find_weights_file(weights, "imagenet")
     if not path:
@@ -85,9 +88,9 @@ def build_network(model: ModelConfig, weights: str | None) -> Network:
 
 
 def build_vanilla(model: ModelConfig, weights: str | None) -> Network:
-    """Build a network of plain_unet.py; raise ValueError if it is to have another encoder, or published weights."""
+    """Build a network of plain_unet.py; raise UserError if it is to have another encoder, or published weights."""
     if model.encoder is not None or weights is not None:
-        raise ValueError(
+        raise UserError(
             f"{model.decoder} has an encoder of its own, without published weights: set model.encoder and "
             "model.weights to null"
         )
@@ -127,43 +130,72 @@ def cut_decoder(body: Any, levels: int, stride: int) -> None:
 def find_weights_file(weights: str | None, published: str) -> Path | None:
     """Return the path of initial weights that are a local file, None if they are not.
 
-    Raises ValueError that names the file and, as the fix, the `published` weights if there is no such file.
+    Raises UserError that names the file and, as the fix, the `published` weights if there is no such file.
     """
     if weights is None or Path(weights).suffix not in FILE_FORMATS:
         return None
     if not Path(weights).is_file():
-        raise ValueError(
-            f"initial weights {weights} not found: put the file there, or set model.weights to {published}"
-        )
+        raise UserError(f"initial weights {weights} not found: put the file there, or set model.weights to {published}")
     return Path(weights)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read the weights of a network from a .pth, .pt or .safetensors file."""
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    return cast("dict[str, Tensor]", torch.load(path, map_location="cpu", weights_only=True))
+    """Read the weights of a network from a .pth, .pt or .safetensors file; raise UserError naming it if damaged."""
+    try:
+        if path.suffix == ".safetensors":
+            with path.open("rb"):  # what the system says of a file that cannot be opened names it
+                return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise ValueError(f"it holds a {type(state).__name__}, not a mapping of names to tensors")
+        return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+    except (SafetensorError, UnpicklingError, EOFError, RuntimeError, ValueError, OSError, KeyError) as error:
+        if isinstance(error, OSError) and error.filename:
+            raise
+        raise UserError(
+            f"{path} is damaged, or no {path.suffix} file of weights ({str(error).partition(chr(10))[0]}): fetch it "
+            "anew, or delete it and train again"
+        ) from error
+
+
+def load_weights(network: nn.Module, path: Path, source: str) -> None:
+    """Load a whole network's weights from a file.
+
+    Raises UserError naming the file if it is damaged, is for another network than that of the config `source`, or holds
+    a weight that is not finite, with which a network finds anything or nothing.
+    """
+    state = read_state_dict(path)
+    if broken := [key for key, value in state.items() if not value.isfinite().all()]:
+        raise UserError(f"{path} holds weights that are not finite, e.g. {broken[0]}: delete it and train again")
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise UserError(
+            f"{path} is for another network than that of {source} ({lines[min(1, len(lines) - 1)][:200]}): put the "
+            "file that was trained with that config there, or train again"
+        ) from error
 
 
 def check_weights(encoder: str, weights: str | None) -> None:
-    """Raise ValueError listing the encoder's published weights if `weights` is a name and none of them."""
+    """Raise UserError listing the encoder's published weights if `weights` is a name and none of them."""
     published = ["imagenet"] if encoder.startswith("tu-") else smp.encoders.encoders[encoder]["pretrained_settings"]
     if weights is not None and weights not in published:
-        raise ValueError(
+        raise UserError(
             f"unknown weights {weights} of {encoder}; valid: {', '.join(published)}, "
             "a .pth, .pt or .safetensors file, or null"
         )
 
 
 def check_encoder(encoder: str) -> None:
-    """Raise ValueError naming the nearest encoders if neither smp nor timm knows `encoder`."""
+    """Raise UserError naming the nearest encoders if neither smp nor timm knows `encoder`."""
     if encoder.startswith("tu-") and timm.is_model(encoder.removeprefix("tu-").split(".")[0]):
         return
     options = smp.encoders.get_encoder_names()
     if encoder in options:
         return
     near = difflib.get_close_matches(encoder, options + [f"tu-{name}" for name in timm.list_models()], n=3)
-    raise ValueError(f"unknown encoder {encoder}; nearest: {', '.join(near) or 'none'} (timm's are 'tu-<name>')")
+    raise UserError(f"unknown encoder {encoder}; nearest: {', '.join(near) or 'none'} (timm's are 'tu-<name>')")
 
 
 def input_statistics(encoder: str, weights: str | None) -> tuple[Statistics, Statistics]:
@@ -183,7 +215,7 @@ def input_statistics(encoder: str, weights: str | None) -> tuple[Statistics, Sta
 
 
 def load_encoder(encoder: nn.Module, path: Path) -> None:
-    """Load a state dict into an encoder; raise ValueError if the file lacks any of its tensors, or has another shape.
+    """Load a state dict into an encoder; raise UserError if the file lacks any of its tensors, or has another shape.
 
     Keys of `path` that the encoder lacks (the classifier of a whole network) are skipped.
     """
@@ -195,12 +227,12 @@ def load_encoder(encoder: nn.Module, path: Path) -> None:
     found = {key: state[flat].to(own[key].dtype) for key in own if (flat := key.replace(".", "_")) in state}
     missing = [key for key in own if key not in found and not key.endswith("num_batches_tracked")]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{path} lacks {len(missing)} tensors of the encoder, e.g. {missing[0]}: another network's file?"
         )
     for key, value in found.items():
         if value.shape != own[key].shape:
-            raise ValueError(
+            raise UserError(
                 f"{path} has {key} of shape {tuple(value.shape)} and the encoder {tuple(own[key].shape)}: "
                 "another network's file?"
             )

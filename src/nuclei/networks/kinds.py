@@ -32,7 +32,7 @@ class Kind(ABC):
 
     @abstractmethod
     def build(self, model: ModelConfig, weights: str | None) -> Network:
-        """Build a network with initial `weights`; raise ValueError as the builders do."""
+        """Build a network with initial `weights`; raise UserError as the builders do."""
 
     @abstractmethod
     def loss(self, model: ModelConfig, train: TrainConfig) -> LossOf:
@@ -106,7 +106,7 @@ KINDS: dict[str, Kind] = {"maps": Maps(), "detections": Detections()}
 
 
 def build(model: ModelConfig, weights: str | None) -> Network:
-    """Build the network of a config's model section with initial `weights`; raise ValueError as its builders do."""
+    """Build the network of a config's model section with initial `weights`; raise UserError as its builders do."""
     return KINDS[model.gives].build(model, weights)
 
 
@@ -117,7 +117,7 @@ def make_loss(model: ModelConfig, train: TrainConfig) -> LossOf:
 
 @lru_cache(maxsize=64)
 def check_model(model: ModelConfig) -> None:
-    """Raise ValueError if the network of a config cannot be built, or if its initial weights are unknown or missing."""
+    """Raise UserError if the network of a config cannot be built, or if its initial weights are unknown or missing."""
     with torch.device("meta"):  # shapes alone, without memory
         build(model, None)
     if find_weights_file(model.weights, "imagenet") is None and model.gives == "maps" and model.encoder:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nuclei.config.schema import ModelConfig, TrainConfig
+from nuclei.errors import UserError
 
 LossOf = Callable[[nn.Module, Tensor, Tensor], Tensor]  # network, images and targets of a batch -> a scalar
 SPATIAL = (0, 2, 3)
@@ -70,15 +71,15 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def check_losses(names: Iterable[str]) -> None:
-    """Raise ValueError listing the losses on an unknown name."""
+    """Raise UserError listing the losses on an unknown name."""
     if unknown := set(names) - LOSSES.keys():
-        raise ValueError(f"unknown loss {', '.join(sorted(unknown))}; valid: {', '.join(LOSSES)}")
+        raise UserError(f"unknown loss {', '.join(sorted(unknown))}; valid: {', '.join(LOSSES)}")
 
 
 def combined_loss(logits: Tensor, target: Tensor, weights: dict[str, float], channel_weights: Tensor) -> Tensor:
     """Return the weighted sum of losses, averaged over channels by `channel_weights` [C], as a scalar.
 
-    Computed in float32 whatever the precision of `logits`. Raises ValueError as `check_losses` does.
+    Computed in float32 whatever the precision of `logits`. Raises UserError as `check_losses` does.
     """
     check_losses(weights)
     logits, target = logits.float(), target.float()

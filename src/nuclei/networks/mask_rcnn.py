@@ -31,6 +31,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.poolers import LevelMapper
 
 from nuclei.config.schema import ModelConfig, PredictConfig
+from nuclei.errors import UserError
 from nuclei.networks.encoder_decoder import (
     STRIDE,
     Network,
@@ -189,7 +190,7 @@ def build_mask_rcnn(model: ModelConfig, weights: str | None, options: DetectorOp
     model.encoder: resnet50_fpn or resnet50_fpn_v2, built as torchvision's, or any encoder of smp, or of timm as
     'tu-<name>', under a feature pyramid. model.width: channels of pyramid and mask head, a quarter of the box head's.
     weights: coco (the whole of resnet50_fpn*), imagenet or another of the encoder's published ones, a local file of an
-    encoder or of a whole resnet50_fpn*, or None; model.weights is not read. Raises ValueError listing the valid or
+    encoder or of a whole resnet50_fpn*, or None; model.weights is not read. Raises UserError listing the valid or
     nearest options.
     """
     encoder, n_levels = model.encoder, len(LEVELS) + 1
@@ -200,7 +201,7 @@ def build_mask_rcnn(model: ModelConfig, weights: str | None, options: DetectorOp
     arguments = options.arguments(model.box_batch)
     if encoder in PUBLISHED:
         if model.width != PUBLISHED_WIDTH:
-            raise ValueError(
+            raise UserError(
                 f"{encoder} has a width of {PUBLISHED_WIDTH}, not {model.width}: set that, or another encoder"
             )
         rcnn = build_published(encoder, weights, arguments)
@@ -217,8 +218,8 @@ def build_on_encoder(name: str, weights: str | None, width: int, arguments: dict
     """Build a MaskRCNN over any encoder that build_network takes, with heads in proportion to `width`."""
     try:
         check_encoder(name)
-    except ValueError as error:
-        raise ValueError(f"{error}, or torchvision's {', '.join(PUBLISHED)}") from None
+    except UserError as error:
+        raise UserError(f"{error}, or torchvision's {', '.join(PUBLISHED)}") from None
     # Only the encoder is kept; names, files and error messages are those of the other networks.
     whole = build_network(ModelConfig(decoder="FPN", encoder=name, channels=("mask",)), weights)
     return MaskRCNN(
@@ -235,7 +236,7 @@ def build_published(name: str, weights: str | None, arguments: dict[str, Any]) -
     """Build torchvision's resnet50_fpn or resnet50_fpn_v2, all of whose layers are trained."""
     path = find_weights_file(weights, "coco")
     if not path and weights not in ("coco", "imagenet", None):
-        raise ValueError(
+        raise UserError(
             f"unknown weights {weights} of {name}; valid: coco, imagenet, a .pth, .pt or .safetensors file, or null"
         )
     imagenet = "IMAGENET1K_V1" if weights == "imagenet" else None
@@ -256,11 +257,11 @@ def build_published(name: str, weights: str | None, arguments: dict[str, Any]) -
 
 
 def load_detector(rcnn: MaskRCNN, state: dict[str, Tensor], source: str) -> None:
-    """Load all but the predictors, which are for other classes; raise ValueError naming `source` if it lacks any."""
+    """Load all but the predictors, which are for other classes; raise UserError naming `source` if it lacks any."""
     own = [key for key in rcnn.state_dict() if "_predictor." not in key]
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{source} lacks {len(missing)} tensors of the detector, e.g. {missing[0]}: is it another network's?"
         )
     rcnn.load_state_dict({key: state[key] for key in own if key in state}, strict=False)

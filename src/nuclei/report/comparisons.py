@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
+from nuclei.errors import UserError
 from nuclei.evaluation.summary import format_gain, format_interval, format_score
 from nuclei.report.blocks import Block, Paragraph, Picture, Table
 from nuclei.report.charts import BLUE, GRAY, GREEN, VERMILION, WIDTH_IN, new_figure, render_png, spans, styled
@@ -50,9 +51,9 @@ ABOUT_ABLATIONS = (
 
 
 def check_ablations(table: pd.DataFrame) -> None:
-    """Raise ValueError naming the columns that a table of ablations lacks."""
+    """Raise UserError naming the columns that a table of ablations lacks."""
     if missing := [name for name in ABLATION_COLUMNS if name not in table]:
-        raise ValueError(
+        raise UserError(
             f"the table of ablations lacks the columns {', '.join(missing)}; it has {', '.join(map(str, table))}"
         )
 
@@ -61,7 +62,7 @@ def add_ablations(before: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """Return `table` with the rows of an earlier one that it does not have: few have the time to run all at once.
 
     Rows whose base has another score by now are left out: what they were compared with no longer exists. Raises
-    ValueError as check_ablations does.
+    UserError as check_ablations does.
     """
     check_ablations(before)
     others = before[~before["ablation"].isin(table["ablation"])]

@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import yaml
 from numpy.typing import NDArray
 from safetensors import safe_open
 
 from nuclei.candidates.boosters import TARGETS
 from nuclei.candidates.table import Candidates
-from nuclei.config.load import merge
+from nuclei.config.load import merge, read_yaml
 from nuclei.config.schema import Config
 from nuclei.data.labels import count_touching
 from nuclei.decoding.methods import is_scored, method_of, uses_networks
@@ -27,7 +26,7 @@ from nuclei.report.blocks import Block, Missing, Picture, render_html, render_ma
 from nuclei.report.pictures import ImageSteps, Labels, Pixels
 from nuclei.report.readme import find_place, replace_block
 from nuclei.report.tables import each_row
-from nuclei.runs.files import read_arrays, read_image, read_json, read_labels, read_table, write_bytes
+from nuclei.runs.files import named, read_arrays, read_image, read_json, read_labels, read_table, write_bytes
 from nuclei.runs.layout import Dataset, Run, comparison
 
 REPORTS = ("report", "writeup")  # stages that a report is not about
@@ -48,7 +47,7 @@ class Shown(NamedTuple):
 class RunReader:
     """Read what the stages left of a run and of the runs it borrows from, each file when it is first asked for.
 
-    Raises FileNotFoundError naming a file that is missing, and ValueError naming one that is damaged.
+    Raises FileNotFoundError naming a file that is missing, and UserError naming one that is damaged.
     """
 
     def __init__(self, run: Run, config: Config) -> None:
@@ -290,7 +289,7 @@ def find_parts(name: str, members: list[str], root: Path) -> dict[str, list[str]
 def read_configs(names: Iterable[str], root: Path) -> dict[str, dict[str, Any]]:
     """Return the saved configs of the named runs of a folder, of those that have one."""
     paths = {name: Run(name, root).config for name in names}
-    return {name: yaml.safe_load(path.read_text()) for name, path in paths.items() if path.is_file()}
+    return {name: read_yaml(path) for name, path in paths.items() if path.is_file()}
 
 
 def read_metas(folder: Path) -> list[dict[str, Any]]:
@@ -300,14 +299,12 @@ def read_metas(folder: Path) -> list[dict[str, Any]]:
 
 def read_array(path: Path, name: str) -> NDArray[Any]:
     """Read one array of a file: the features beside it are far larger and are not unpacked."""
-    with np.load(path) as file:
-        array: NDArray[Any] = file[name]
-        return array
+    return read_arrays(path, [name])[name]
 
 
 def count_parameters(path: Path) -> int:
     """Count the learned numbers in a file of weights without reading them."""
-    with path.open("rb"), safe_open(path, "numpy") as file:
+    with path.open("rb"), named(path), safe_open(path, "numpy") as file:
         names = [name for name in file.keys() if name.split(".")[-1] not in BUFFERS]  # noqa: SIM118 (no mapping: it has keys, but no iterator)
         return sum(int(np.prod(file.get_slice(name).get_shape())) for name in names)
 
@@ -330,7 +327,7 @@ def write_page(folder: Path, name: str, title: str, blocks: list[Block]) -> None
 def write_blocks(contents: Mapping[str, str]) -> list[Path]:
     """Put generated blocks, {marker: content}, into the files of the repository that have their places; return those.
 
-    Raises ValueError naming the file that lacks a marker; nothing is written then.
+    Raises UserError naming the file that lacks a marker; nothing is written then.
     """
     texts: dict[Path, str] = {}
     for marker, content in contents.items():

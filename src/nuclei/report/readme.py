@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from nuclei.errors import UserError
 from nuclei.evaluation.summary import format_gain, format_score
 from nuclei.report.blocks import Table, render_block
 from nuclei.report.charts import name_type
@@ -42,10 +43,10 @@ def find_place(marker: str) -> Path:
 
 
 def replace_block(text: str, marker: str, content: str, path: Path) -> str:
-    """Return the text of `path` with `content` between the markers; raise ValueError if it lacks them."""
+    """Return the text of `path` with `content` between the markers; raise UserError if it lacks them."""
     pattern = re.compile(rf"(<!-- {re.escape(marker)} -->\n).*?(<!-- /{re.escape(marker)} -->)", re.DOTALL)
     if not pattern.search(text):
-        raise ValueError(f"{path} has no markers <!-- {marker} --> and <!-- /{marker} -->: add them where it is to go")
+        raise UserError(f"{path} has no markers <!-- {marker} --> and <!-- /{marker} -->: add them where it is to go")
     return pattern.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
 
 

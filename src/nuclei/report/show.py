@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from nuclei.decoding.methods import choose_candidates
+from nuclei.errors import UserError
 from nuclei.evaluation.metric import score_image
 from nuclei.report.case import draw_case
 from nuclei.report.charts import render_png
 from nuclei.report.pictures import ImageSteps
 from nuclei.report.reader import RunReader
-from nuclei.runs.cache import StageError
 from nuclei.runs.files import write_bytes
 from nuclei.runs.layout import Dataset, open_run
 
@@ -18,14 +18,14 @@ from nuclei.runs.layout import Dataset, open_run
 def find_split(image_id: str, dataset: Dataset) -> tuple[str, str]:
     """Return the split and full id of an image named by its id or by what it begins with.
 
-    Raises ValueError with the nearest ids if no image, or several, begin so.
+    Raises UserError with the nearest ids if no image, or several, begin so.
     """
     splits = dataset.splits()
     found = [(split, one) for split, ids in splits.items() for one in ids if one.startswith(image_id)]
     if len(found) != 1:
         near = difflib.get_close_matches(image_id, [one for ids in splits.values() for one in ids], n=3, cutoff=0.3)
         near = [one for _, one in found[:3]] or near
-        raise ValueError(
+        raise UserError(
             f"{len(found)} images of {dataset.name} begin with {image_id}"
             + (f"; nearest: {', '.join(near)}" if near else "")
         )
@@ -39,7 +39,7 @@ def show_image(name: str, image_id: str, root: Path) -> Path:
     split, image_id = find_split(image_id, dataset)
     labels_path = run.instances(split) / f"{image_id}.png"
     if not labels_path.is_file():
-        raise StageError(f"{labels_path} is missing: run the stages of {name} up to select first")
+        raise UserError(f"{labels_path} is missing: run the stages of {name} up to select first")
     with_maps = reader.maps_path(split, image_id).is_file()  # which may have been deleted to save space
     steps = add_chosen(reader, reader.steps(split, image_id, with_maps), split, image_id)
     title = f"{image_id}, {split}, by {name}"

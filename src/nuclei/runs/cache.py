@@ -4,7 +4,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,23 +13,24 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from nuclei.errors import UserError
 from nuclei.runs.files import (
     as_json,
     content_hash,
     differences,
     link,
+    named,
     read_json,
     remove_partial_files,
     write_json,
 )
+from nuclei.runs.outputs import Damage, find_damage, record_outputs
 from nuclei.runs.provenance import cpu_seconds, provenance
+from nuclei.runs.stage_table import stage_of
 
 WHOLE = "all"  # the one part of a stage that is not divided
 NEW = "not made yet"
-
-
-class StageError(ValueError):
-    """Say why a stage cannot run, naming the file and the fix."""
+FEW = 3  # reasons said in full
 
 
 @dataclass(frozen=True)
@@ -75,34 +76,31 @@ def expected_fingerprint(
 
 
 def read_meta(meta: Path) -> dict[str, Any]:
-    """Read what a finished stage left; raise StageError naming the file and the fix if it is missing or damaged."""
+    """Read what a finished stage left; raise UserError naming the file and the fix if it is missing or damaged."""
     if not meta.is_file():
-        raise StageError(f"{meta} is missing: the stage before this one has not finished; run it first")
-    try:
-        found = read_json(meta)
+        raise UserError(f"{meta} is missing: the stage before this one has not finished; run it first")
+    maker = f"the stage {stage_of(meta.stem)}"
+    found = read_json(meta, maker)
+    with named(meta, maker):
         found["fingerprint"], found["settings"], found["inputs"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise StageError(
-            f"{meta} is damaged ({type(error).__name__}: {error}): delete it and run the stage {meta.stem} again"
-        ) from error
     return found
 
 
 def fingerprint(meta: Path, part: str | None = None) -> str:
     """Return the fingerprint that a finished stage left, of the whole or of one part.
 
-    Raises StageError naming the stage that has not finished, or has not made the part.
+    Raises UserError naming the stage that has not finished, or has not made the part.
     """
     found = read_meta(meta)
     if part is None or "parts" not in found:  # stages were not divided once: then their parts are as the whole
         return str(found["fingerprint"])
     if part not in found["parts"]:
-        raise StageError(f"{meta} has no {part}: run the stage {meta.stem} again, which makes only what is missing")
+        raise UserError(f"{meta} has no {part}: run the stage {meta.stem} again, which makes only what is missing")
     return str(found["parts"][part]["fingerprint"])
 
 
 def recorded_inputs(meta: Path, part: str) -> dict[str, str]:
-    """Return the inputs that one part of a finished stage was made of; raise StageError as `fingerprint` does."""
+    """Return the inputs that one part of a finished stage was made of; raise UserError as `fingerprint` does."""
     fingerprint(meta, part)
     found = read_meta(meta)
     inputs: dict[str, str] = found["parts"][part]["inputs"] if "parts" in found else found["inputs"]
@@ -116,9 +114,15 @@ def is_up_to_date(
     version: int = 1,
     code: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Return whether `meta` was left by a finished, undivided stage with these settings, inputs, version and code."""
+    """Return whether `meta` was left by a finished, undivided stage with these settings, inputs, version and code.
+
+    And whether what it made is still as it was.
+    """
     recipe = Recipe(settings, version, code or {}, {WHOLE: inputs})
-    return meta.is_file() and not any(_compare(read_meta(meta), recipe, WHOLE))
+    if not meta.is_file():
+        return False
+    found = read_meta(meta)
+    return not any(_compare(found, recipe, WHOLE)) and not find_damage(found.get("files", {}), meta.parent.parent)
 
 
 @contextmanager
@@ -143,9 +147,10 @@ def stage(
     that decide what it makes, such as the names of features. parts: outputs that depend on inputs of their own, beside
     `inputs`: name -> Part; without them the stage has the one part WHOLE.
 
-    Other settings than those of the finished stage are refused by a StageError that says what differs, for they may be
+    Other settings than those of the finished stage are refused by a UserError that says what differs, for they may be
     a slip, unless `force`. A part of another version, code or inputs is made again, and the others kept; with
-    `protect`, for stages of hours, this is refused as well.
+    `protect`, for stages of hours, this is refused as well. So it is where outputs are missing or damaged: what of a
+    part is left and good is kept to resume from.
 
     What a killed stage left in the outputs of a part is kept to resume from if it was begun with all the same, and
     removed otherwise. `meta` is written last, so a killed stage never looks finished. From the decision to the last
@@ -190,17 +195,22 @@ class _Job:
     outputs: list[Path]
     found: dict[str, Any] | None = None
     kept: dict[str, dict[str, Any]] = field(default_factory=dict)  # records of the parts that stay as they are
+    damaged: dict[str, list[Damage]] = field(default_factory=dict)  # of the parts that are else up to date
 
     @property
     def name(self) -> str:
-        return f"{self.meta.parent.parent.name} {self.meta.stem}"
+        return f"{self.folder.name} {self.meta.stem}"
+
+    @property
+    def folder(self) -> Path:
+        return self.meta.parent.parent
 
     @property
     def begun(self) -> Path:
         return self.meta.with_suffix(".begun")
 
     def decide(self, force: bool, protect: bool) -> tuple[list[str], str]:
-        """Return the parts to be made, and why in words; raise StageError if their results must not be replaced."""
+        """Return the parts to be made, and why in words; raise UserError if their results must not be replaced."""
         self.found = read_meta(self.meta) if self.meta.is_file() else None
         if self.found is None or force:
             return list(self.parts), ""
@@ -209,30 +219,53 @@ class _Job:
         settings = compared[next(iter(compared))][0]
         if settings or (protect and changed):
             lines = dict.fromkeys([*settings, *(line for changes in changed.values() for line in changes)])
-            raise StageError(
+            raise UserError(
                 f"{self.name} was made with other settings, inputs or code:\n  "
                 + "\n  ".join(lines)
                 + "\nadd --force to replace it, or give the config another file name"
             )
-        texts: dict[str, list[str]] = {}
-        for part, changes in changed.items():
-            texts.setdefault("; ".join(changes), []).append(part)
-        reasons = [text if parts == [WHOLE] else f"{', '.join(parts)}: {text}" for text, parts in texts.items()]
-        return list(changed), f" again ({'; '.join(reasons)})"
+        damage = find_damage(self.found.get("files", {}), self.folder)
+        if protect and damage:
+            lines = dict.fromkeys(one.text for one in damage)
+            raise UserError(
+                f"what {self.name} made is no longer whole:\n  "
+                + "\n  ".join(lines)
+                + "\nput it back from a copy, or add --force to make all of it again"
+            )
+        for one in damage:
+            for part in self.parts_of(one.name):
+                if part not in changed or part in self.damaged:
+                    changed.setdefault(part, []).append(one.text)
+                    self.damaged.setdefault(part, []).append(one)
+        return [part for part in self.parts if part in changed], f" again ({_join_reasons(changed)})"
+
+    def parts_of(self, name: str) -> list[str]:
+        """Return the parts that an output belongs to, by its path below the run's folder; all if it is of none."""
+        path = self.folder / name
+        owners = [
+            part
+            for part, entry in self.parts.items()
+            if any(path.is_relative_to(output) or output.is_relative_to(path) for output in entry.outputs)
+        ]
+        return owners or list(self.parts)
 
     def begin(self, needed: list[str], force: bool) -> None:
         """Clear what must not stay, and note on the disk what is begun."""
         begun = self._read_begun()
         recorded = _list_parts(self.found, self.recipe)
-        resumed = [part for part in needed if part not in recorded and begun.get(part) == self.recipe.of(part)]
+        resumed = {part for part in needed if part not in recorded and begun.get(part) == self.recipe.of(part)}
+        resumed |= self.damaged.keys()
         everything = len(needed) == len(self.parts)
         self.kept = {} if force or everything else {k: v for k, v in recorded.items() if k not in needed}
         if not self.kept:
             self.meta.unlink(missing_ok=True)
         elif self.found:
             whole = content_hash([self.meta.stem, self.kept])
-            write_json(self.meta, self.found | {"parts": self.kept, "fingerprint": whole})
+            files = {k: v for k, v in self.found.get("files", {}).items() if not set(needed) & set(self.parts_of(k))}
+            write_json(self.meta, self.found | {"parts": self.kept, "fingerprint": whole, "files": files})
         self._clear([part for part in needed if part not in resumed])
+        damage = [one for found in self.damaged.values() for one in found if not one.incomplete]
+        _remove({self.folder / one.name for one in damage})
         remove_partial_files([*self.outputs, *self.outputs_of(needed)])
         write_json(self.begun, {"by": _describe_process(), "parts": {part: self.recipe.of(part) for part in needed}})
 
@@ -242,11 +275,16 @@ class _Job:
             return self.outputs
         return [path for part in needed for path in self.parts[part].outputs]
 
+    def all_outputs(self) -> list[Path]:
+        """Return the outputs of the stage, and those of its parts beside them."""
+        of_parts = [path for part in self.parts.values() for path in part.outputs]
+        return [*self.outputs, *(p for p in of_parts if not any(p.is_relative_to(whole) for whole in self.outputs))]
+
     def take(self, twin: Path, needed: list[str]) -> dict[str, Any] | None:
         """Link the outputs of another run's stage and return its meta; None if that was being made anew meanwhile."""
         meta = read_meta(twin)
         try:
-            link_outputs(self.outputs_of(needed), self.meta.parent.parent, twin.parent.parent)
+            link_outputs(self.outputs_of(needed), self.folder, twin.parent.parent)
             unchanged = twin.is_file() and read_meta(twin) == meta
         except OSError:  # a file went while it was copied
             unchanged = False
@@ -268,6 +306,7 @@ class _Job:
                 made[key] = made.get(key, 0) + self.found.get(key, 0)
         made |= {key: round(made[key], 1) for key in ("seconds", "cpu_seconds") if key in made}
         made |= {"settings": recipe.settings, "version": recipe.version, "code": recipe.code, "inputs": self.inputs}
+        made["files"] = record_outputs(self.all_outputs(), self.folder)
         if list(self.parts) == [WHOLE]:
             made["fingerprint"] = records[WHOLE]["fingerprint"]
         else:
@@ -276,14 +315,27 @@ class _Job:
         self.begun.unlink(missing_ok=True)
 
     def _clear(self, parts: list[str]) -> None:
-        for path in self.outputs_of(parts):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        _remove(self.outputs_of(parts))
 
     def _read_begun(self) -> dict[str, dict[str, Any]]:
         try:
             return read_json(self.begun)["parts"] if self.begun.is_file() else {}
         except (ValueError, TypeError, KeyError):  # nothing to resume from
             return {}
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _join_reasons(changed: Mapping[str, list[str]]) -> str:
+    """Say why parts are made again, those of one reason together, in the words of the first few reasons of each."""
+    texts: dict[str, list[str]] = {}
+    for part, changes in changed.items():
+        more = [f"and {len(changes) - FEW} more"] if len(changes) > FEW else []
+        texts.setdefault("; ".join([*changes[:FEW], *more]), []).append(part)
+    return "; ".join(text if parts == [WHOLE] else f"{', '.join(parts)}: {text}" for text, parts in texts.items())
 
 
 def _list_parts(found: dict[str, Any] | None, recipe: Recipe) -> dict[str, dict[str, Any]]:
@@ -346,9 +398,13 @@ def _describe_holder(begun: Path) -> str:
 
 
 def find_twin(meta: Path, recipe: Recipe, needed: list[str]) -> Path | None:
-    """Return the meta of the same stage of another run whose parts `needed` were made by the same recipe."""
+    """Return the meta of the same stage of another run whose parts `needed` are of the same recipe, and still whole."""
     for path in sorted(meta.parent.parent.parent.glob(f"*/meta/{meta.name}")):
-        if path != meta and not any(any(_compare(read_meta(path), recipe, part)) for part in needed):
+        if path == meta:
+            continue
+        found = read_meta(path)
+        same = not any(any(_compare(found, recipe, part)) for part in needed)
+        if same and not find_damage(found.get("files", {}), path.parent.parent):
             return path
     return None
 

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from nuclei.config.load import load_config
 from nuclei.config.schema import Config, DataConfig
 from nuclei.data.images import enlarge
-from nuclei.runs.cache import StageError, fingerprint
+from nuclei.errors import UserError
+from nuclei.runs.cache import fingerprint
 from nuclei.runs.files import file_hash, read_image, read_labels, read_table
 
 # The stages that may have made a run's maps and instances.
@@ -60,8 +61,18 @@ class Dataset:
         """Return the rows of the fold table that are predicted and scored out of fold."""
         table, only = read_table(self.folds), self.settings.only_folds
         if unknown := set(only) - set(table["fold"]):
-            raise ValueError(f"no fold {unknown.pop()} in {self.folds}; it has {sorted(set(table['fold'].tolist()))}")
+            raise UserError(f"no fold {unknown.pop()} in {self.folds}; it has {sorted(set(table['fold'].tolist()))}")
         return table[table["fold"].isin(only)].reset_index(drop=True) if only else table
+
+    def read_manifest(self) -> pd.DataFrame:
+        """Return the manifest, a row per image; raise UserError naming it if it is damaged."""
+        table = read_table(self.manifest)
+        if lacking := {"image_id", "split", "height", "width", "n_nuclei"} - set(table):
+            raise UserError(
+                f"{self.manifest} is damaged, it lacks {', '.join(sorted(lacking))}: delete it and run the stage "
+                "prepare again"
+            )
+        return table
 
     def list_folds(self) -> list[int]:
         return sorted(self.read_folds()["fold"].unique().tolist())
@@ -73,7 +84,7 @@ class Dataset:
 
     def splits(self) -> dict[str, list[str]]:
         """Return the images whose maps a run has: 'oof', those of read_folds, and each split without masks."""
-        manifest = read_table(self.manifest)
+        manifest = self.read_manifest()
         unseen = manifest[manifest["split"].isin(self.settings.unseen)]
         splits = {str(split): rows["image_id"].tolist() for split, rows in unseen.groupby("split")}
         return {"oof": self.read_folds()["image_id"].tolist(), **splits}
@@ -137,26 +148,26 @@ def comparison(root: Path, kind: str) -> Path:
 
 
 def find_meta(run: Run, what: str) -> Path:
-    """Return the meta of the stage that made a run's maps or instances; raise StageError if none has finished."""
+    """Return the meta of the stage that made a run's maps or instances; raise UserError if none has finished."""
     names = MAKERS[what]
     found = next((run.meta(name) for name in names if run.meta(name).is_file()), None)
     if found is None:
-        raise StageError(f"{run.folder} has no {what}: run its stages up to {' or '.join(names)} first")
+        raise UserError(f"{run.folder} has no {what}: run its stages up to {' or '.join(names)} first")
     return found
 
 
 def find_fingerprint(run: Run, what: str, split: str) -> str:
-    """Return the fingerprint of a run's maps or instances of one split; raise StageError if they are not made."""
+    """Return the fingerprint of a run's maps or instances of one split; raise UserError if they are not made."""
     return fingerprint(find_meta(run, what), split)
 
 
 def open_run(name: str, root: Path) -> tuple[Run, Config, Dataset]:
-    """Return a run, its saved config and its data; raise ValueError with the nearest runs if it is missing."""
+    """Return a run, its saved config and its data; raise UserError with the nearest runs if it is missing."""
     run = Run(name, root)
     if not run.config.is_file():
         others = sorted(path.parent.name for path in root.glob("*/config.yaml"))
         near = difflib.get_close_matches(name, others, n=3) or others
-        raise ValueError(f"no run {name} in {root}" + (f"; did you mean {', '.join(near)}?" if near else ""))
+        raise UserError(f"no run {name} in {root}" + (f"; did you mean {', '.join(near)}?" if near else ""))
     config = load_config(run.config)
     return run, config, Dataset(config.data, root)
 

@@ -5,7 +5,8 @@ from functools import partial
 from nuclei.config.schema import Config
 from nuclei.data.images import encode_labels_png
 from nuclei.decoding.methods import method_of
-from nuclei.runs.cache import Part, StageError, stage
+from nuclei.errors import UserError
+from nuclei.runs.cache import Part, stage
 from nuclei.runs.files import read_image, write_bytes
 from nuclei.runs.layout import Dataset, Options, Run
 from nuclei.runs.parallel import each_image
@@ -17,7 +18,7 @@ def main(run: Run, config: Config, options: Options) -> None:
     dataset = Dataset(config.data, run.folder.parent)
     method = method_of(config)
     if method.segment is None:
-        raise StageError(f"{run.name} decodes {method.needs}: the stage classical is for methods without a network")
+        raise UserError(f"{run.name} decodes {method.needs}: the stage classical is for methods without a network")
     splits = dataset.splits()
     parts = {s: Part(dataset.inputs(s), [run.instances(s)]) for s in splits}
     with stage(

@@ -3,13 +3,12 @@
 from functools import partial
 from pathlib import Path
 
-import yaml
-
-from nuclei.config.load import parse_config
+from nuclei.config.load import load_config
 from nuclei.config.schema import Config
 from nuclei.data.folds import match_folds
+from nuclei.errors import UserError
 from nuclei.networks.maps import blend, dequantise, quantise
-from nuclei.runs.cache import Part, StageError, link_outputs, recorded_inputs, stage
+from nuclei.runs.cache import Part, link_outputs, recorded_inputs, stage
 from nuclei.runs.files import file_hash, read_arrays, read_table, write_arrays
 from nuclei.runs.layout import Dataset, Options, Run, find_fingerprint, find_meta
 from nuclei.runs.parallel import each_image
@@ -19,7 +18,7 @@ VERSION = 1
 
 def main(run: Run, config: Config, options: Options) -> None:
     if not config.members:
-        raise ValueError(f"{run.name} has no members: it trains, and only an ensemble averages maps")
+        raise UserError(f"{run.name} has no members: it trains, and only an ensemble averages maps")
     dataset = Dataset(config.data, run.folder.parent)
     members = [Run(name, run.folder.parent) for name in config.members]
     for member in members:
@@ -49,23 +48,21 @@ def main(run: Run, config: Config, options: Options) -> None:
 
 
 def check_member(member: Run, config: Config, folds: str) -> None:
-    """Raise StageError if a member has no maps yet, or has those of other data or of other folds."""
+    """Raise UserError if a member has no maps yet, or has those of other data or of other folds."""
     theirs_folds = recorded_inputs(find_meta(member, "maps"), "oof")["folds"]
-    data = parse_config(yaml.safe_load(member.config.read_text()), str(member.config)).data
+    data = load_config(member.config).data
     for key in ("dataset", "only_folds", "unseen"):
         ours, theirs = getattr(config.data, key), getattr(data, key)
         if ours != theirs:
-            raise StageError(
-                f"member {member.name} has data.{key} {theirs}, the ensemble {ours}: they must be the same"
-            )
+            raise UserError(f"member {member.name} has data.{key} {theirs}, the ensemble {ours}: they must be the same")
     if theirs_folds == folds:
         return
     try:  # finer folds will do: each network of the member has seen no less of the other folds, and nothing of its own
         if theirs_folds != file_hash(Path(data.folds)):
-            raise ValueError(f"{data.folds} has changed since")
+            raise UserError(f"{data.folds} has changed since")
         match_folds(read_table(Path(data.folds)), read_table(Path(config.data.folds)))
     except (ValueError, OSError) as error:
-        raise StageError(
+        raise UserError(
             f"member {member.name} was trained on other folds than {config.data.folds}: its out-of-fold maps would "
             f"leak into the ensemble's. Retrain it on these folds, or leave it out ({error})"
         ) from error

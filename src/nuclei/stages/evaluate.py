@@ -45,7 +45,7 @@ def main(run: Run, config: Config, options: Options) -> None:
                 "oof": summarise(table),
                 "steps": compare(run, config, table, members),
             }
-            manifest = read_table(dataset.manifest)[["image_id", "cluster"]]
+            manifest = dataset.read_manifest()[["image_id", "cluster"]]
             for split, path in solutions.items():
                 scores = score_submission(read_submission(run.submission(split)), read_solution(path))
                 scores = scores.merge(manifest, on="image_id").assign(group=lambda t: t["image_id"])

@@ -6,10 +6,13 @@ import pandas as pd
 from tqdm import tqdm
 
 from nuclei.config.schema import Config
-from nuclei.data.folds import check_folds, fold_table, mosaic_groups, split_folds
-from nuclei.runs.cache import StageError, fingerprint, lock
+from nuclei.data.folds import COLUMNS, check_folds, fold_table, mosaic_groups, split_folds
+from nuclei.errors import UserError
+from nuclei.runs.cache import fingerprint, lock
 from nuclei.runs.files import read_image, read_table, write_table
 from nuclei.runs.layout import Dataset, Options, Run
+
+LEAST_FOLDS = 2
 
 
 def main(run: Run, config: Config, options: Options) -> None:
@@ -20,9 +23,9 @@ def main(run: Run, config: Config, options: Options) -> None:
 
 
 def deal_folds(config: Config, dataset: Dataset, force: bool) -> None:
-    """Write the fold table that data.folds names, unless it exists; raise StageError if it is for other images."""
+    """Write the fold table that data.folds names, unless it exists; raise UserError if it is for other images."""
     path = Path(config.data.folds)
-    manifest = read_table(dataset.manifest)
+    manifest = dataset.read_manifest()
     train = manifest[manifest["split"] == "train"].astype({"n_nuclei": int})  # the test images have none to count
     if path.is_file() and not force:
         check_images(read_table(path), set(train["image_id"]), path, dataset)
@@ -45,10 +48,21 @@ def deal_folds(config: Config, dataset: Dataset, force: bool) -> None:
 
 
 def check_images(table: pd.DataFrame, image_ids: set[str], path: Path, dataset: Dataset) -> None:
-    """Raise StageError if the data lacks an image of the fold table; say so if it has images beyond it."""
-    check_folds(table)
+    """Raise UserError naming the fold table if it is damaged or the data lacks an image of it.
+
+    Images beyond the table are said.
+    """
+    try:
+        check_folds(table)
+    except UserError as error:
+        raise UserError(f"{path}: {error}; delete it and run the stage folds again, or put it back") from None
+    if table[list(COLUMNS)].isna().any(axis=None) or table["fold"].nunique() < LEAST_FOLDS:
+        raise UserError(
+            f"{path} is damaged, or cut off: every row needs {', '.join(COLUMNS)}, and there must be two folds: "
+            "delete it and run the stage folds again, or put it back"
+        )
     if missing := set(table["image_id"]) - image_ids:
-        raise StageError(
+        raise UserError(
             f"{path} is for other images than {dataset.manifest}: {len(missing)} of its {len(table)} are missing, "
             f"e.g. {min(missing)}. Put the archive it was made for in place, or set data.folds to a file to be made"
         )

@@ -10,9 +10,10 @@ from nuclei.config.schema import Config
 from nuclei.data.archives import Archive, check_disjoint, find_archives, manifest_table, open_archive, prepare_image
 from nuclei.data.competition import ARCHIVES, SOLUTIONS
 from nuclei.data.images import encode_image_png, encode_labels_png
+from nuclei.errors import UserError
 from nuclei.evaluation.submission import read_solution
 from nuclei.runs.cache import Part, stage
-from nuclei.runs.files import content_hash, file_hash, read_table, write_bytes, write_table
+from nuclei.runs.files import content_hash, file_hash, write_bytes, write_table
 from nuclei.runs.layout import Dataset, Options, Run
 from nuclei.runs.parallel import each_image
 
@@ -60,9 +61,10 @@ def main(run: Run, config: Config, options: Options) -> None:
 
 def list_images(dataset: Dataset, split: str) -> list[Path]:
     """Return the files of the images and labels that the manifest has of a split; none without a manifest."""
-    if not dataset.manifest.is_file():
+    try:
+        manifest = dataset.read_manifest()
+    except (FileNotFoundError, UserError):  # which is then made again, with all its images
         return []
-    manifest = read_table(dataset.manifest)
     image_ids = manifest.loc[manifest["split"] == split, "image_id"].tolist()
     return [path(image_id) for image_id in image_ids for path in (dataset.image, dataset.labels)]
 
@@ -71,7 +73,7 @@ def read_kept_rows(dataset: Dataset, made: list[str]) -> list[dict[str, Any]]:
     """Return the rows that the manifest, if there is one, has of other splits than those that were made now."""
     if not dataset.manifest.is_file():
         return []
-    manifest = read_table(dataset.manifest)
+    manifest = dataset.read_manifest()
     rows = manifest[~manifest["split"].isin(made)].to_dict("records")
     return [{str(column): value for column, value in row.items()} for row in rows]
 

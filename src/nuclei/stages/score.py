@@ -54,7 +54,7 @@ def main(run: Run, config: Config, options: Options) -> None:
         fold_of = dict(zip(table["image_id"], table["fold"], strict=True))
         for split in needed:
             for image_id in tqdm(splits[split], f"{run.name} score {split}", unit="image", mininterval=2):
-                stored = read_arrays(run.candidates(split) / f"{image_id}.npz")["features"]
+                stored = read_arrays(run.candidates(split) / f"{image_id}.npz", ["features"])["features"]
                 chosen = boosters[fold_of[image_id]] if split == "oof" else everyone
                 scores = predict_scores(chosen, features_table(stored, feature_names()))
                 write_arrays(run.scores(split) / f"{image_id}.npz", {"scores": scores})
@@ -97,7 +97,7 @@ def read_rows(run: Run, table: pd.DataFrame) -> Rows:
     """
     features, iou, fold, weight = [], [], [], []
     for image_id, image_fold in zip(table["image_id"], table["fold"], strict=True):
-        arrays = read_arrays(run.candidates("oof") / f"{image_id}.npz")
+        arrays = read_arrays(run.candidates("oof") / f"{image_id}.npz", ["features", "iou"])
         n = len(arrays["iou"])
         features.append(arrays["features"])
         iou.append(arrays["iou"])

@@ -16,7 +16,7 @@ from nuclei.decoding.tuning import Setting, Tuned, choose_per_fold
 from nuclei.evaluation.metric import THRESHOLDS
 from nuclei.inference.predictions import read_prediction, read_scored, read_tuned
 from nuclei.runs.cache import Part, fingerprint, stage
-from nuclei.runs.files import read_arrays, read_json, read_table, write_bytes, write_json
+from nuclei.runs.files import read_arrays, read_json, write_bytes, write_json
 from nuclei.runs.layout import Dataset, Options, Run, find_fingerprint
 from nuclei.runs.parallel import each_image
 
@@ -50,7 +50,7 @@ def main(run: Run, config: Config, options: Options) -> None:
         if not needed:
             return
         # The manifest's counts are of these labels, the fold table's of those it was made from.
-        n_nuclei = read_table(dataset.manifest).set_index("image_id")["n_nuclei"]
+        n_nuclei = dataset.read_manifest().set_index("image_id")["n_nuclei"]
         table["n_nuclei"] = table["image_id"].map(n_nuclei)
         if "oof" in needed:
             plain = run.plain / f"{config.selection.method}.json"
@@ -106,7 +106,7 @@ def try_thresholds(
 ) -> NDArray[Any]:
     """Return the precision of an image at each threshold, by expected precision and keep threshold: [2, K, T]."""
     arrays = read_arrays(run.candidates("oof") / f"{image_id}.npz")
-    scores = read_arrays(run.scores("oof") / f"{image_id}.npz")["scores"]
+    scores = read_arrays(run.scores("oof") / f"{image_id}.npz", ["scores"])["scores"]
     candidates, search = Candidates.unpack(arrays), SEARCHES[config.selection.search]
     result = []
     for precision in precisions:

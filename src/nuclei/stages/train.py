@@ -1,24 +1,30 @@
 """Folds and images -> fold<k>/weights.safetensors: one network per fold, trained on the other folds."""
 
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from lightning_fabric import Fabric
-from safetensors.torch import load_file, save_file
+from numpy.typing import NDArray
+from safetensors.torch import save
 from torch.utils.tensorboard import SummaryWriter
 
 from nuclei.config.load import load_config
 from nuclei.config.schema import Config
 from nuclei.data.folds import match_folds
+from nuclei.errors import UserError
 from nuclei.evaluation.metric import score_image
 from nuclei.inference.bundle import find_published
+from nuclei.networks.encoder_decoder import load_weights
 from nuclei.networks.hardware import choose_precision
 from nuclei.networks.kinds import KINDS, build, make_loss
-from nuclei.runs.cache import StageError, expected_fingerprint, fingerprint, is_up_to_date, stage
-from nuclei.runs.files import as_json, atomic, differences, file_hash, read_json, read_table, write_table
+from nuclei.runs.cache import expected_fingerprint, fingerprint, is_up_to_date, stage
+from nuclei.runs.files import as_json, differences, file_hash, named, read_json, read_table, write_bytes, write_table
 from nuclei.runs.layout import Dataset, Options, Run, read_pair, read_pairs
 from nuclei.stages import crops as crops_stage
 from nuclei.training.crops import Crops, Pool, make_source, pool_settings
@@ -32,7 +38,7 @@ def main(run: Run, config: Config, options: Options) -> None:
     folds = dataset.list_folds()
     if options.fold is not None:
         if options.fold not in folds:
-            raise ValueError(f"{run.name} has no fold {options.fold}; it has {folds}")
+            raise UserError(f"{run.name} has no fold {options.fold}; it has {folds}")
         folds = [options.fold]
     settings = config.record_training()
     inputs = dataset.inputs()
@@ -82,27 +88,25 @@ def main(run: Run, config: Config, options: Options) -> None:
 def find_starts(run: Run, config: Config, dataset: Dataset) -> dict[int, Path]:
     """Return the weights that each fold's training starts from: those of train.start that saw nothing of the fold.
 
-    Raises StageError if that run has not trained yet, has networks of another build, or has folds that these cross.
+    Raises UserError if that run has not trained yet, has networks of another build, or has folds that these cross.
     """
     start = Run(str(config.train.start), run.folder.parent)
     if not start.config.is_file():
-        raise StageError(f"{run.name} starts from {start.name}, which {start.folder} does not have: train it first")
+        raise UserError(f"{run.name} starts from {start.name}, which {start.folder} does not have: train it first")
     theirs = load_config(start.config)
     built = [{key: value for key, value in c.model.record().items() if key != "weights"} for c in (theirs, config)]
     if differs := differences(as_json(built[0]), as_json(built[1])):
-        raise StageError(f"{run.name} cannot start from {start.name}, whose model differs: {'; '.join(differs)}")
+        raise UserError(f"{run.name} cannot start from {start.name}, whose model differs: {'; '.join(differs)}")
     try:
         matched = match_folds(dataset.read_folds(), read_table(Path(theirs.data.folds)))
     except (ValueError, OSError) as error:
-        raise StageError(
+        raise UserError(
             f"{run.name} cannot start from {start.name}: of {dataset.folds} and {theirs.data.folds}, {error}"
         ) from error
     for fold in matched.values():
         fingerprint(start.meta(f"train_fold{fold}"))
         if read_json(start.meta(f"train_fold{fold}"))["inputs"]["folds"] != file_hash(Path(theirs.data.folds)):
-            raise StageError(
-                f"{start.name} was trained on other folds than {theirs.data.folds} now has: train it again"
-            )
+            raise UserError(f"{start.name} was trained on other folds than {theirs.data.folds} now has: train it again")
     return {fold: start.fold(other) / "weights.safetensors" for fold, other in matched.items()}
 
 
@@ -111,12 +115,19 @@ def find_crops(run: Run, config: Config, dataset: Dataset, table: pd.DataFrame, 
     n = config.train.steps * config.train.batch_size
     if config.train.pool:
         fingerprint(run.meta("crops"))  # which says so where there are none
-        images, targets = (np.load(run.crops / f"{name}.npy", mmap_mode="r") for name in ("images", "targets"))
-        rows = np.flatnonzero(np.load(run.crops / "folds.npy") != fold)
+        images, targets, fold_of = (map_array(run.crops / f"{name}.npy") for name in ("images", "targets", "folds"))
+        rows = np.flatnonzero(fold_of != fold)
         return Pool(images, targets, rows, config.train, n, seed)
     table = table[table["fold"] != fold]
     pairs = read_pairs(dataset, table["image_id"], config.model.min_side_px)
     return Crops(make_source(pairs, table, config.train), config.model, config.train, n, seed)
+
+
+def map_array(path: Path) -> NDArray[Any]:
+    """Open an array without reading it; raise UserError naming the file if it is damaged."""
+    with named(path):
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return array
 
 
 def train_fold(fabric: Fabric, run: Run, config: Config, dataset: Dataset, fold: int, start: Path | None) -> None:
@@ -129,7 +140,7 @@ def train_fold(fabric: Fabric, run: Run, config: Config, dataset: Dataset, fold:
     torch.manual_seed(seed)
     network = build(config.model, None if start else config.model.weights)
     if start:
-        network.load_state_dict(load_file(start))
+        load_weights(network, start, str(run.config))
     few = held_out.sample(min(len(held_out), config.train.evaluate_images), random_state=config.train.seed)
     pairs = [read_pair(dataset, i) for i in few["image_id"]]
 
@@ -140,11 +151,12 @@ def train_fold(fabric: Fabric, run: Run, config: Config, dataset: Dataset, fold:
         return float(np.mean(list(seen)))
 
     checkpoint = folder / "last.ckpt"
-    resume = torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint.is_file() else None
+    resume = read_checkpoint(checkpoint) if checkpoint.is_file() else None
 
     def save(state: State) -> None:
-        with atomic(checkpoint) as temporary:
-            torch.save(state, temporary)
+        buffer = BytesIO()  # so that it is the disk that says when it is full, not torch
+        torch.save(state, buffer)
+        write_bytes(checkpoint, buffer.getvalue())
 
     writer = open_tensorboard(folder / "tensorboard", resume) if fabric.is_global_zero else None
     task = Task(network.to(memory_format=torch.channels_last), crops, make_loss(config.model, config.train), evaluate)
@@ -159,6 +171,21 @@ def train_fold(fabric: Fabric, run: Run, config: Config, dataset: Dataset, fold:
     fabric.barrier()
 
 
+def read_checkpoint(path: Path) -> State:
+    """Read what a training that stopped left to resume from; raise UserError naming the file if it is damaged."""
+    try:
+        state: State = torch.load(path, map_location="cpu", weights_only=True)
+        state["step"], state["average"]
+    except (UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
+        if isinstance(error, OSError) and error.filename:
+            raise
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}): delete it and run the stage train again, which then begins "
+            "this fold anew"
+        ) from error
+    return state
+
+
 def open_tensorboard(folder: Path, resume: State | None) -> SummaryWriter:
     """Return what logs a training for TensorBoard; of a training that resumes, what came after is dropped."""
     return SummaryWriter(str(folder), purge_step=resume["step"] + 1 if resume else None)
@@ -167,13 +194,12 @@ def open_tensorboard(folder: Path, resume: State | None) -> SummaryWriter:
 def write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> None:
     """Write a network's weights, matrices in half precision, which is finer than training leaves them certain.
 
-    Raises ValueError, and writes nothing, if a weight is not finite or too large for that.
+    Raises UserError, and writes nothing, if a weight is not finite or too large for that.
     """
     kept = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     kept = {key: value.half() if value.is_floating_point() and value.ndim > 1 else value for key, value in kept.items()}
     if not all_finite(kept):
-        raise ValueError(
+        raise UserError(
             f"{path} is not written: weights are not finite, or beyond what fp16 holds; lower train.learning_rate"
         )
-    with atomic(path) as temporary:
-        save_file(kept, temporary)
+    write_bytes(path, save(kept))

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage import measure
 
+from nuclei.errors import UserError
+
 Image = NDArray[np.uint8]  # [H, W, 3]
 Labels = NDArray[Any]  # [H, W], integers
 Grid = NDArray[np.float32]  # [H, W], coordinates or displacements in pixels
@@ -51,7 +53,7 @@ def augment(
     """Cut one random training crop, decided by `rng` alone.
 
     image uint8 [H, W, 3], labels int [H, W] -> uint8 [size, size, 3], int32 [size, size]. `preset` is a name in
-    PRESETS or a mapping group -> probability, absent groups being off; ValueError on an unknown name, group or
+    PRESETS or a mapping group -> probability, absent groups being off; UserError on an unknown name, group or
     probability. `partners` gives another (image, labels) for a mosaic; without it the mosaic is of the image itself.
     Beyond its edges an image continues by reflection; a reflected nucleus is another nucleus (split_reflections).
     The labels of the crop count up from 1: each 8-connected part of at least 8 px is a nucleus, smaller ones vanish.
@@ -76,23 +78,23 @@ def augment(
 
 
 def resolve_preset(preset: str | Mapping[str, float]) -> dict[str, float]:
-    """Return every group's probability; raise ValueError that lists the options or names the nearest group."""
+    """Return every group's probability; raise UserError that lists the options or names the nearest group."""
     if isinstance(preset, str):
         if preset not in PRESETS:
-            raise ValueError(f"unknown augmentation preset {preset!r}; valid: {', '.join(PRESETS)}")
+            raise UserError(f"unknown augmentation preset {preset!r}; valid: {', '.join(PRESETS)}")
         preset = PRESETS[preset]
     for group, probability in preset.items():
         if group not in GROUPS:
             near = difflib.get_close_matches(str(group), GROUPS, n=1)
             hint = f", did you mean {near[0]}?" if near else f"; valid: {', '.join(GROUPS)}"
-            raise ValueError(f"unknown augmentation group {group!r}{hint}")
+            raise UserError(f"unknown augmentation group {group!r}{hint}")
         if not 0 <= probability <= 1:
-            raise ValueError(f"augmentation group {group}: probability {probability} is not in 0..1")
+            raise UserError(f"augmentation group {group}: probability {probability} is not in 0..1")
     return {group: float(preset.get(group, 0)) for group in GROUPS}
 
 
 def leave_out(preset: str | Mapping[str, float], groups: Collection[str]) -> dict[str, float]:
-    """Return every group's probability with some groups off; raise ValueError as resolve_preset does, for both."""
+    """Return every group's probability with some groups off; raise UserError as resolve_preset does, for both."""
     off = resolve_preset(dict.fromkeys(groups, 0.0))
     return resolve_preset(preset) | {group: off[group] for group in groups}
 

@@ -61,7 +61,7 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
 
     Crop i depends on the seed and i alone, whatever process makes it and however many follow, so a training resumed
     at crop i sees what an uninterrupted one would have seen. `fold_of` int64 [n]: the fold of each crop. Raises
-    ValueError on augmentation groups that do not exist.
+    UserError on augmentation groups that do not exist.
     """
 
     def __init__(self, source: Source, model: ModelConfig, train: TrainConfig, n: int, seed: int):

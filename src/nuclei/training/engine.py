@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from nuclei.config.schema import TrainConfig
+from nuclei.errors import UserError
 from nuclei.networks.hardware import choose_precision, single_thread
 from nuclei.networks.losses import LossOf
 from nuclei.training.cuda_graph import Replayed
@@ -25,7 +26,7 @@ LOG_EVERY = 20  # steps between rows of the history
 State = dict[str, Any]
 
 
-class DivergedError(ValueError):
+class DivergedError(UserError):
     """Say that training has left the finite numbers, what of it is kept, and what to change."""
 
 
@@ -140,13 +141,13 @@ def all_finite(state: Mapping[str, Tensor]) -> bool:
 def check_devices(fabric: Fabric, train: TrainConfig) -> bool:
     """Return whether steps are replayed as a CUDA graph.
 
-    Raises ValueError if the processes cannot share a batch evenly, or if train.cuda_graph is not possible here.
+    Raises UserError if the processes cannot share a batch evenly, or if train.cuda_graph is not possible here.
     """
     if train.batch_size % fabric.world_size:
-        raise ValueError(f"train.batch_size {train.batch_size} is not a multiple of {fabric.world_size} devices")
+        raise UserError(f"train.batch_size {train.batch_size} is not a multiple of {fabric.world_size} devices")
     replays = train.cuda_graph and fabric.device.type == "cuda"
     if replays and (fabric.world_size > 1 or choose_precision(train.precision) == "16-mixed"):
-        raise ValueError("train.cuda_graph needs one GPU, and one that computes bf16: set it to false")
+        raise UserError("train.cuda_graph needs one GPU, and one that computes bf16: set it to false")
     return replays
 
 
@@ -154,7 +155,7 @@ class Trainer:
     """Train one network: `fit` does all of it, and the other methods are its parts.
 
     Training ends after train.steps or, if that is set, when train.seconds of the training thread's processor time have
-    been spent, evaluation apart. Raises ValueError as check_devices does.
+    been spent, evaluation apart. Raises UserError as check_devices does.
     """
 
     def __init__(self, fabric: Fabric, task: Task, settings: TrainConfig, outlets: Outlets):

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from nuclei.errors import UserError
+
 Labels = NDArray[Any]  # [H, W], integers in 0..65535
 Target = NDArray[np.float32]  # [H, W] in 0..1
 
@@ -121,9 +123,9 @@ TARGETS = {
 
 
 def check_channels(names: Iterable[str]) -> None:
-    """Raise ValueError listing the channels on an unknown name."""
+    """Raise UserError listing the channels on an unknown name."""
     if unknown := set(names) - TARGETS.keys():
-        raise ValueError(f"unknown channel {', '.join(sorted(unknown))}; valid: {', '.join(TARGETS)}")
+        raise UserError(f"unknown channel {', '.join(sorted(unknown))}; valid: {', '.join(TARGETS)}")
 
 
 def make_targets(labels: Labels, channels: tuple[str, ...]) -> NDArray[np.float32]:
