@@ -93,8 +93,8 @@ def open_archive(path: str | Path, split: str) -> Archive:
 
     In the split "train" every image must have masks; in others masks are ignored, as `is_clutter` is everywhere. The
     suffix may be .PNG. Raises FileNotFoundError, or ValueError naming the file and the fix: not a zip or a truncated
-    one, no image in it, an entry that climbs out or is no file, an id twice or too long, masks without an image, a
-    training image without masks.
+    one, no image in it, an entry that climbs out or is no file, an id or a mask twice, an id too long, masks without
+    an image, a training image without masks.
     """
     path = Path(path)
     if not path.exists():
@@ -211,6 +211,10 @@ def _index(path: Path, entries: list[str], split: str) -> tuple[dict[str, str], 
     for image_id, found in images.items():
         if len(found) > 1:
             raise ValueError(f"{path}: the id {image_id} appears twice, as {' and '.join(found)}: keep one")
+    for found in masks.values():
+        if len(set(found)) < len(found):
+            twice = next(entry for entry in found if found.count(entry) > 1)
+            raise ValueError(f"{path}: the entry {twice} appears twice: keep one")
     problems = {"masks without an image": masks.keys() - images.keys()}
     if split == "train":
         problems["an image without masks"] = images.keys() - masks.keys()

@@ -1,14 +1,16 @@
 """Label images that another tool wrote, one file per image: found by image id, read and checked."""
 
 import hashlib
+import math
 from functools import cached_property
 from pathlib import Path
 
-import cv2
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from nuclei.data.images import MAX_PIXELS, decode_png
 
 SUFFIXES = (".png", ".tif", ".tiff")
 LARGEST_LABEL = 65535  # of the label images of a run
@@ -54,14 +56,7 @@ class LabelFolder:
     def read(self, image_id: str, shape: tuple[int, ...]) -> NDArray[np.int32]:
         """Return the labels of an image, int32 [H, W], from 1 without gaps; raise ValueError as `check_labels` does."""
         path = self.find(image_id)
-        try:
-            values = (
-                tifffile.imread(path) if path.suffix.lower() != ".png" else cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-            )
-        except (ValueError, OSError, KeyError, IndexError, cv2.error) as error:
-            raise ValueError(f"{path} cannot be read: {error}; export it again") from error
-        if values is None:
-            raise ValueError(f"{path} is a damaged PNG; export it again")
+        values = decode_png(path.read_bytes(), str(path)) if path.suffix.lower() == ".png" else read_tiff(path)
         return check_labels(values, shape, str(path))
 
     def hash_files(self) -> str:
@@ -71,6 +66,18 @@ class LabelFolder:
             digest.update(f"{path.relative_to(self.folder)}\0".encode())
             digest.update(hashlib.sha256(path.read_bytes()).digest())
         return digest.hexdigest()
+
+
+def read_tiff(path: Path) -> NDArray[np.generic]:
+    """Read the first image of a TIFF; raise ValueError naming the file if it is damaged or has too many pixels."""
+    try:
+        with tifffile.TiffFile(path) as file:
+            size_px = math.prod(file.series[0].shape)
+            if size_px <= MAX_PIXELS:  # as its header says: a damaged one must not take all memory
+                return np.asarray(file.asarray())
+    except Exception as error:  # damage takes tifffile and its codecs to errors of every kind
+        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error}): export it again") from error
+    raise ValueError(f"{path} is refused: {size_px:,} pixels, more than {MAX_PIXELS:,}: export it again")
 
 
 def check_labels(values: NDArray[np.generic], shape: tuple[int, ...], name: str) -> NDArray[np.int32]:

@@ -6,7 +6,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from nuclei.config.schema import Config
-from nuclei.data.folds import check_folds, fold_table, mosaic_groups, split_folds
+from nuclei.data.folds import fold_table, mosaic_groups, read_folds, split_folds
 from nuclei.runs.cache import StageError, fingerprint, lock
 from nuclei.runs.files import read_image, read_table, write_table
 from nuclei.runs.layout import Dataset, Options, Run
@@ -25,12 +25,12 @@ def deal_folds(config: Config, dataset: Dataset, force: bool) -> None:
     manifest = read_table(dataset.manifest)
     train = manifest[manifest["split"] == "train"].astype({"n_nuclei": int})  # the test images have none to count
     if path.is_file() and not force:
-        check_images(read_table(path), set(train["image_id"]), path, dataset)
+        check_images(read_folds(path), set(train["image_id"]), path, dataset)
         print(f"{dataset.name} folds: up to date ({path})", flush=True)
         return
     if config.data.split_folds:
         coarse = Path(config.data.split_folds)
-        table = read_table(coarse)
+        table = read_folds(coarse)
         check_images(table, set(train["image_id"]), coarse, dataset)
         write_table(path, split_folds(table, config.data.n_folds, config.data.folds_seed))
         print(f"{dataset.name} folds: those of {coarse}, split into {config.data.n_folds} -> {path}", flush=True)
@@ -46,7 +46,6 @@ def deal_folds(config: Config, dataset: Dataset, force: bool) -> None:
 
 def check_images(table: pd.DataFrame, image_ids: set[str], path: Path, dataset: Dataset) -> None:
     """Raise StageError if the data lacks an image of the fold table; say so if it has images beyond it."""
-    check_folds(table)
     if missing := set(table["image_id"]) - image_ids:
         raise StageError(
             f"{path} is for other images than {dataset.manifest}: {len(missing)} of its {len(table)} are not there, "
