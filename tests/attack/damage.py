@@ -23,7 +23,7 @@ def flip(rng: Draw, data: bytes) -> bytes:
 
 
 def noise(rng: Draw, data: bytes) -> bytes:
-    return rng.randbytes(rng.choice([1, 7, 100, 5000]))
+    return b"\xfe" + rng.randbytes(rng.choice([1, 7, 100, 5000]))  # never a text, not even a blank one
 
 
 def keep_head(rng: Draw, data: bytes) -> bytes:

@@ -40,7 +40,6 @@ from attack.damage import (
     split_chunks,
     zip_entries,
 )
-
 from nuclei.config.load import load_config
 from nuclei.data.archives import open_archive, prepare_image
 from nuclei.data.folds import read_folds
@@ -89,7 +88,7 @@ def encode_png(pixels: NDArray[Any]) -> bytes:
 
 
 def decode(data: bytes) -> NDArray[Any]:
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED))
 
 
 def as_text(array: NDArray[Any]) -> tuple[Any, ...]:
@@ -451,7 +450,7 @@ def label_mutations(encode: Callable[[NDArray[Any]], bytes]) -> Mutations:
     return {
         "another size": (REFUSED, values_of(lambda labels: labels[1:], encode)),
         "turned": (REFUSED, values_of(lambda labels: labels.T, encode)),
-        "a mask": (REFUSED, values_of(lambda labels: np.uint8(labels > 0) * np.uint8(255), encode)),
+        "a mask": (REFUSED, values_of(lambda labels: np.where(labels > 0, 255, 0).astype(np.uint8), encode)),
         "several channels": (REFUSED, values_of(lambda labels: np.dstack([labels] * 3), encode)),
         "numbers with gaps": (SAME, values_of(lambda labels: labels * np.uint16(1000), encode)),
     }

@@ -11,8 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from small_project import list_tasks, run_forked, write_project
-from stages.kill_stages import hash_files
+from small_project import hash_files, list_tasks, run_forked, write_project
 
 from nuclei.cli import main
 from nuclei.data.demo import write_demo
@@ -84,8 +83,12 @@ class Project:
 
 
 def list_partial(folder: Path) -> list[str]:
-    """Return the files that an unfinished write has left."""
-    return sorted(path.relative_to(folder).as_posix() for path in (folder / "runs").rglob(f"*{PARTIAL}*"))
+    """Return what unfinished writes have left among the results.
+
+    Not counted is what a kill leaves beside metas and configs: hidden, named by its process, and read by nobody.
+    """
+    left = (path.relative_to(folder) for path in (folder / "runs").rglob(f"*{PARTIAL}*"))
+    return sorted(str(path) for path in left if path.parent.name != "meta" and not path.name.endswith("config.yaml"))
 
 
 def make_project(folder: Path) -> Project:
@@ -119,7 +122,7 @@ class Command:
         return Outcome(status, text)
 
 
-def start(arguments: Sequence[str | Path], folder: Path, prepare: Callable[[], object] = lambda: None) -> Command:
+def start(arguments: Sequence[object], folder: Path, prepare: Callable[[], object] = lambda: None) -> Command:
     """Start the command line with some arguments in a forked process, in `folder`, after `prepare()`.
 
     Like kill_stages.py it needs a process that has computed nothing. One that hangs is ended by a signal.
@@ -153,7 +156,7 @@ def start(arguments: Sequence[str | Path], folder: Path, prepare: Callable[[], o
         os._exit(status)
 
 
-def nuclei(arguments: Sequence[str | Path], folder: Path, prepare: Callable[[], object] = lambda: None) -> Outcome:
+def nuclei(arguments: Sequence[object], folder: Path, prepare: Callable[[], object] = lambda: None) -> Outcome:
     """Run the command line with some arguments in a forked process, and return how it ended."""
     return start(arguments, folder, prepare).wait()
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from attack.case import Case, Place
-
 from nuclei.evaluation.submission import read_solution, read_submission, score_submission, validate_submission
 
 Shapes = dict[str, tuple[int, int]]
@@ -168,6 +167,11 @@ def set_cell(rng: Draw, rows: Rows, column: int, text: str) -> None:
     rows[any_row(rng, rows)][column] = text
 
 
+def change_all(rows: Rows, change: Callable[[list[str]], object]) -> None:
+    for row in rows:
+        change(row)
+
+
 def put_space(rng: Draw, rows: Rows, column: int) -> None:
     row = rows[rng.randrange(len(rows))]
     at = rng.randint(0, len(row[column]))
@@ -183,10 +187,10 @@ OF_ROWS: dict[str, Callable[[Draw, Rows], object]] = {
         rng.randrange(2), rng.choice(["imageid", "ImageId ", "", "EncodedPixels", "Id"])
     ),
     "header twice": lambda rng, rows: rows.insert(rng.randint(1, len(rows)), list(rows[0])),
-    "a column more": lambda rng, rows: [row.append("1") for row in rows],
+    "a column more": lambda rng, rows: change_all(rows, lambda row: row.append("1")),
     "a cell more": lambda rng, rows: rows[any_row(rng, rows)].append(rng.choice(["", "1"])),
     "a cell less": lambda rng, rows: rows[any_row(rng, rows)].pop(),
-    "columns swapped": lambda rng, rows: [row.reverse() for row in rows],
+    "columns swapped": lambda rng, rows: change_all(rows, list.reverse),
     "unknown image": lambda rng, rows: set_cell(rng, rows, 0, rng.choice(["x", "", "0", "../x", "\ufeff"])),
     "a row lost": lambda rng, rows: rows.pop(any_row(rng, rows)),
     "no rows": lambda rng, rows: rows.__delitem__(slice(1, None)),

@@ -41,6 +41,8 @@ class Archive:
         self.path, self.split = path, split
         self._zip = None if path.is_dir() else _open_zip(path)
         self._image, self._masks = _index(path, self._entries(), split)
+        if self._zip is not None:
+            _check_unused(path, self._zip)
         self.image_ids = sorted(self._image)
 
     def __reduce__(self) -> tuple[Callable[..., "Archive"], tuple[Path, str, int]]:
@@ -226,6 +228,19 @@ def _index(path: Path, entries: list[str], split: str) -> tuple[dict[str, str], 
         {image_id: found[0] for image_id, found in images.items()},
         {image_id: sorted(masks[image_id]) if split == "train" else [] for image_id in images},
     )
+
+
+def _check_unused(path: Path, file: zipfile.ZipFile) -> None:
+    """Raise ValueError if the directory of a zip names an entry that is no image or mask other than the entry does.
+
+    A bit of damage there would make another file of a mask, which then is silently lost.
+    """
+    for info in file.infolist():
+        if not _ENTRY.fullmatch(info.filename):
+            try:
+                file.open(info).close()
+            except (*_DAMAGE, OSError) as error:
+                raise ValueError(f"{path}: {info.filename} is damaged ({error}); {_AGAIN}") from None
 
 
 def _check_entry(path: Path, match: re.Match[str]) -> None:
