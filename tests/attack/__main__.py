@@ -30,7 +30,11 @@ LIMIT_MB = 1500  # of memory, for any one process
 
 
 def import_all() -> None:
-    """Import all that a stage needs, once for all the processes that are forked; nothing is computed."""
+    """Import all that a stage needs, once for all the processes that are forked; nothing is computed.
+
+    Each has one thread: several at once, each with one per core, would wait for each other.
+    """
+    threads.set_threads(1)
     for name in STAGES:
         importlib.import_module(f"nuclei.stages.{name}")
 

@@ -3,6 +3,7 @@
 import io
 import random
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -101,7 +102,7 @@ def add_chunk(rng: Draw, data: bytes) -> bytes:
 def zip_entries(entries: list[tuple[str, bytes]], method: int = zipfile.ZIP_DEFLATED) -> bytes:
     """Return the zip of some entries, whatever their names, the same bytes each time."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as file:
+    with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(buffer, "w") as file:  # of a name that comes twice
         for name, content in entries:
             info = zipfile.ZipInfo(name)
             info.compress_type = method

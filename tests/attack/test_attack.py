@@ -1,4 +1,4 @@
-"""A sample of every attack finds no fault, and an attack on what is broken does; `python -m attack` tries all of them."""
+"""A sample of every attack finds no fault, and an attack on what is broken does; `python -m attack` tries all."""
 
 import os
 import subprocess

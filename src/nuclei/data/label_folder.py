@@ -91,7 +91,7 @@ def check_labels(values: NDArray[np.generic], shape: tuple[int, ...], name: str)
         raise ValueError(
             f"{name} is {values.shape}, its image {tuple(shape)}: export labels of one channel at the image's size"
         )
-    if values.dtype.kind == "f" and not np.equal(np.mod(values, 1), 0).all():
+    if values.dtype.kind == "f" and not (np.isfinite(values) & (values == np.trunc(values))).all():
         raise ValueError(f"{name} holds fractions: export labels, whole numbers from 0 on, not probabilities")
     if values.dtype.kind not in "uif" or (values.size and values.min() < 0):
         raise ValueError(f"{name} holds {values.dtype} from {values.min()}: labels are whole numbers from 0 on")
