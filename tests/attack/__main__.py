@@ -1,6 +1,6 @@
 """Try every attack, print each fault and what makes it again, and last `N tried, M faulty`; status 1 if any is.
 
-Usage: python -m attack [--seed S] [--only ATTACK ...] [--n N] [--number K]
+Usage: python -m attack [--seed S] [--only ATTACK ...] [--n N | --sample] [--number K]
 """
 
 import argparse
@@ -16,15 +16,15 @@ from attack.case import Case, Place, deal
 from attack.project import measure_peak_mb
 from nuclei.runs.stage_table import STAGES
 
-# Each attack, and how often it is tried; those that fork come before those that compute in this process.
+# Each attack, how often it is tried, and how often in a sample; those that fork come before those that compute here.
 ATTACKS = {
-    "artefacts": (artefacts, 200),
-    "kills": (kills, 50),
-    "pairs": (pairs, 12),
-    "disk": (disk, len(disk.KINDS)),
-    "threads": (threads, len(threads.KINDS)),
-    "inputs": (inputs, 2 * len(inputs.KINDS)),
-    "submissions": (submissions, 2000),
+    "artefacts": (artefacts, 2 * len(artefacts.KINDS), 4),
+    "kills": (kills, 50, 2),
+    "pairs": (pairs, 12, 1),
+    "disk": (disk, len(disk.KINDS), 3),
+    "threads": (threads, len(threads.KINDS), 1),
+    "inputs": (inputs, 3 * len(inputs.KINDS), 50),
+    "submissions": (submissions, 2000, 100),
 }
 LIMIT_MB = 1500  # of memory, for any one process
 
@@ -52,6 +52,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=2018)
     parser.add_argument("--only", nargs="+", choices=ATTACKS, default=list(ATTACKS))
     parser.add_argument("--n", type=int, help="cases of each attack; without it, all")
+    parser.add_argument("--sample", action="store_true", help="a few cases of each attack")
     parser.add_argument("--number", type=int, help="try only the case of this number")
     options = parser.parse_args()
     import_all()
@@ -59,9 +60,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         place = Place(Path(folder))
         for attack in (name for name in ATTACKS if name in options.only):
-            module, n = ATTACKS[attack]
+            module, n, few = ATTACKS[attack]
             start, before = time.monotonic(), faulty
-            cases = list(deal(module.KINDS, options.seed, options.n or n))
+            cases = list(deal(module.KINDS, options.seed, options.n or (few if options.sample else n)))
             for case in (case for case in cases if options.number in (None, case.number)):
                 tried += 1
                 if fault := find_fault(attack, case, place):
