@@ -65,6 +65,14 @@ def test_the_same_seed_gives_the_same_boosters():
     assert packed[0] == packed[1] != packed[2]
 
 
+def test_packed_boosters_do_not_depend_on_the_number_of_threads():
+    features, iou = draw_rows(6000, 7)
+    half = SETTINGS.model_copy(update={"share": 0.5})
+    packed = [pack_boosters(train_boosters(features, iou, np.ones(6000), half, 1, jobs)) for jobs in (1, 2, 5, -1)]
+    assert packed.count(packed[0]) == 4
+    assert b"[num_threads: 0]" in gzip.decompress(packed[0])
+
+
 def test_features_are_taken_by_name(boosters):
     features, _ = draw_rows(300, 4)
     scores = predict_scores([boosters], features)

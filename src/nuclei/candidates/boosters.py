@@ -23,6 +23,8 @@ TARGETS = (*(f"p{round(100 * t)}" for t in THRESHOLDS), "iou")
 # A set of boosters: one per target of TARGETS.
 Boosters = dict[str, lgb.Booster]
 END_OF_MODEL = "\nend of parameters\n\npandas_categorical:null\n"
+# LightGBM's text of a model names the threads that trained it, on which nothing else in it depends.
+_THREADS = re.compile(r"^\[num_threads: -?\d+\]$", re.MULTILINE)
 
 
 def fold_rows(row_fold: NDArray[np.integer[Any]]) -> Iterator[tuple[int, NDArray[np.bool_]]]:
@@ -114,8 +116,12 @@ def feature_importance(boosters: Sequence[Boosters]) -> dict[str, float]:
 
 
 def pack_boosters(boosters: Boosters) -> bytes:
-    """Return a set of boosters as gzipped JSON, target -> LightGBM's text of the model; equal sets give equal bytes."""
-    content = json.dumps({target: booster.model_to_string() for target, booster in boosters.items()})
+    """Return a set of boosters as gzipped JSON, target -> LightGBM's text of the model.
+
+    Equal sets give equal bytes, whatever number of threads they were trained with.
+    """
+    texts = {target: _THREADS.sub("[num_threads: 0]", b.model_to_string()) for target, b in boosters.items()}
+    content = json.dumps(texts)
     return gzip.compress(content.encode(), 6, mtime=0)
 
 

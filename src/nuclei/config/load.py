@@ -58,6 +58,8 @@ def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(f"{path} is its own base, through {' -> '.join(p.name for p in above)}")
     content = _read_mapping(path)
     base = _base_of(path, content)
+    if base and not base.is_file():
+        raise UserError(f"{path}: base: {_say_missing(base)}")
     own = {key: value for key, value in content.items() if key != "base"}
     return merge(read_yaml(base, (*above, path.resolve())), own) if base else own
 
@@ -103,12 +105,9 @@ def explain(error: "ErrorDetails") -> str:
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
-    """Return the mapping that one YAML file holds, without its base's; raise ValueError naming the file."""
-    if path.is_dir():
-        raise UserError(f"{path} is a folder, not a config: name one of its YAML files")
+    """Return the mapping that one YAML file holds, without its base's; raise UserError naming the file."""
     if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=3)
-        raise UserError(f"no config {path}" + (f"; did you mean {', '.join(near)}?" if near else ""))
+        raise UserError(_say_missing(path))
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except UnicodeDecodeError as error:
@@ -122,6 +121,14 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold a mapping of settings, not a {type(content).__name__}")
     return content
+
+
+def _say_missing(path: Path) -> str:
+    """Say that there is no config at a path, and which are near."""
+    if path.is_dir():
+        return f"{path} is a folder, not a config: name one of its YAML files"
+    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=3)
+    return f"no config {path}" + (f"; did you mean {', '.join(near)}?" if near else "")
 
 
 def _base_of(path: Path, content: dict[str, Any]) -> Path | None:

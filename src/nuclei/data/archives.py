@@ -42,6 +42,8 @@ class Archive:
         self.path, self.split = path, split
         self._zip = None if path.is_dir() else _open_zip(path)
         self._image, self._masks = _index(path, self._entries(), split)
+        if self._zip is not None:
+            _check_unused(path, self._zip)
         self.image_ids = sorted(self._image)
 
     def __reduce__(self) -> tuple[Callable[..., "Archive"], tuple[Path, str, int]]:
@@ -94,8 +96,8 @@ def open_archive(path: str | Path, split: str) -> Archive:
 
     In the split "train" every image must have masks; in others masks are ignored, as `is_clutter` is everywhere. The
     suffix may be .PNG. Raises FileNotFoundError, or ValueError naming the file and the fix: not a zip or a truncated
-    one, no image in it, an entry that climbs out or is no file, an id twice or too long, masks without an image, a
-    training image without masks.
+    one, no image in it, an entry that climbs out or is no file, an id or a mask twice, an id too long, masks without
+    an image, a training image without masks.
     """
     path = Path(path)
     if not path.exists():
@@ -212,6 +214,10 @@ def _index(path: Path, entries: list[str], split: str) -> tuple[dict[str, str], 
     for image_id, found in images.items():
         if len(found) > 1:
             raise UserError(f"{path}: the id {image_id} appears twice, as {' and '.join(found)}: keep one")
+    for found in masks.values():
+        if len(set(found)) < len(found):
+            twice = next(entry for entry in found if found.count(entry) > 1)
+            raise UserError(f"{path}: the entry {twice} appears twice: keep one")
     problems = {"masks without an image": masks.keys() - images.keys()}
     if split == "train":
         problems["an image without masks"] = images.keys() - masks.keys()
@@ -223,6 +229,19 @@ def _index(path: Path, entries: list[str], split: str) -> tuple[dict[str, str], 
         {image_id: found[0] for image_id, found in images.items()},
         {image_id: sorted(masks[image_id]) if split == "train" else [] for image_id in images},
     )
+
+
+def _check_unused(path: Path, file: zipfile.ZipFile) -> None:
+    """Raise ValueError if the directory of a zip names an entry that is no image or mask other than the entry does.
+
+    A bit of damage there would make another file of a mask, which then is silently lost.
+    """
+    for info in file.infolist():
+        if not _ENTRY.fullmatch(info.filename):
+            try:
+                file.open(info).close()
+            except (*_DAMAGE, OSError) as error:
+                raise UserError(f"{path}: {info.filename} is damaged ({error}); {_AGAIN}") from None
 
 
 def _check_entry(path: Path, match: re.Match[str]) -> None:

@@ -1,7 +1,10 @@
 """Folds that do not leak: tiles of one field stay together, image types are spread evenly."""
 
+import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,8 +12,11 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
 from nuclei.errors import UserError
+from nuclei.evaluation.rle import quote
+from nuclei.evaluation.sheets import read_sheet, sheet_table
 
 COLUMNS = ("image_id", "group", "cluster", "n_nuclei", "fold", "weight")
+_COUNT = re.compile(r"[0-9]{1,9}")
 # Added to difference and variation alike, so that borders without content (black frames) prove nothing.
 NOISE = 0.001
 # Squared difference and variation of borders, [n, n] each: border i of one side against border j of the other.
@@ -211,3 +217,37 @@ def check_folds(table: pd.DataFrame) -> None:
         group = n_folds.idxmax()
         folds = sorted(table["fold"][table["group"] == group].unique().tolist())
         raise UserError(f"group {group} crosses folds {folds}: tiles of one field must share a fold")
+
+
+def read_folds(path: Path) -> pd.DataFrame:
+    """Read a fold table: COLUMNS, ids, groups and clusters as text, n_nuclei and fold int64, weight float64.
+
+    Raises ValueError naming the file where it is no such table, and the row where an image or group has no name, a
+    count or fold is no whole number from 0 on, or a weight no number above 0; and as `check_folds` does.
+    """
+    sheet = read_sheet(path, "fold table")
+    table = sheet_table(sheet, COLUMNS)
+    if table.empty:
+        raise UserError(f"{sheet.name} has no rows: delete it to have the folds dealt again")
+    for row, image_id, group, _, n_nuclei, fold, weight in table.itertuples(name=None):
+        where = f"{sheet.name}, row {row}"
+        if not image_id.strip() or not group.strip():
+            raise UserError(f"{where}: no image_id or no group: fill it in or delete the row")
+        for column, value in (("n_nuclei", n_nuclei), ("fold", fold)):
+            if not _COUNT.fullmatch(value):
+                raise UserError(f"{where}, image {image_id}: {column} is {quote(value)}, not a whole number from 0 on")
+        if not _is_weight(weight):
+            raise UserError(f"{where}, image {image_id}: weight is {quote(weight)}, not a number above 0")
+    table = table.reset_index(drop=True).astype({"n_nuclei": np.int64, "fold": np.int64, "weight": np.float64})
+    try:
+        check_folds(table)
+    except ValueError as error:
+        raise UserError(f"{sheet.name}: {error}") from None
+    return table
+
+
+def _is_weight(text: str) -> bool:
+    try:
+        return 0 < float(text) < math.inf
+    except ValueError:
+        return False

@@ -17,13 +17,35 @@ MAX_ENLARGEMENT = 2.0
 MASK_COUNTS = ("overlap_px", "empty_masks", "wrong_shape_masks", "split_masks", "duplicate_masks")
 
 
+def decode_png(data: bytes, name: str) -> NDArray[Any]:
+    """Decode a PNG into its values, [H, W] or [H, W, C] of uint8 or uint16, colours in the order of OpenCV.
+
+    Raises ValueError naming `name`, the damage and the fix, and for an image of more than MAX_PIXELS.
+    """
+    if not data.startswith(PNG_SIGNATURE):
+        raise UserError(f"{name} is not a PNG file ({len(data)} bytes): extract it again from the archive")
+    # The header follows the signature, the length and the type of its chunk.
+    width, height = (int.from_bytes(data[start : start + 4], "big") for start in (16, 20))
+    if width * height > MAX_PIXELS:
+        raise UserError(
+            f"{name} is refused: {width:,} x {height:,} pixels, more than {MAX_PIXELS:,}: cut it into tiles"
+        )
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise UserError(f"{name} cannot be decoded: {error.err}") from None
+    if pixels is None:
+        raise UserError(f"{name} is a broken PNG (cut short or damaged): extract it again from the archive")
+    return pixels
+
+
 def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
     """Decode a PNG of any colour type and depth into an RGB image, uint8 [H, W, 3]; transparency is dropped.
 
     16-bit values are brought to 8 bits as `to_8_bits` says. Raises ValueError naming `name`, the damage and
     the fix.
     """
-    pixels = to_8_bits(_decode(data, name))
+    pixels = to_8_bits(decode_png(data, name))
     if pixels.ndim == 2:
         to_rgb = cv2.COLOR_GRAY2RGB
     else:
@@ -36,15 +58,15 @@ def decode_mask(data: bytes, name: str) -> NDArray[np.bool_]:
 
     Transparency is ignored. Raises ValueError naming `name`, the damage and the fix.
     """
-    pixels = _decode(data, name)
+    pixels = decode_png(data, name)
     if pixels.ndim == 3:
         pixels = pixels[..., :3].max(2)
     return np.asarray(pixels != 0, np.bool_)
 
 
 def decode_labels_png(data: bytes, name: str) -> NDArray[np.int32]:
-    """Decode what `encode_labels_png` made into labels, int32 [H, W]; raise ValueError naming `name`."""
-    return _decode(data, name).astype(np.int32)
+    """Decode what `encode_labels_png` made into labels, int32 [H, W]; raise UserError naming `name`."""
+    return decode_png(data, name).astype(np.int32)
 
 
 def encode_image_png(image: NDArray[np.uint8]) -> bytes:
@@ -134,24 +156,6 @@ def merge_masks(masks: Iterable[NDArray[np.bool_]], shape: tuple[int, int]) -> t
     visible = np.bincount(labels.ravel(), minlength=len(crops) + 1) > 0
     counts["duplicate_masks"] += len(crops) - int(visible[1:].sum())
     return renumber(labels, visible), counts
-
-
-def _decode(data: bytes, name: str) -> NDArray[Any]:
-    if not data.startswith(PNG_SIGNATURE):
-        raise UserError(f"{name} is not a PNG file ({len(data)} bytes): extract it again from the archive")
-    # The header follows the signature, the length and the type of its chunk.
-    width, height = (int.from_bytes(data[start : start + 4], "big") for start in (16, 20))
-    if width * height > MAX_PIXELS:
-        raise UserError(
-            f"{name} is refused: {width:,} x {height:,} pixels, more than {MAX_PIXELS:,}: cut it into tiles"
-        )
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise UserError(f"{name} cannot be decoded: {error.err}") from None
-    if pixels is None:
-        raise UserError(f"{name} is a broken PNG (cut short or damaged): extract it again from the archive")
-    return pixels
 
 
 def stretch_contrast(image: NDArray[np.uint8], low: float = 1.0, high: float = 99.7) -> NDArray[np.uint8]:

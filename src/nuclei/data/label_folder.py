@@ -1,15 +1,16 @@
 """Label images that another tool wrote, one file per image: found by image id, read and checked."""
 
 import hashlib
+import math
 from functools import cached_property
 from pathlib import Path
 
-import cv2
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from nuclei.data.images import MAX_PIXELS, decode_png
 from nuclei.errors import UserError
 
 SUFFIXES = (".png", ".tif", ".tiff")
@@ -52,16 +53,9 @@ class LabelFolder:
         return found[0]
 
     def read(self, image_id: str, shape: tuple[int, ...]) -> NDArray[np.int32]:
-        """Return the labels of an image, int32 [H, W], from 1 without gaps; raise ValueError as `check_labels` does."""
+        """Return the labels of an image, int32 [H, W], from 1 without gaps; raise UserError as `check_labels` does."""
         path = self.find(image_id)
-        try:
-            values = (
-                tifffile.imread(path) if path.suffix.lower() != ".png" else cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-            )
-        except (ValueError, OSError, KeyError, IndexError, cv2.error) as error:
-            raise UserError(f"{path} cannot be read: {error}; export it again") from error
-        if values is None:
-            raise UserError(f"{path} is a damaged PNG; export it again")
+        values = decode_png(path.read_bytes(), str(path)) if path.suffix.lower() == ".png" else read_tiff(path)
         return check_labels(values, shape, str(path))
 
     def hash_files(self) -> str:
@@ -71,6 +65,18 @@ class LabelFolder:
             digest.update(f"{path.relative_to(self.folder)}\0".encode())
             digest.update(hashlib.sha256(path.read_bytes()).digest())
         return digest.hexdigest()
+
+
+def read_tiff(path: Path) -> NDArray[np.generic]:
+    """Read the first image of a TIFF; raise UserError naming the file if it is damaged or has too many pixels."""
+    try:
+        with tifffile.TiffFile(path) as file:
+            size_px = math.prod(file.series[0].shape)
+            if size_px <= MAX_PIXELS:  # as its header says: a damaged one must not take all memory
+                return np.asarray(file.asarray())
+    except Exception as error:  # damage takes tifffile and its codecs to errors of every kind
+        raise UserError(f"{path} cannot be read ({type(error).__name__}: {error}): export it again") from error
+    raise UserError(f"{path} is refused: {size_px:,} pixels, more than {MAX_PIXELS:,}: export it again")
 
 
 def check_labels(values: NDArray[np.generic], shape: tuple[int, ...], name: str) -> NDArray[np.int32]:
@@ -84,7 +90,7 @@ def check_labels(values: NDArray[np.generic], shape: tuple[int, ...], name: str)
         raise UserError(
             f"{name} is {values.shape}, its image {tuple(shape)}: export labels of one channel at the image's size"
         )
-    if values.dtype.kind == "f" and not np.equal(np.mod(values, 1), 0).all():
+    if values.dtype.kind == "f" and not (np.isfinite(values) & (values == np.trunc(values))).all():
         raise UserError(f"{name} holds fractions: export labels, whole numbers from 0 on, not probabilities")
     if values.dtype.kind not in "uif" or (values.size and values.min() < 0):
         raise UserError(f"{name} holds {values.dtype} from {values.min()}: labels are whole numbers from 0 on")

@@ -1,20 +1,13 @@
 """Submissions in Kaggle's format: written, checked against every rule, and scored against a solution file.
 
-One reader serves submissions and solutions: UTF-8 with or without a byte order mark, any line ends, gzipped where the
-name ends in .gz. A file whose header is separated by semicolons, as Excel saves it in many countries, is read as such;
-Kaggle would not take it, so that `validate_submission` reports it.
+A file whose header is separated by semicolons is read as such; Kaggle would not take it, so that `validate_submission`
+reports it.
 """
 
 import csv
-import gzip
-import io
 import re
-import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from os import PathLike
-from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
@@ -31,15 +24,13 @@ from nuclei.evaluation.rle import (
     find_rle_violations,
     quote,
 )
+from nuclei.evaluation.sheets import CsvFile, Sheet, is_blank, read_sheet, sheet_table
 
 HEADER = ["ImageId", "EncodedPixels"]
 SOLUTION_COLUMNS = [*HEADER, "Height", "Width", "Usage"]
 SCORED_USAGES = ("Public", "Private")
 SCORE_COLUMNS = ["image_id", "score", *(f"p{round(100 * t)}" for t in THRESHOLDS)]
-_LONGEST_FIELD = 2**31 - 1
 _SIDE_PX = re.compile(r"[1-9][0-9]{0,4}")
-CsvFile = str | PathLike[str] | TextIO
-Row = tuple[int, list[str]]  # number in the file, the header's being 1, and cells
 
 
 def submission_rows(image_id: str, labels: NDArray[Any]) -> list[tuple[str, str]]:
@@ -64,7 +55,7 @@ def read_submission(source: CsvFile) -> pd.DataFrame:
     Blank rows are left out; what else the rows hold is not checked: see ``validate_submission``. Raises ValueError
     naming the file where it is damaged or no text, lacks a column, or has a row of another length than its header.
     """
-    return _read_table(_read_sheet(source, "submission"), HEADER).reset_index(drop=True)
+    return sheet_table(read_sheet(source, "submission"), HEADER).reset_index(drop=True)
 
 
 def read_solution(source: CsvFile, usage: str | None = None) -> pd.DataFrame:
@@ -75,8 +66,8 @@ def read_solution(source: CsvFile, usage: str | None = None) -> pd.DataFrame:
     image, no size, the size of another image than the image's first row, an unknown usage, or a mask that breaks a
     rule; or the usages on offer where no row is left. Ignored rows are not looked at.
     """
-    sheet = _read_sheet(source, "solution")
-    table = _read_table(sheet, SOLUTION_COLUMNS)
+    sheet = read_sheet(source, "solution")
+    table = sheet_table(sheet, SOLUTION_COLUMNS)
     scored = table[table["Usage"] != "Ignored"]
     _check_solution(sheet.name, scored)
     kept = scored[scored["Usage"] == usage] if usage else scored
@@ -96,14 +87,14 @@ def validate_submission(source: CsvFile, shapes: dict[str, tuple[int, int]]) -> 
     twice, no blank row, and one row without pixels only where an image has no masks.
     """
     try:
-        sheet = _read_sheet(source, "submission")
+        sheet = read_sheet(source, "submission")
     except ValueError as error:
         return [str(error)]
     violations = list(_find_header_violations(sheet))
     rows = [(1, sheet.header), *sheet.rows] if sheet.header and sheet.header[0] in shapes else sheet.rows
     rows_of_image: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for row, cells in rows:
-        if _is_blank(cells):
+        if is_blank(cells):
             violations.append((row, f"row {row}: blank, delete it"))
         elif len(cells) != len(HEADER):
             violations.append((row, f"row {row}: {len(cells)} columns instead of {len(HEADER)}"))
@@ -142,17 +133,7 @@ def score_submission(submission: pd.DataFrame, solution: pd.DataFrame) -> pd.Dat
     return pd.DataFrame(table, columns=SCORE_COLUMNS)
 
 
-@dataclass(frozen=True)
-class _Sheet:
-    """Hold a CSV file as it was read."""
-
-    name: str
-    delimiter: str
-    header: list[str]
-    rows: list[Row]
-
-
-def _find_header_violations(sheet: _Sheet) -> Iterator[tuple[int, str]]:
+def _find_header_violations(sheet: Sheet) -> Iterator[tuple[int, str]]:
     if sheet.delimiter != ",":
         yield 1, f"row 1: columns are separated by {sheet.delimiter!r}: save the file again with commas"
     if sheet.header != HEADER:
@@ -202,69 +183,3 @@ def _check_solution(name: str, scored: pd.DataFrame) -> None:
 
 def _masks_of(texts: "pd.Series[str]") -> list[str]:
     return [text for text in texts if text.strip()]
-
-
-def _is_blank(cells: list[str]) -> bool:
-    return not any(cell.strip() for cell in cells)
-
-
-def _read_table(sheet: _Sheet, columns: list[str]) -> pd.DataFrame:
-    """Return columns of a sheet, indexed by the number of the row, without blank rows.
-
-    Raises ValueError naming the file, and the row if one is not as long as the header.
-    """
-    missing = [column for column in columns if column not in sheet.header]
-    if missing:
-        found = quote(", ".join(sheet.header))
-        raise UserError(f"{sheet.name} lacks the columns {', '.join(missing)}; it has {found}")
-    if repeated := [column for column in columns if sheet.header.count(column) > 1]:
-        raise UserError(f"{sheet.name} has the column {repeated[0]} twice: keep one")
-    filled = [(row, cells) for row, cells in sheet.rows if not _is_blank(cells)]
-    for row, cells in filled:
-        if len(cells) != len(sheet.header):
-            raise UserError(f"{sheet.name}, row {row}: {len(cells)} columns instead of {len(sheet.header)}")
-    index = pd.Index([row for row, _ in filled], dtype=int)
-    table = pd.DataFrame([cells for _, cells in filled], index=index, columns=pd.Index(sheet.header), dtype=str)
-    return table[columns]
-
-
-def _read_sheet(source: CsvFile, kind: str) -> _Sheet:
-    """Read a CSV file; raise ValueError naming it, or its `kind` where it has no name, if it is damaged or no text."""
-    name, text = _read_text(source, kind)
-    if "\0" in text:
-        raise UserError(f"{name}, row {_row_at(text.index(chr(0)), text)}: a NUL byte: it is no text, or damaged")
-    first_line = text.partition("\n")[0]
-    delimiter = ";" if ";" in first_line and "," not in first_line else ","
-    # A mask of a large image can be longer than the 128 KiB that the csv module takes by default.
-    csv.field_size_limit(_LONGEST_FIELD)
-    rows: list[Row] = []
-    try:
-        for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True):
-            rows.append((len(rows) + 1, cells))
-    except csv.Error as error:
-        raise UserError(f"{name}, row {len(rows) + 1}: not readable as CSV ({error})") from None
-    return _Sheet(name, delimiter, rows[0][1] if rows else [], rows[1:])
-
-
-def _read_text(source: CsvFile, kind: str) -> tuple[str, str]:
-    """Return the name and the text of a file, without a byte order mark."""
-    if not isinstance(source, str | PathLike):
-        return kind, source.read().removeprefix("\ufeff")
-    path = Path(source)
-    data = path.read_bytes()
-    if path.suffix.lower() == ".gz":
-        try:
-            data = gzip.decompress(data)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise UserError(
-                f"{path} is a damaged or truncated gzip file ({error}): make or download it again"
-            ) from None
-    try:
-        return str(path), data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        row = _row_at(error.start, data.decode("latin-1"))
-        raise UserError(f"{path}, row {row}: not UTF-8 text: save it as 'CSV UTF-8'") from None
-
-
-def _row_at(position: int, text: str) -> int:
-    return 1 + text.count("\n", 0, position)

@@ -6,10 +6,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from nuclei.config.schema import Config
-from nuclei.data.folds import COLUMNS, check_folds, fold_table, mosaic_groups, split_folds
+from nuclei.data.folds import fold_table, mosaic_groups, read_folds, split_folds
 from nuclei.errors import UserError
 from nuclei.runs.cache import fingerprint, lock
-from nuclei.runs.files import read_image, read_table, write_table
+from nuclei.runs.files import read_image, write_table
 from nuclei.runs.layout import Dataset, Options, Run
 
 LEAST_FOLDS = 2
@@ -28,12 +28,12 @@ def deal_folds(config: Config, dataset: Dataset, force: bool) -> None:
     manifest = dataset.read_manifest()
     train = manifest[manifest["split"] == "train"].astype({"n_nuclei": int})  # the test images have none to count
     if path.is_file() and not force:
-        check_images(read_table(path), set(train["image_id"]), path, dataset)
+        check_images(read_folds(path), set(train["image_id"]), path, dataset)
         print(f"{dataset.name} folds: up to date ({path})", flush=True)
         return
     if config.data.split_folds:
         coarse = Path(config.data.split_folds)
-        table = read_table(coarse)
+        table = read_folds(coarse)
         check_images(table, set(train["image_id"]), coarse, dataset)
         write_table(path, split_folds(table, config.data.n_folds, config.data.folds_seed))
         print(f"{dataset.name} folds: those of {coarse}, split into {config.data.n_folds} -> {path}", flush=True)
@@ -48,18 +48,11 @@ def deal_folds(config: Config, dataset: Dataset, force: bool) -> None:
 
 
 def check_images(table: pd.DataFrame, image_ids: set[str], path: Path, dataset: Dataset) -> None:
-    """Raise UserError naming the fold table if it is damaged or the data lacks an image of it.
-
-    Images beyond the table are said.
-    """
-    try:
-        check_folds(table)
-    except UserError as error:
-        raise UserError(f"{path}: {error}; delete it and run the stage folds again, or put it back") from None
-    if table[list(COLUMNS)].isna().any(axis=None) or table["fold"].nunique() < LEAST_FOLDS:
+    """Raise UserError if the table has one fold or the data lacks an image of it; images beyond it are said."""
+    if table["fold"].nunique() < LEAST_FOLDS:
         raise UserError(
-            f"{path} is damaged, or cut off: every row needs {', '.join(COLUMNS)}, and there must be two folds: "
-            "delete it and run the stage folds again, or put it back"
+            f"{path} is cut off: it has one fold, and there must be two: delete it and run the stage folds again, or "
+            "put it back"
         )
     if missing := set(table["image_id"]) - image_ids:
         raise UserError(
