@@ -12,7 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nuclei.data.folds import assign_folds, check_folds, fold_table, match_folds, mosaic_groups, split_folds
+from nuclei.data.folds import (
+    assign_folds,
+    check_folds,
+    fold_table,
+    match_folds,
+    mosaic_groups,
+    read_folds,
+    split_folds,
+)
 from nuclei.data.image_types import IMAGE_TYPES, image_type
 
 ROOT = Path(__file__).parents[2]
@@ -271,3 +279,36 @@ def test_committed_folds_are_sound():
     check_folds(table)
     assert len(table) == 664
     assert set(table["cluster"]) == set(IMAGE_TYPES)
+
+
+@pytest.mark.parametrize("name", ["dsb2018.csv", "dsb2018_8.csv"])
+def test_committed_folds_are_read_as_by_pandas(name):
+    dtypes = {"image_id": str, "group": str}
+    plain = pd.read_csv(ROOT / "folds" / name, dtype=dtypes, float_precision="round_trip")
+    pd.testing.assert_frame_equal(read_folds(ROOT / "folds" / name), plain, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("b,b,gray,1,x,1", "row 3, image b: fold is 'x', not a whole number from 0 on"),
+        ("b,b,gray,-1,0,1", "row 3, image b: n_nuclei is '-1', not a whole number from 0 on"),
+        ("b,b,gray,1,0,nan", "row 3, image b: weight is 'nan', not a number above 0"),
+        ("b, ,gray,1,0,1", "row 3: no image_id or no group"),
+        ("a,a,gray,1,0,1", "names image a twice"),
+        ("b,a,gray,1,1,1", "group a crosses folds"),
+        ("b,b,gray", "row 3: 3 columns instead of 6"),
+    ],
+)
+def test_a_broken_fold_table_is_refused_by_its_name(tmp_path, row, message):
+    path = tmp_path / "folds.csv"
+    path.write_text(f"image_id,group,cluster,n_nuclei,fold,weight\na,a,gray,1,0,1.5\n{row}\n")
+    with pytest.raises(ValueError, match=f"folds.csv.*{message}"):
+        read_folds(path)
+
+
+def test_a_fold_table_without_rows_is_refused(tmp_path):
+    path = tmp_path / "folds.csv"
+    path.write_text("image_id,group,cluster,n_nuclei,fold,weight\n")
+    with pytest.raises(ValueError, match="folds.csv has no rows"):
+        read_folds(path)
