@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nuclei.data.archives import Archive, is_clutter, open_archive
+from nuclei.data.archives import MAX_ID_BYTES, Archive, is_clutter, open_archive
 from nuclei.data.images import decode_image
 from nuclei.data.microscope import SUFFIXES, Picture, View, count_times, normalise, read_picture
 from nuclei.runs.files import file_hash, read_json
@@ -100,7 +100,9 @@ def find_images(paths: Iterable[Path], recursive: bool = False) -> list[Source]:
 
 
 def _is_archive(folder: Path) -> bool:
-    return not list_files(folder) and any(path.suffix.lower() == ".png" for path in folder.glob("*/images/*"))
+    """Return whether a folder is an official archive, extracted: <image_id>/images/<image_id>.png, no image beside."""
+    inner = (path for path in folder.glob("*/images/*") if path.suffix.lower() == ".png")
+    return not list_files(folder) and any(path.stem == path.parents[1].name for path in inner)
 
 
 def list_files(folder: Path, recursive: bool = False) -> list[Path]:
@@ -176,8 +178,11 @@ def check_names(sources: Sequence[Source]) -> None:
 def split_times(source: Source, reading: Reading) -> list[Source]:
     """Return the images of a source: of a time series one for each time point, <name>_t000, <name>_t001 and so on.
 
-    Raises ValueError naming the file if it is damaged, or if it is open which picture of it is wanted.
+    Raises ValueError naming the file if it is damaged, if it is open which picture of it is wanted, or if its name is
+    too long to name results.
     """
+    if (length_bytes := len(source.name.encode())) > MAX_ID_BYTES:
+        raise ValueError(f"{source.path}: its name has {length_bytes} bytes, more than {MAX_ID_BYTES}: shorten it")
     if source.archive is not None or (times := count_times(source.path, reading.view)) == 1:
         return [source]
     return [replace(source, name=f"{source.name}_t{time:03d}", time=time) for time in range(times)]

@@ -179,9 +179,9 @@ def check_results(names: Sequence[str], output: Path, force: bool) -> None:
         if read_record(output / f"{name}{RECORD}") is None
         for ending in (*FORMATS, RECORD)
     ]
-    page = output / PAGE
-    if page.is_file() and GENERATOR not in page.read_text(errors="replace"):
-        others.append(page)
+    for path, mark in ((output / PAGE, GENERATOR), (output / SUMMARY, ",".join(COLUMNS))):
+        if path.is_file() and mark not in path.read_text(errors="replace"):
+            others.append(path)
     existing = [path for path in others if path.exists()]
     if existing and not force:
         more = f" and {len(existing) - 1} more files" if len(existing) > 1 else ""
