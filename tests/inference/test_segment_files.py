@@ -1,8 +1,10 @@
 """Results belong to an image's content, the weights and the settings; a bad file stops nothing; nothing is lost."""
 
 import json
+import os
 import zipfile
 from html.parser import HTMLParser
+from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
@@ -238,6 +240,14 @@ def test_archives_of_the_official_layout_are_read_as_the_pipeline_reads_them(pro
     with zipfile.ZipFile(path) as file:
         assert set(summary["image"]) <= {part for entry in file.namelist() for part in entry.split("/")}
     assert (project / "submission.csv").is_file()
+
+
+def test_names_that_are_no_utf8_are_shown_as_far_as_they_can_be(project):
+    for name, data in ((b"in/\xff.png", draw(5)), (b"in/\xfe.png", draw(6)[:900])):
+        Path(os.fsdecode(name)).write_bytes(data)
+    summary = segment(project)
+    assert states(summary) == {"?_png": FAILED, "?_png_2": MADE, "a": MADE, "b": MADE}
+    assert "?.png cannot be read" in (project / "out/index.html").read_text()
 
 
 class Page(HTMLParser):

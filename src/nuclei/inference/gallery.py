@@ -49,7 +49,8 @@ th button { font: inherit; font-weight: 600; background: none; border: 0; paddin
 th[aria-sort=ascending] button::after { content: " \\2191" }
 th[aria-sort=descending] button::after { content: " \\2193" }
 td.number { text-align: right; font-variant-numeric: tabular-nums }
-td small, td a { overflow-wrap: anywhere } small { color: var(--muted) } .failed { color: var(--bad) }
+td.axes, td.values { white-space: nowrap }
+td small, td a, td.failed { overflow-wrap: anywhere } small { color: var(--muted) } .failed { color: var(--bad) }
 figure { position: relative; margin: 0; width: max-content }
 figure img { display: block } figure img + img { position: absolute; inset: 0 }
 body:has(#outlines:not(:checked)) figure img + img { display: none }
@@ -108,26 +109,28 @@ def _data_address(kind: str, data: bytes) -> str:
 def gallery_page(images: Sequence[Mapping[str, Any]], endings: Sequence[str]) -> str:
     """Return the page of images, each the record of its results with its row of the summary.
 
-    endings: of the names of an image's results, which lie beside the page and are linked. It needs no network.
+    endings: of the names of an image's results, which lie beside the page and are linked. It needs no network. Columns
+    of which no image has a value are left out.
     """
+    columns = [key for key in HEADINGS if any(image.get(key) not in (None, "") for image in images)]
     states = [image["state"] for image in images]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     nuclei = sum(image.get("nuclei", 0) for image in images)
     headings = "".join(
-        f'<th data-kind="{"number" if key in NUMBERS else "text"}"><button>{heading}</button></th>'
-        for key, heading in HEADINGS.items()
+        f'<th data-kind="{"number" if key in NUMBERS else "text"}"><button>{HEADINGS[key]}</button></th>'
+        for key in columns
     )
-    rows = "\n".join(_row(image, endings) for image in images)
+    rows = "\n".join(_row(image, columns, endings) for image in images)
     title = escape(f"{nuclei} nuclei in {len(images)} images ({counts})")
     return PAGE.substitute(generator=GENERATOR, title=title, headings=headings, rows=rows)
 
 
-def _row(image: Mapping[str, Any], endings: Sequence[str]) -> str:
+def _row(image: Mapping[str, Any], columns: Sequence[str], endings: Sequence[str]) -> str:
     pictures = "".join(
-        f'<img src="{address}" alt="{alt}">'
+        f'<img src="{escape(address)}" alt="{alt}">'
         for address, alt in zip(image.get("thumbnails", []), ("image", "outlines of its nuclei"), strict=False)
     )
-    cells = "".join(_cell(key, image, endings) for key in HEADINGS)
+    cells = "".join(_cell(key, image, endings) for key in columns)
     return f"<tr><td><figure>{pictures}</figure></td>{cells}</tr>"
 
 
@@ -136,12 +139,10 @@ def _cell(key: str, image: Mapping[str, Any], endings: Sequence[str]) -> str:
     text = escape(value)
     if key in NUMBERS:
         return f'<td class="number">{text}</td>'
+    if key in ("state", "why"):
+        return f'<td class="{escape(image["state"])}">{text}</td>'
     if key != "image":
-        return (
-            f'<td class="failed">{text}</td>'
-            if image["state"] == "failed" and key in ("state", "why")
-            else (f"<td>{text}</td>")
-        )
+        return f'<td class="{key}">{text}</td>'
     links = " ".join(
         f'<a href="{escape(quote(value + ending))}">{escape(ending.lstrip("_."))}</a>'
         for ending in endings

@@ -47,7 +47,7 @@ class Source:
     @property
     def file(self) -> str:
         """The image's file, as people are told."""
-        return str(self.path) if self.archive is None else f"{self.path}: {self.archive.image_name(self.name)}"
+        return in_utf8(str(self.path) if self.archive is None else f"{self.path}: {self.archive.image_name(self.name)}")
 
     def hash(self) -> str:
         """Return the sha256 of the file's content, hexadecimal."""
@@ -69,6 +69,11 @@ class Source:
         except ValueError as error:
             raise ValueError(f"{self.path}: {error}") from None
         return replace(picture, pixel_size_um=reading.pixel_size_um or picture.pixel_size_um), image, rule
+
+
+def in_utf8(text: str) -> str:
+    """Return a text with "?" for what UTF-8 cannot hold: bytes in names that other systems wrote."""
+    return text.encode(errors="replace").decode()
 
 
 def find_images(paths: Iterable[Path], recursive: bool = False) -> list[Source]:
@@ -161,7 +166,8 @@ def name_files(paths: Sequence[Path]) -> list[str]:
 
 
 def _stem(path: Path) -> str:
-    return path.stem.removesuffix(".ome") or path.stem
+    stem = in_utf8(path.stem)
+    return stem.removesuffix(".ome") or stem
 
 
 def check_names(sources: Sequence[Source]) -> None:

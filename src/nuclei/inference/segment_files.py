@@ -30,6 +30,7 @@ from nuclei.inference.image_files import (
     check_folder,
     check_names,
     describe_change,
+    in_utf8,
     read_record,
     split_times,
 )
@@ -146,7 +147,7 @@ def plan(sources: Iterable[Source], common: dict[str, Any], output: Path, readin
         try:
             images, image_hash = split_times(source, reading), source.hash()
         except (ValueError, OSError) as error:
-            tasks.append(Task(source, FAILED, str(error)))
+            tasks.append(Task(source, FAILED, in_utf8(str(error))))
             continue
         for image in images:
             settings = reading.record() | {"time": image.time}
@@ -195,12 +196,13 @@ def segment_one(
     task: Task, predictor: tuple[Path, tuple[int, ...]], output: Path, reading: Reading
 ) -> tuple[str, dict[str, Any], str]:
     """Segment one image by load_predictor(*predictor) and write its results: (name, record, why it failed)."""
-    source, segment = task.source, load_predictor(*predictor).segment
-    started = time.perf_counter()
+    source = task.source
     try:
         picture, image, rule = source.read(reading)
     except (ValueError, OSError) as error:
-        return source.name, {}, str(error)
+        return source.name, {}, in_utf8(str(error))
+    segment = load_predictor(*predictor).segment  # takes seconds once, which are no image's
+    started = time.perf_counter()
     files = [f"{source.name}{ending}" for ending in FORMATS]
     record: dict[str, Any] = {"made_by": MADE_BY, "finished": False, "files": files, "made_from": task.made_from}
     write_json(output / f"{source.name}{RECORD}", record)
