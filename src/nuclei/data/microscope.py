@@ -454,8 +454,8 @@ def _open_vendor(path: Path) -> tuple[Layout, Read]:
             raise
         suffix = path.suffix.lower()
         raise ValueError(
-            f"{path}: {suffix} files need a reader that is not installed: pip install 'nuclei[{READER_EXTRA}]', or "
-            "save it as OME-TIFF"
+            f"{path}: {suffix} files need a reader that is not installed (or this one is damaged): "
+            f"pip install 'nuclei[{READER_EXTRA}]', or save it as OME-TIFF"
         ) from None
     if len(image.scenes) > 1:
         raise ValueError(f"it holds {len(image.scenes)} scenes: save each as a file of its own")

@@ -50,6 +50,7 @@ th[aria-sort=ascending] button::after { content: " \\2191" }
 th[aria-sort=descending] button::after { content: " \\2193" }
 td.number { text-align: right; font-variant-numeric: tabular-nums }
 td.axes, td.values { white-space: nowrap }
+td.why { min-width: 14rem }
 td small, td a, td.failed { overflow-wrap: anywhere } small { color: var(--muted) } .failed { color: var(--bad) }
 figure { position: relative; margin: 0; width: max-content }
 figure img { display: block } figure img + img { position: absolute; inset: 0 }
@@ -140,7 +141,7 @@ def _cell(key: str, image: Mapping[str, Any], endings: Sequence[str]) -> str:
     if key in NUMBERS:
         return f'<td class="number">{text}</td>'
     if key in ("state", "why"):
-        return f'<td class="{escape(image["state"])}">{text}</td>'
+        return f'<td class="{key} {escape(image["state"])}">{text}</td>'
     if key != "image":
         return f'<td class="{key}">{text}</td>'
     links = " ".join(
