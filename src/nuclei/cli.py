@@ -190,7 +190,10 @@ def climb(
 
 @app.command("predict-images")
 def predict_images(
-    images: Annotated[list[Path], typer.Argument(help="PNG files, folders of them, or stage1_test.zip")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(help="images (PNG, JPEG, BMP, WebP, TIFF, OME-TIFF, CZI, …), folders, or stage1_test.zip"),
+    ],
     weights: Annotated[
         Path | None,
         typer.Option(
@@ -199,15 +202,50 @@ def predict_images(
     ] = None,
     output: Annotated[Path, typer.Option(help="folder to write to")] = Path("nuclei_of_images"),
     submission: Annotated[Path | None, typer.Option(help="also write a submission of all the images")] = None,
+    channel: Annotated[
+        str | None, typer.Option(help="channel with the nuclei, by its name or its number from 0")
+    ] = None,
+    plane: Annotated[
+        str | None, typer.Option(help="plane of a z-stack, by its number from 0; max: the maximum of all, the default")
+    ] = None,
+    normalise: Annotated[
+        bool,
+        typer.Option(
+            "--normalise/--no-normalise",
+            help="spread the values between percentiles 1 and 99.8 over 0..255 where an image is not of 8 bits",
+        ),
+    ] = True,
+    pixel_size: Annotated[
+        float | None, typer.Option(min=1e-6, help="side of a pixel in µm, instead of what the files say")
+    ] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", help="look into nested folders, too")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="list what would be made, and why; write nothing")] = False,
     jobs: Jobs = -1,
-    force: Force = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="make all results anew, and overwrite other files of their names")
+    ] = False,
 ) -> None:
-    """Segment your own images: label TIFF, outlines, CSV of measurements, GeoJSON for QuPath and ROIs for ImageJ."""
-    from nuclei.inference.bundle import find_default
-    from nuclei.inference.segment_files import segment_files
+    """Segment your own images: labels, outlines, measurements, files for QuPath and ImageJ, and a page to look at."""
+    from nuclei.data.microscope import View
+    from nuclei.inference.image_files import Reading, find_images
 
-    found = segment_files(images, weights or find_default(), output, force, submission, jobs)
-    typer.echo(f"{found['n_nuclei'].sum()} nuclei in {len(found)} images -> {output}")
+    found = find_images(images, recursive)
+    reading = Reading(View(channel, plane), normalise, pixel_size)
+    from nuclei.inference.bundle import find_default  # which imports torch
+    from nuclei.inference.segment_files import check_failures, describe, segment_files
+
+    summary = segment_files(
+        found,
+        weights or find_default(),
+        output,
+        reading,
+        force=force,
+        submission=submission,
+        jobs=jobs,
+        dry_run=dry_run,
+    )
+    typer.echo(describe(summary, output, dry_run))
+    check_failures(summary, submission)
 
 
 @app.command()

@@ -180,7 +180,7 @@ def test_features_have_the_fields_that_qupath_reads():
         assert properties["classification"]["name"] == "Nucleus"
         assert len(properties["classification"]["color"]) == 3
         assert properties["measurements"]["area_px"] == (labels == int(properties["name"])).sum()
-        assert properties["measurements"]["gray_mean"] == 7
+        assert properties["measurements"]["gray_mean_raw"] == 7
         assert {type(value) for value in properties["measurements"].values()} == {float}
     assert to_geojson(trace_outlines(labels))["features"][0]["properties"]["measurements"] == {"area_px": 49}
 
@@ -272,15 +272,38 @@ def test_measures_are_those_of_the_drawn_nuclei():
         assert (row["centroid_y_px"], row["centroid_x_px"]) == pytest.approx((y.mean(), x.mean()))
         box = row[["box_top_px", "box_left_px", "box_bottom_px", "box_right_px"]]
         assert list(box) == [y.min(), x.min(), y.max() + 1, x.max() + 1]
-        assert list(row[["red_mean", "green_mean", "blue_mean"]]) == pytest.approx(list(image[y, x].mean(axis=0)))
+        assert list(row[["red_mean_raw", "green_mean_raw", "blue_mean_raw"]]) == pytest.approx(
+            list(image[y, x].mean(axis=0))
+        )
         gray = image[y, x] @ [0.299, 0.587, 0.114]
-        assert row["gray_mean"] == pytest.approx(gray.mean(), abs=0.5)
-        assert row["gray_std"] == pytest.approx(gray.std(), abs=0.5)
+        assert row["gray_mean_raw"] == pytest.approx(gray.mean(), abs=0.5)
+        assert row["gray_std_raw"] == pytest.approx(gray.std(), abs=0.5)
     assert list(table.index[table["touches_frame"]]) == [4]
     assert table.loc[1, "solidity"] == 1 > table.loc[5, "solidity"]
     assert abs(table.loc[2, "orientation_rad"]) == pytest.approx(np.pi / 2)
     assert table.loc[2, "major_axis_px"] == pytest.approx(4 * np.arange(8).std())
     assert table.loc[7, "equivalent_diameter_px"] == pytest.approx(np.sqrt(4 / np.pi))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "uint32", "float32", "float64"])
+def test_intensities_are_in_the_units_of_the_image_whatever_its_type(dtype):
+    labels = hard_nuclei()
+    gray = np.random.default_rng(0).integers(0, 120, SHAPE).astype(dtype)
+    table = measure_nuclei(labels, gray).set_index("label")
+    for label in table.index:
+        inside = gray[labels == label]
+        assert table.loc[label, "gray_mean_raw"] == table.loc[label, "blue_mean_raw"] == pytest.approx(inside.mean())
+    colours = measure_nuclei(labels, np.dstack([gray, gray, gray])).set_index("label")
+    np.testing.assert_allclose(colours["gray_mean_raw"], table["gray_mean_raw"], rtol=1e-6)
+
+
+def test_measures_are_also_in_micrometres_where_the_pixel_size_is_known():
+    labels, image = hard_nuclei(), np.zeros(SHAPE, np.uint16)
+    in_px, in_um = measure_nuclei(labels, image), measure_nuclei(labels, image, 0.5)
+    np.testing.assert_allclose(in_um["area_um2"], in_px["area_px"] / 4)
+    np.testing.assert_allclose(in_um["major_axis_um"], in_px["major_axis_px"] / 2)
+    added = {"area_um2", *(f"{n}_um" for n in ("centroid_y", "centroid_x", "equivalent_diameter", "perimeter"))}
+    assert set(in_um) - set(in_px) == added | {"major_axis_um", "minor_axis_um"}
 
 
 def test_an_image_without_nuclei_has_a_table_with_the_same_columns():

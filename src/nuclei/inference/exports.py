@@ -29,7 +29,8 @@ from nuclei.data.labels import find_outlines
 Outlines = Mapping[int, BaseGeometry]
 # One image of a COCO data set: its id, its labels, int [H, W], and a score for each label, or None.
 LabelledImage = tuple[str, NDArray[Any], NDArray[Any] | None]
-# What regionprops_table measures and what it is called here: units in names, y before x as in arrays.
+# What regionprops_table measures and what it is called here: units in names, y before x as in arrays; raw: the values
+# of the user's file, such as 0..4095 of a 12-bit camera.
 MEASURES = {
     "label": "label",
     "centroid-0": "centroid_y_px",
@@ -46,11 +47,11 @@ MEASURES = {
     "bbox-1": "box_left_px",
     "bbox-2": "box_bottom_px",
     "bbox-3": "box_right_px",
-    "intensity_mean-0": "gray_mean",
-    "intensity_std-0": "gray_std",
-    "intensity_mean-1": "red_mean",
-    "intensity_mean-2": "green_mean",
-    "intensity_mean-3": "blue_mean",
+    "intensity_mean-0": "gray_mean_raw",
+    "intensity_std-0": "gray_std_raw",
+    "intensity_mean-1": "red_mean_raw",
+    "intensity_mean-2": "green_mean_raw",
+    "intensity_mean-3": "blue_mean_raw",
 }
 # Light enough for black, strong enough for white and purple; six are enough for any planar map of neighbours.
 OUTLINE_COLOURS = np.array(
@@ -74,23 +75,39 @@ MOVE_TO, LINE_TO, CLOSE = 0, 1, 4  # of java.awt.geom.PathIterator, in which Ima
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold: the same nuclei give the same bytes
 
 
-def measure_nuclei(labels: NDArray[Any], image: NDArray[np.uint8]) -> pd.DataFrame:
-    """Measure each nucleus of labels, int [H, W], on an image, uint8 [H, W, 3] RGB: a table with a row per label.
+def measure_nuclei(labels: NDArray[Any], image: NDArray[Any], pixel_size_um: float | None = None) -> pd.DataFrame:
+    """Measure each nucleus of labels, int [H, W], on a gray image, [H, W], or RGB, [H, W, 3]: a row per label.
 
     Columns are the values of MEASURES and `touches_frame`, defined as in skimage.measure.regionprops; intensities are
-    0..255, the box's bottom and right are exclusive, the orientation is the angle between the y axis and the major
-    axis, −π/2..π/2. Raises ValueError where the image has another size.
+    in the image's own units, those of a gray image alike in all colours; the box's bottom and right are exclusive, the
+    orientation is the angle between the y axis and the major axis, −π/2..π/2. With the side of a pixel every length and
+    area, the box aside, has a column in µm or µm² as well. Raises ValueError where the image has another size.
     """
-    if image.shape != (*labels.shape, 3):
-        raise ValueError(f"image has shape {image.shape}, labels {labels.shape}: an RGB image of their size is needed")
-    channels = np.dstack([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), image])
+    if image.shape not in (labels.shape, (*labels.shape, 3)):
+        raise ValueError(
+            f"image has shape {image.shape}, labels {labels.shape}: a gray or RGB image of their size is needed"
+        )
     properties = sorted({name.split("-")[0] for name in MEASURES})
-    table = pd.DataFrame(regionprops_table(labels, channels, properties))[list(MEASURES)].rename(columns=MEASURES)
+    table = pd.DataFrame(regionprops_table(labels, stack_colours(image), properties))
+    table = table[list(MEASURES)].rename(columns=MEASURES)
     table["area_px"] = table["area_px"].astype(int)
     height, width = labels.shape
     at_start = table[["box_top_px", "box_left_px"]].eq(0).any(axis=1)
     table["touches_frame"] = at_start | table["box_bottom_px"].eq(height) | table["box_right_px"].eq(width)
+    if pixel_size_um is not None:
+        for name in [name for name in map(str, table) if name.endswith("_px") and not name.startswith("box_")]:
+            side, unit = (pixel_size_um**2, "um2") if name == "area_px" else (pixel_size_um, "um")
+            table[f"{name.removesuffix('_px')}_{unit}"] = table[name] * side
     return table
+
+
+def stack_colours(image: NDArray[Any]) -> NDArray[Any]:
+    """Return gray, red, green and blue of an image, [H, W] gray or [H, W, 3] RGB, as [H, W, 4] in its own units."""
+    if image.ndim == 2:
+        return np.dstack([image] * 4)
+    # OpenCV weighs the colours of these types alone.
+    known = image if image.dtype in (np.uint8, np.uint16, np.float32) else image.astype(np.float32)
+    return np.dstack([cv2.cvtColor(known, cv2.COLOR_RGB2GRAY), image])
 
 
 def encode_tiff(labels: NDArray[Any]) -> bytes:
@@ -284,7 +301,7 @@ def encode_instances(
 
 @dataclass(frozen=True)
 class Segmented:
-    """Hold a segmented image, uint8 [H, W, 3], its labels, int [H, W], and what was measured of them."""
+    """Hold an image as the networks saw it, uint8 [H, W, 3], its labels, int [H, W], and what was measured of them."""
 
     image: NDArray[np.uint8]
     labels: NDArray[Any]
@@ -296,8 +313,7 @@ class Segmented:
         return trace_outlines(self.labels)
 
 
-# What an image's file is called after the image's name -> its content. An export format is one entry here. The table of
-# nuclei comes last: where it exists, the others do.
+# What an image's file is called after the image's name -> its content. An export format is one entry here.
 FORMATS: dict[str, Callable[[Segmented], bytes]] = {
     "_labels.tif": lambda s: encode_tiff(s.labels),
     "_outlines.png": lambda s: encode_image_png(draw_outlines(s.image, s.labels)),
@@ -305,4 +321,4 @@ FORMATS: dict[str, Callable[[Segmented], bytes]] = {
     "_rois.zip": lambda s: to_rois(s.outlines),
     "_nuclei.csv": lambda s: s.measures.to_csv(index=False, lineterminator="\n").encode(),
 }
-LABELS, TABLE = "_labels.tif", "_nuclei.csv"
+LABELS = "_labels.tif"

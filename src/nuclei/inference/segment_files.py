@@ -1,119 +1,244 @@
-"""A trained run applied to a user's images: labels, outlines, measurements, what other tools open, a submission."""
+"""A trained run applied to a user's images: labels, outlines, measurements, what other tools open, a submission.
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import partial
+Each image gets its files in exports.FORMATS and a record, <name>.json, of what they were made from. The record is
+written before them as unfinished and after them as finished: only a finished one of the same image, weights and
+settings means that there is nothing to do.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
 import tifffile
 from joblib import Parallel, delayed
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from nuclei.data.archives import Archive, is_clutter, open_archive
-from nuclei.data.images import decode_image
+from nuclei.config.load import load_config
 from nuclei.errors import UserError
 from nuclei.evaluation.submission import validate_submission, write_submission
-from nuclei.inference.bundle import find_run
-from nuclei.inference.exports import FORMATS, LABELS, TABLE, Segmented, measure_nuclei
+from nuclei.inference.bundle import find_run, list_networks
+from nuclei.inference.exports import FORMATS, LABELS, Segmented, measure_nuclei
+from nuclei.inference.gallery import GENERATOR, draw_thumbnails, gallery_page
+from nuclei.inference.image_files import (
+    MADE_BY,
+    RECORD,
+    Reading,
+    Source,
+    check_folder,
+    check_names,
+    describe_change,
+    in_utf8,
+    read_record,
+    split_times,
+)
 from nuclei.inference.predictor import choose_jobs, load_predictor, stamp
-from nuclei.runs.files import atomic, read_image, write_bytes
+from nuclei.runs.files import atomic, file_hash, write_bytes, write_json, write_table
+from nuclei.runs.layout import Run
 
-SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".webp")
-
-
-@dataclass(frozen=True)
-class Source:
-    """Hold one image to be segmented: its name, which those of its results begin with, and how it is read."""
-
-    name: str
-    read: Callable[[], NDArray[np.uint8]]  # -> uint8 [H, W, 3]
+VERSION = 1  # of the results: raised by a change of the code that makes them others
+SUMMARY, PAGE = "summary.csv", "index.html"
+MADE, UP_TO_DATE, FAILED, TO_DO = "made", "up to date", "failed", "to do"
+# What the summary takes of a record, beside the image, its file, the state and the reason.
+FACTS = ("height", "width", "axes", "channel", "plane", "pixel_size_um", "values", "normalisation", "notes")
+COLUMNS = ("image", "file", "state", "why", "nuclei", "seconds", *FACTS)
 
 
-def is_image(path: Path) -> bool:
-    """Return whether a file of a folder is meant as an image, and no left-over of an operating system."""
-    return path.suffix.lower() in SUFFIXES and not is_clutter(path.name)
+@dataclass
+class Task:
+    """Hold an image, what its results are made from, and how far it is."""
 
+    source: Source
+    state: str
+    why: str = ""
+    made_from: dict[str, Any] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)  # without the results, if there are none
 
-def find_images(paths: Iterable[Path]) -> list[Source]:
-    """Return the images among files, folders of them, and official archives (zips or extracted), in order.
-
-    Raises UserError on a missing path, a folder without images, and two images of one name, whose results would
-    overwrite each other.
-    """
-    found = []
-    for path in paths:
-        if not path.exists():
-            raise UserError(f"no image or folder {path}")
-        files = sorted(p for p in path.iterdir() if is_image(p)) if path.is_dir() else [path]
-        if path.suffix.lower() == ".zip" or (not files and any(path.glob("*/images/*.png"))):
-            archive = open_archive(path, "test")
-            found += [Source(i, partial(read_from_archive, archive, i)) for i in archive.image_ids]
-        elif not files:
-            raise UserError(f"no images in {path}; looked for *{', *'.join(SUFFIXES)}")
-        else:
-            found += [Source(file.stem, partial(read_image, file)) for file in files]
-    names = pd.Series([source.name for source in found])
-    if names.duplicated().any():
-        raise UserError(
-            f"two images are called {names[names.duplicated()].iloc[0]}: rename one, or give them in two calls"
-        )
-    return found
-
-
-def read_from_archive(archive: Archive, image_id: str) -> NDArray[np.uint8]:
-    """Return an image of an archive, uint8 [H, W, 3]."""
-    name = archive.image_name(image_id)
-    return decode_image(archive.read(name), f"{archive.path}: {name}")
+    def row(self) -> dict[str, Any]:
+        """Return the image's row of the summary."""
+        known = {key: self.record[key] for key in COLUMNS if key in self.record}
+        return known | {
+            "image": self.source.name,
+            "file": self.source.file,
+            "state": self.state,
+            "why": self.why,
+        }
 
 
 def segment_files(
-    images: Iterable[Path],
+    sources: Iterable[Source],
     weights: Path,
     output: Path,
+    reading: Reading | None = None,
+    *,
     force: bool = False,
     submission: Path | None = None,
     jobs: int = -1,
+    dry_run: bool = False,
 ) -> pd.DataFrame:
-    """Segment images by the run or bundle in the folder `weights`, write their results and return a row per image.
+    """Segment images by the run or bundle in the folder `weights`, write their results and return the summary.
 
-    Per image a file in each of exports.FORMATS; for all together, if asked for, a `submission` whose ids are the
-    images' names. An image that has its results is skipped unless `force`; the table of nuclei is written last, so that
-    a killed call is not taken for a finished one. jobs: processes; -1: one per core. Raises what find_images and
-    Predictor raise, and ValueError naming a damaged image.
+    The summary has a row per image and the columns COLUMNS; it is also written as SUMMARY, and as PAGE with pictures.
+    An image whose results are up to date is skipped unless `force`; one that cannot be read has the state FAILED
+    and the reason, and the others are done (`check_failures` raises the error). If asked for, a `submission` whose ids
+    are the images' names is written, if all were read. jobs: processes; -1: one per core. dry_run: nothing is written,
+    and what would be made has the state TO_DO. Raises what Predictor raises, and ValueError where results would
+    overwrite what this command did not make.
     """
-    found, folder = find_images(images), find_run(weights).folder
-    predictor = folder, stamp(folder.parent)
-    load_predictor(*predictor)  # reports what it lacks once, before every process does
-    tables = {source.name: output / f"{source.name}{TABLE}" for source in found}
-    missing = [source for source in found if force or not tables[source.name].is_file()]
-    results = Parallel(choose_jobs(jobs), return_as="generator_unordered")(
-        delayed(segment_one)(source, predictor, output) for source in missing
-    )
-    for _ in tqdm(results, "segment", len(missing), unit="image"):
-        pass
-    if submission:
-        submit(found, output, submission)
-    return pd.DataFrame([{"image": name, "n_nuclei": len(pd.read_csv(table))} for name, table in tables.items()])
+    run, reading = find_run(weights), reading or Reading()
+    if not dry_run:
+        check_folder(output)
+    predictor = run.folder, stamp(run.folder.parent)
+    if not run.config.is_file():
+        load_predictor(*predictor)  # says what is missing
+    tasks = plan(sources, {"weights_sha256": hash_weights(run), "version": VERSION}, output, reading, force)
+    check_results([task.source.name for task in tasks if task.state == TO_DO], output, force)
+    to_do = {task.source.name: task for task in tasks if task.state == TO_DO}
+    if not dry_run:
+        if to_do:
+            load_predictor(*predictor)  # reports what it lacks once, before every process does
+        work = (delayed(segment_one)(task, predictor, output, reading) for task in to_do.values())
+        results = Parallel(choose_jobs(jobs), return_as="generator_unordered")(work)
+        for name, record, fault in tqdm(results, "segment", len(to_do), unit="image", disable=not to_do):
+            task = to_do[name]
+            task.record = record
+            task.state, task.why = (FAILED, fault) if fault else (MADE, task.why)
+    summary = pd.DataFrame([task.row() for task in tasks], columns=list(COLUMNS))
+    summary = summary.astype(dict.fromkeys(("nuclei", "height", "width"), "Int64"))
+    if not dry_run:
+        write_table(output / SUMMARY, summary)
+        page = gallery_page([task.record | task.row() for task in tasks], list(FORMATS))
+        write_bytes(output / PAGE, page.encode())
+        if submission and not summary["state"].eq(FAILED).any():
+            submit([task.source.name for task in tasks], output, submission)
+    return summary
 
 
-def segment_one(source: Source, predictor: tuple[Path, tuple[int, ...]], output: Path) -> None:
-    """Segment one image by load_predictor(*predictor) and write its results in all FORMATS, in their order."""
-    image = source.read()
-    labels, iou = load_predictor(*predictor).segment(image)
-    measures = measure_nuclei(labels, image)
+def describe(summary: pd.DataFrame, output: Path, dry_run: bool) -> str:
+    """Say what was done in a line, or, after a dry run, a line per image of what would be done and why."""
+    if dry_run:
+        rows = zip(*(summary[key] for key in ("state", "image", "file", "why")), strict=True)
+        return "\n".join(f"{state}: {image} ({file}){f': {why}' if why else ''}" for state, image, file, why in rows)
+    states = summary["state"].tolist()
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    return f"{summary['nuclei'].sum()} nuclei in {len(summary)} images ({counts}) -> {output / PAGE}"
+
+
+def check_failures(summary: pd.DataFrame, submission: Path | None = None) -> None:
+    """Raise UserError listing the images of a summary that cannot be read, each with the reason.
+
+    submission: what was asked for, and is not written without them.
+    """
+    failed = summary.loc[summary["state"] == FAILED, "why"].tolist()
+    if failed:
+        missing = f", so {submission} is not written" if submission else ""
+        raise UserError("\n  ".join([f"{len(failed)} of {len(summary)} images cannot be read{missing}:", *failed]))
+
+
+def plan(sources: Iterable[Source], common: dict[str, Any], output: Path, reading: Reading, force: bool) -> list[Task]:
+    """Return a task for each image, time points apart, with its state: TO_DO, UP_TO_DATE or FAILED, and why.
+
+    common: what all results are made from beside the image and the settings.
+    """
+    tasks = []
+    for source in sources:
+        try:
+            images, image_hash = split_times(source, reading), source.hash()
+        except (ValueError, OSError) as error:
+            tasks.append(Task(source, FAILED, in_utf8(str(error))))
+            continue
+        for image in images:
+            settings = reading.record() | {"time": image.time}
+            wanted = common | {"image_sha256": image_hash, "settings": settings}
+            record = read_record(output / f"{image.name}{RECORD}")
+            why = describe_change(record, wanted)
+            if record and not why and not all((output / file).is_file() for file in record["files"]):
+                why = "results are missing"
+            state = TO_DO if why or force else UP_TO_DATE
+            tasks.append(Task(image, state, why or "--force" * force, wanted, record if record and not why else {}))
+    check_names([task.source for task in tasks])
+    return tasks
+
+
+def hash_weights(run: Run) -> str:
+    """Return a hash of all that a run segments with: settings, thresholds, networks and boosters, also of members."""
+    config = load_config(run.config)
+    runs = [run, *(Run(name, run.folder.parent) for name in config.members)]
+    files = [path for one in runs for path in (one.config, one.tuned) if path.is_file()]
+    files += [*list_networks(run), *sorted(run.scorer.glob("fold*_seed*.json.gz"))]
+    lines = (f"{path.relative_to(run.folder.parent).as_posix()} {file_hash(path)}\n" for path in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def check_results(names: Sequence[str], output: Path, force: bool) -> None:
+    """Raise UserError if a file that results would overwrite was not made by this command, unless `force`."""
+    others = [
+        output / f"{name}{ending}"
+        for name in names
+        if read_record(output / f"{name}{RECORD}") is None
+        for ending in (*FORMATS, RECORD)
+    ]
+    for path, mark in ((output / PAGE, GENERATOR), (output / SUMMARY, ",".join(COLUMNS))):
+        if path.is_file() and mark not in path.read_text(errors="replace"):
+            others.append(path)
+    existing = [path for path in others if path.exists()]
+    if existing and not force:
+        more = f" and {len(existing) - 1} more files" if len(existing) > 1 else ""
+        raise UserError(
+            f"{existing[0]}{more} would be overwritten, and {MADE_BY} has no record of making it: name another folder "
+            "by --output, or overwrite it by --force"
+        )
+
+
+def segment_one(
+    task: Task, predictor: tuple[Path, tuple[int, ...]], output: Path, reading: Reading
+) -> tuple[str, dict[str, Any], str]:
+    """Segment one image by load_predictor(*predictor) and write its results: (name, record, why it failed)."""
+    source = task.source
+    try:
+        picture, image, rule = source.read(reading)
+    except (ValueError, OSError) as error:
+        return source.name, {}, in_utf8(str(error))
+    segment = load_predictor(*predictor).segment  # takes seconds once, which are no image's
+    started = time.perf_counter()
+    files = [f"{source.name}{ending}" for ending in FORMATS]
+    record: dict[str, Any] = {"made_by": MADE_BY, "finished": False, "files": files, "made_from": task.made_from}
+    write_json(output / f"{source.name}{RECORD}", record)
+    labels, iou = segment(image)
+    measures = measure_nuclei(labels, picture.pixels, picture.pixel_size_um)
     if iou is not None:
         measures["predicted_iou"] = iou[measures["label"].to_numpy() - 1]
     segmented = Segmented(image, labels, measures)
-    for ending, encode in FORMATS.items():
-        write_bytes(output / f"{source.name}{ending}", encode(segmented))
+    for file, encode in zip(files, FORMATS.values(), strict=True):
+        write_bytes(output / file, encode(segmented))
+    record |= {
+        "finished": True,
+        "image": source.name,
+        "file": source.file,
+        "weights": str(predictor[0].name),
+        "height": image.shape[0],
+        "width": image.shape[1],
+        "axes": picture.axes,
+        "channel": picture.channel,
+        "plane": picture.plane,
+        "pixel_size_um": picture.pixel_size_um,
+        "values": f"{picture.pixels.dtype} {picture.pixels.min():g}..{picture.pixels.max():g}",
+        "normalisation": rule,
+        "notes": "; ".join(picture.notes),
+        "nuclei": len(measures),
+        "seconds": round(time.perf_counter() - started, 2),
+        "thumbnails": draw_thumbnails(image, labels),
+    }
+    write_json(output / f"{source.name}{RECORD}", record)
+    return source.name, record, ""
 
 
-def submit(sources: list[Source], output: Path, submission: Path) -> None:
+def submit(names: Sequence[str], output: Path, submission: Path) -> None:
     """Write the label images of `output` as a submission; raise UserError if it breaks the competition's rules."""
-    labels = {source.name: tifffile.imread(output / f"{source.name}{LABELS}") for source in sources}
+    labels = {name: tifffile.imread(output / f"{name}{LABELS}") for name in names}
     with atomic(submission) as temporary:
         with temporary.open("w", newline="") as file:
             write_submission(file, labels.items())
