@@ -20,7 +20,8 @@ from tqdm import tqdm
 from nuclei.config.load import load_config
 from nuclei.errors import UserError
 from nuclei.evaluation.submission import validate_submission, write_submission
-from nuclei.inference.bundle import find_run, list_networks
+from nuclei.inference.bundle import find_run
+from nuclei.inference.contents import check_files, list_required
 from nuclei.inference.exports import FORMATS, LABELS, Segmented, measure_nuclei
 from nuclei.inference.gallery import GENERATOR, draw_thumbnails, gallery_page
 from nuclei.inference.image_files import (
@@ -164,11 +165,15 @@ def plan(sources: Iterable[Source], common: dict[str, Any], output: Path, readin
 
 
 def hash_weights(run: Run) -> str:
-    """Return a hash of all that a run segments with: settings, thresholds, networks and boosters, also of members."""
+    """Return a hash of all that a run segments with: settings, thresholds, networks and boosters, also of members.
+
+    Raises UserError naming those that are missing.
+    """
     config = load_config(run.config)
-    runs = [run, *(Run(name, run.folder.parent) for name in config.members)]
-    files = [path for one in runs for path in (one.config, one.tuned) if path.is_file()]
-    files += [*list_networks(run), *sorted(run.scorer.glob("fold*_seed*.json.gz"))]
+    required = list_required(run, config)
+    check_files(run, required)
+    settings = [one.config for one in (run, *(Run(name, run.folder.parent) for name in config.members))]
+    files = [path for path in (*settings, *required) if path.is_file()]
     lines = (f"{path.relative_to(run.folder.parent).as_posix()} {file_hash(path)}\n" for path in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
