@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -120,7 +121,7 @@ def test_numbers_are_those_of_the_artefacts(made):
     score = read_json(tiny.metrics)["oof"]["score"][0]
     assert re.search(rf"\| tiny \| 2 \| 100.0 \| {score:.4f} \|", text)
     assert f"{file_hash(run.submission('test'))}  {run.submission('test')}" in text
-    table = read_table(config.data.folds)
+    table = read_table(Path(config.data.folds))
     counts = [str(n) for n in table.groupby("fold")["n_nuclei"].sum()]
     assert f"| nuclei | {' | '.join(counts)} |" in text
     assert f"| mosaic groups | {' | '.join(str(n) for n in table.groupby('fold')['group'].nunique())} |" in text
