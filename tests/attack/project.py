@@ -69,10 +69,13 @@ class Project:
             if meta.stem.split("_")[0] == stage:
                 meta.unlink()
 
-    def compare(self, folder: Path, but: Sequence[str] = ()) -> list[str]:
-        """Return the files of results that a copy lacks, has besides, or has with other bytes; left-overs too."""
+    def compare(self, folder: Path) -> list[str]:
+        """Return the files of results that a copy lacks, has besides, or has with other bytes; left-overs too.
+
+        Tables that compare runs, which only commands and no stages write, are left out.
+        """
         found = hash_files(folder / "runs")
-        names = (found.keys() | self.hashes.keys()) - set(but)
+        names = {name for name in found.keys() | self.hashes.keys() if not name.startswith("comparisons/")}
         return sorted(name for name in names if found.get(name) != self.hashes.get(name)) + list_partial(folder)
 
     def find_spoilt(self, folder: Path, but: Sequence[str] = ()) -> list[str]:
