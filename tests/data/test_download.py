@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from nuclei.data.download import CONTENTS, download_files
+from nuclei.errors import UserError
 
 CONTENT = {name: np.random.default_rng(n).bytes(300_000 + n) for n, name in enumerate(CONTENTS)}
 NAME = "stage1_train.zip"
@@ -124,3 +125,10 @@ def test_wrong_names_and_changed_files_are_errors(tmp_path):
         (tmp_path / NAME).write_bytes(b"something else")
         with pytest.raises(ValueError, match=f"{NAME} is not the file recorded"):
             download_files(tmp_path, [NAME], url)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "null", '{"a": 1}', '{"a": {}}', '{"a": {"sha256": null}}', "\x00"])
+def test_a_damaged_record_is_named(tmp_path, text):
+    (tmp_path / "downloads.json").write_text(text)
+    with pytest.raises(UserError, match=r"downloads\.json is damaged: delete it"):
+        download_files(tmp_path, [])

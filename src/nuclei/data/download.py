@@ -34,7 +34,7 @@ def download_files(
         raise UserError(f"unknown file {', '.join(unknown)}; the official ones are {', '.join(CONTENTS)}")
     folder.mkdir(parents=True, exist_ok=True)
     records_path = folder / "downloads.json"
-    records = json.loads(records_path.read_text()) if records_path.is_file() else {}
+    records = _read_records(records_path)
     for name in names:
         path, url = folder / name, base_url + name
         if not path.is_file():
@@ -53,6 +53,20 @@ def download_files(
             raise UserError(f"{path} is not the file recorded in {records_path}: delete it and run again")
         _replace_text(records_path, json.dumps(records, indent=1, sort_keys=True) + "\n")
     return {name: records[name] for name in names}
+
+
+def _read_records(path: Path) -> dict[str, dict[str, Any]]:
+    """Return what is recorded of downloaded files; nothing if there is no record."""
+    if not path.is_file():
+        return {}
+    try:
+        records: dict[str, dict[str, Any]] = json.loads(path.read_text())
+        sums = [one["sha256"] for one in records.values()]
+    except (ValueError, AttributeError, TypeError, KeyError):
+        sums = [None]
+    if not all(isinstance(value, str) for value in sums):
+        raise UserError(f"{path} is damaged: delete it, then repeat the command, which records the files anew")
+    return records
 
 
 def _fetch(url: str, path: Path, attempts: int, timeout_s: float) -> None:

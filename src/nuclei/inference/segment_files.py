@@ -9,13 +9,12 @@ import hashlib
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import tifffile
-from joblib import Parallel, delayed
-from tqdm import tqdm
 
 from nuclei.config.load import load_config
 from nuclei.errors import UserError
@@ -39,6 +38,7 @@ from nuclei.inference.image_files import (
 from nuclei.inference.predictor import choose_jobs, load_predictor, stamp
 from nuclei.runs.files import atomic, file_hash, write_bytes, write_json, write_table
 from nuclei.runs.layout import Run
+from nuclei.runs.parallel import each_image
 
 VERSION = 1  # of the results: raised by a change of the code that makes them others
 SUMMARY, PAGE = "summary.csv", "index.html"
@@ -98,13 +98,11 @@ def segment_files(
     tasks = plan(sources, {"weights_sha256": hash_weights(run), "version": VERSION}, output, reading, force)
     check_results([task.source.name for task in tasks if task.state == TO_DO], output, force)
     to_do = {task.source.name: task for task in tasks if task.state == TO_DO}
-    if not dry_run:
-        if to_do:
-            load_predictor(*predictor)  # reports what it lacks once, before every process does
-        work = (delayed(segment_one)(task, predictor, output, reading) for task in to_do.values())
-        results = Parallel(choose_jobs(jobs), return_as="generator_unordered")(work)
-        for name, record, fault in tqdm(results, "segment", len(to_do), unit="image", disable=not to_do):
-            task = to_do[name]
+    if to_do and not dry_run:
+        load_predictor(*predictor)  # reports what it lacks once, before every process does
+        work = partial(segment_one, predictor, output, reading)
+        done = each_image(list(to_do), work, "segment", choose_jobs(jobs), list(to_do.values()))
+        for task, (record, fault) in zip(to_do.values(), done, strict=True):
             task.record = record
             task.state, task.why = (FAILED, fault) if fault else (MADE, task.why)
     summary = pd.DataFrame([task.row() for task in tasks], columns=list(COLUMNS))
@@ -199,14 +197,18 @@ def check_results(names: Sequence[str], output: Path, force: bool) -> None:
 
 
 def segment_one(
-    task: Task, predictor: tuple[Path, tuple[int, ...]], output: Path, reading: Reading
-) -> tuple[str, dict[str, Any], str]:
-    """Segment one image by load_predictor(*predictor) and write its results: (name, record, why it failed)."""
+    predictor: tuple[Path, tuple[int, ...]],
+    output: Path,
+    reading: Reading,
+    name: str,  # noqa: ARG001 (of the progress bar's work: the task knows its name)
+    task: Task,
+) -> tuple[dict[str, Any], str]:
+    """Segment one image by load_predictor(*predictor) and write its results: (record, why it failed)."""
     source = task.source
     try:
         picture, image, rule = source.read(reading)
     except (ValueError, OSError) as error:
-        return source.name, {}, in_utf8(str(error))
+        return {}, in_utf8(str(error))
     segment = load_predictor(*predictor).segment  # takes seconds once, which are no image's
     started = time.perf_counter()
     files = [f"{source.name}{ending}" for ending in FORMATS]
@@ -238,7 +240,7 @@ def segment_one(
         "thumbnails": draw_thumbnails(image, labels),
     }
     write_json(output / f"{source.name}{RECORD}", record)
-    return source.name, record, ""
+    return record, ""
 
 
 def submit(names: Sequence[str], output: Path, submission: Path) -> None:
