@@ -14,6 +14,7 @@ from nuclei.inference.contents import list_folds, list_required
 from nuclei.inference.predictor import Predictor, load_predictor
 from nuclei.runs.files import link, read_json, write_bytes, write_json
 from nuclei.runs.layout import Run
+from nuclei.runs.outputs import record_file
 
 PUBLISHED = Path(__file__).parents[2] / "ensembles/long_mobilenets"
 NETWORK, BOOSTERS = "long_mobilenetv1/fold2/weights.safetensors", "long_mobilenets/scorer/fold1_seed1.json.gz"
@@ -154,3 +155,22 @@ def test_boosters_that_are_damaged_are_named(folder, damage):
     predictor.config = load_config(predictor.run.config)
     with pytest.raises(UserError, match=rf"{BOOSTERS} is damaged"):
         assert predictor.boosters
+
+
+@pytest.mark.parametrize("name", [NETWORK, BOOSTERS, "long_mobilenets/select.json"])
+def test_what_is_not_as_its_stage_left_it_is_named(folder, name):
+    (folder / "bundle/manifest.json").unlink()
+    run = find_run(folder)
+    path = folder / "bundle" / name
+    part, below = name.split("/", 1)
+    meta = folder / "bundle" / part / "meta/test.json"
+    empty = {"fingerprint": "", "settings": {}, "inputs": {}}
+    write_json(meta, empty | {"files": {below: record_file(path)}})
+    load_predictor(run.folder, (hash(name), "whole"))
+    spoil(path)
+    with pytest.raises(UserError, match=rf"{name} is damaged or was changed: its sha256 differs: put the file back"):
+        load_predictor(run.folder, (hash(name), "spoiled"))
+    meta.unlink()
+    write_json(meta, empty | {"files": []})
+    with pytest.raises(UserError, match=r"test.json is damaged"):
+        load_predictor(run.folder, (hash(name), "another kind"))

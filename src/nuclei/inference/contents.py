@@ -10,7 +10,9 @@ from nuclei.config.schema import Config
 from nuclei.decoding.methods import is_scored, method_of, uses_networks
 from nuclei.errors import UserError
 from nuclei.inference.predictions import read_tuned
+from nuclei.runs.cache import read_meta
 from nuclei.runs.layout import Run
+from nuclei.runs.outputs import Records, find_damage
 
 FILE_OF_CHECKPOINT = {"last": "weights.safetensors", "best": "best.safetensors"}
 FEW = 3  # missing files that are named
@@ -78,6 +80,22 @@ def check_files(run: Run, paths: Iterable[Path]) -> None:
         f"{run.folder} is not whole: {names} {verb} missing: run the stage {' and '.join(stages)} first or, "
         "of a bundle, fetch it anew"
     )
+
+
+def check_contents(run: Run, config: Config) -> None:
+    """Raise UserError naming what a run needs to segment images and lacks, or has otherwise than its stages left it."""
+    required = list_required(run, config)
+    check_files(run, required)
+    root = run.folder.parent
+    for folder in dict.fromkeys(root / path.relative_to(root).parts[0] for path in required):
+        left: Records = {}
+        for meta in sorted(Run(folder.name, root).meta("").parent.glob("*.json")):
+            left |= read_meta(meta).get("files", {})
+        own = {path.relative_to(folder).as_posix() for path in required if path.is_relative_to(folder)}
+        damaged = find_damage({name: record for name, record in left.items() if name in own}, folder)
+        if damaged:
+            text = "; ".join(damage.text for damage in damaged[:FEW])
+            raise UserError(f"{text}: put the file back as it was, or delete it and run its stage again")
 
 
 def _stage_of(path: Path) -> str:

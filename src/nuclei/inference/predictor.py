@@ -29,11 +29,11 @@ from nuclei.decoding.tuning import Setting
 from nuclei.errors import UserError
 from nuclei.inference.contents import (
     FILE_OF_CHECKPOINT,
+    check_contents,
     check_files,
     list_boosters,
     list_folds,
     list_networks,
-    list_required,
 )
 from nuclei.inference.predictions import read_tuned
 from nuclei.networks.encoder_decoder import Network, load_weights
@@ -157,5 +157,5 @@ class Predictor:
 def load_predictor(folder: Path, written: tuple[int, ...]) -> Predictor:  # noqa: ARG001 (a key)
     """Return the Predictor of the run in a folder, all of which is there; a process loads it once."""
     predictor = Predictor(Run(folder.name, folder.parent))
-    check_files(predictor.run, list_required(predictor.run, predictor.config))
+    check_contents(predictor.run, predictor.config)
     return predictor

@@ -82,6 +82,9 @@ def read_meta(meta: Path) -> dict[str, Any]:
     maker = f"the stage {stage_of(meta.stem)}"
     found = read_json(meta, maker)
     with named(meta, maker):
+        kinds = {"fingerprint": str, "settings": dict, "inputs": dict, "files": dict, "parts": dict}
+        if wrong := [key for key, kind in kinds.items() if not isinstance(found.get(key, kind()), kind)]:
+            raise ValueError(f"{wrong[0]} is not of the kind that stages write")
         found["fingerprint"], found["settings"], found["inputs"]
     return found
 
