@@ -12,19 +12,7 @@ from attack.case import Case, Place, deal
 
 ROOT = Path(__file__).parents[2]
 SEED = 2018
-# The fix of these is that of another part of the project.
-KNOWN = {
-    "meta: settings of another type": "read_meta takes settings and inputs of any type",
-    "meta: nested deeply": "read_json lets a RecursionError through",
-    "artefacts": "damaged arrays and tables are not refused by name, and damaged weights are used",
-    "disk": "the command line lets an OSError through",
-}
 OF_PROJECTS = ("artefacts", "kills", "pairs", "disk", "threads")
-
-
-def mark(kind: str) -> object:
-    known = pytest.mark.xfail(strict=True, reason=KNOWN.get(kind, ""))
-    return pytest.param(kind, marks=known if kind in KNOWN else ())
 
 
 @pytest.mark.parametrize("kind", submissions.KINDS)
@@ -33,7 +21,7 @@ def test_submissions_are_judged_as_by_the_oracle(tmp_path, kind):
     assert [fault for case in deal([kind], SEED, 4) if (fault := submissions.run(case, place))] == []
 
 
-@pytest.mark.parametrize("kind", [mark(kind) for kind in inputs.KINDS])
+@pytest.mark.parametrize("kind", inputs.KINDS)
 def test_broken_inputs_are_refused_by_name_or_used_as_the_whole_one(tmp_path, kind):
     place = Place(tmp_path)
     assert [fault for case in deal([kind], SEED, 2) if (fault := inputs.run(case, place))] == []
@@ -63,7 +51,7 @@ def sampled():
     return done.stdout.splitlines()
 
 
-@pytest.mark.parametrize("attack", [mark(attack) for attack in OF_PROJECTS])
+@pytest.mark.parametrize("attack", OF_PROJECTS)
 def test_a_sample_finds_no_fault(sampled, attack):
     (closing,) = (line for line in sampled if line.startswith(f"{attack}: "))
     assert " 0 faulty" in closing, [line for line in sampled if line.startswith(f"{attack}, --seed")]
