@@ -51,7 +51,9 @@ th[aria-sort=descending] button::after { content: " \\2193" }
 td.number { text-align: right; font-variant-numeric: tabular-nums }
 td.axes, td.values { white-space: nowrap }
 td.why { min-width: 14rem }
-td small, td a, td.failed { overflow-wrap: anywhere } small { color: var(--muted) } .failed { color: var(--bad) }
+td small, td.failed { overflow-wrap: anywhere }
+td small { display: inline-block; min-width: 12rem } td a { white-space: nowrap }
+small { color: var(--muted) } .failed { color: var(--bad) }
 figure { position: relative; margin: 0; width: max-content }
 figure img { display: block } figure img + img { position: absolute; inset: 0 }
 body:has(#outlines:not(:checked)) figure img + img { display: none }
