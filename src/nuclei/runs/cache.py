@@ -269,7 +269,7 @@ class _Job:
         self._clear([part for part in needed if part not in resumed])
         damage = [one for found in self.damaged.values() for one in found if not one.incomplete]
         _remove({self.folder / one.name for one in damage})
-        remove_partial_files([*self.outputs, *self.outputs_of(needed)])
+        remove_partial_files([self.meta, self.begun, *self.outputs, *self.outputs_of(needed)])
         write_json(self.begun, {"by": _describe_process(), "parts": {part: self.recipe.of(part) for part in needed}})
 
     def outputs_of(self, needed: list[str]) -> list[Path]:
