@@ -1,41 +1,166 @@
-# Sourced, in the project's root, by run_pipeline.sh and run_tests.sh: makes .venv of requirements.txt where it is
-# missing or out of date, and sets what every command needs. Afterwards `$python` is the project's interpreter.
+# Sourced, in the project's root, by run_pipeline.sh, run_tests.sh and .ci/run: makes .venv of requirements.txt, the
+# lock, where it is missing or out of date, and installs the project into it. Afterwards `$python` is its interpreter.
+# With uv, which also brings a Python where none fits, else with a Python 3.11 to 3.13 and its pip.
+#
+# NUCLEI_TORCH=cpu or cuda   which build of torch; else the CPU build where no NVIDIA GPU is seen
+# NUCLEI_TORCH_INDEX=URL     a package index that has the CPU build, for pip or where uv's own is out of reach
 
-export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
 export NO_ALBUMENTATIONS_UPDATE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+unset UV_TORCH_BACKEND  # it would look for the hashes of requirements.txt where other builds are
 python=.venv/bin/python
+uv=$(command -v uv || true)
 
-# Print the command that starts Python 3.11; the pins of requirements.txt are for no other version.
+# Whether the interpreter is one of those for which every locked package has wheels.
+fits() {
+  "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null
+}
+
+# Print the command that starts a Python which fits and can make environments.
 find_python() {
-  local name
-  for name in python3.11 python3; do
-    if "$name" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+  local name without_venv=
+  for name in python3 python3.13 python3.12 python3.11 python; do
+    if ! fits "$name"; then
+      continue
+    elif "$name" -c 'import ensurepip, venv' 2>/dev/null; then
       echo "$name"
       return
     fi
+    without_venv=${without_venv:-$name}
   done
-  echo "error: Python 3.11 is needed, but neither python3.11 nor python3 starts it: install it, then try again" >&2
+  if [[ $without_venv ]]; then
+    echo "error: $without_venv cannot make environments: install its venv package (Debian and Ubuntu: apt install" \
+      "python3-venv), or uv, then try again" >&2
+  else
+    echo "error: neither uv nor a Python 3.11, 3.12 or 3.13 is found: install uv, which brings a Python of its own," \
+      "or one of these, then try again" >&2
+  fi
   return 1
 }
 
-requirements_hash() {
-  "$1" -c 'import hashlib, pathlib; print(hashlib.sha256(pathlib.Path("requirements.txt").read_bytes()).hexdigest())'
+install() {
+  if [[ $uv ]]; then
+    "$uv" pip install --python "$python" "$@"
+  else
+    "$python" -m pip install "$@"
+  fi
+}
+
+# Print `<package>==<locked version>`.
+locked() {
+  sed -n "s/^\($1==[^ ]*\).*/\1/p" requirements.txt
+}
+
+sees_gpu() {
+  compgen -G '/dev/nvidia[0-9]*' >/dev/null || nvidia-smi -L >/dev/null 2>&1
+}
+
+wants_cpu_build() {
+  case ${NUCLEI_TORCH:-} in
+    cpu) return 0 ;;
+    cuda) return 1 ;;
+    *) [[ $(uname) == Linux ]] && ! sees_gpu ;;  # elsewhere the ordinary build has no CUDA
+  esac
+}
+
+is_installed() {
+  "$python" - "$@" <<'PYTHON'
+import sys
+from importlib.metadata import PackageNotFoundError, version
+try:
+    sys.exit(any(version(name) != pin for name, pin in (word.split("==") for word in sys.argv[1:])))
+except PackageNotFoundError:
+    sys.exit(1)
+PYTHON
+}
+
+# Install torch and torchvision without CUDA, in the locked versions, from wherever they are found; fail if nowhere.
+# These wheels lie in an index of their own, and their hashes differ from the ordinary ones': the lock, which is made
+# without that index, cannot have them. The pair is installed together and from one index, for a torchvision finds no
+# operators in a torch of another build.
+install_cpu_build() {
+  echo "installing torch's CPU build (0.2 GB), for no NVIDIA GPU is seen or NUCLEI_TORCH=cpu; NUCLEI_TORCH=cuda asks" \
+    "for the other"
+  if [[ ${NUCLEI_TORCH_INDEX:-} ]]; then
+    install --no-deps --index-url "$NUCLEI_TORCH_INDEX" "$@"
+  elif [[ $uv ]]; then
+    "$uv" pip install --python "$python" --no-deps --torch-backend cpu "$@"
+  else
+    # First where pip is told to look, then where uv, a package of the lock, knows it to be.
+    "$python" -m pip install --no-deps "$@" 2>/dev/null ||
+      .venv/bin/uv pip install --python "$python" --no-deps --torch-backend cpu "$@"
+  fi
+}
+
+# Print the entries of the lock, hashes included, that are torch's: the pair and what its ordinary build brings; or the
+# rest of the lock.
+print_lock() {
+  awk -v wanted="$1" '
+    /^[a-z]/ { part = /^(torch|torchvision|triton)==|^(cuda|nvidia)-/ ? "torch" : "rest" }
+    part == wanted' requirements.txt
+}
+
+install_packages() {
+  local entries=.venv/requirements.txt pair
+  pair=("$(locked torch)" "$(locked torchvision)")
+  print_lock rest >"$entries"
+  install --require-hashes --no-deps --requirement "$entries"
+  # An ordinary build that is there already was all there was to have.
+  if wants_cpu_build && ! is_installed "${pair[@]}"; then
+    if is_installed "${pair[@]/%/+cpu}" || install_cpu_build "${pair[@]/%/+cpu}"; then
+      return
+    fi
+    echo "torch's CPU build is not within reach: taking the ordinary one, 3.0 GB to download, 5.3 GB on the disk with" \
+      "its CUDA libraries. To avoid them: interrupt, set NUCLEI_TORCH_INDEX to the address of a package index that" \
+      "has ${pair[0]}+cpu, start again" >&2
+  fi
+  print_lock torch >"$entries"
+  install --require-hashes --no-deps --requirement "$entries"
+}
+
+# Everything that decides what is in .venv. Its folder too: a copied or moved .venv would run the code of the old one.
+fingerprint() {
+  cat requirements.txt pyproject.toml <(echo "$PWD") | cksum
 }
 
 make_environment() {
-  local stamp=.venv/requirements.sha256 base
-  if [[ -x $python && -f $stamp && $(requirements_hash "$python") == "$(<"$stamp")" ]]; then
+  local stamp=.venv/installed begun=.venv/installing base
+  if [[ -x $python && -f $stamp && $(<"$stamp") == "$(fingerprint)" ]]; then
     return
   fi
-  base=$(find_python)
-  echo "installing requirements.txt into .venv: a few minutes, once"
+  if [[ ${NUCLEI_TORCH:-} && $NUCLEI_TORCH != cpu && $NUCLEI_TORCH != cuda ]]; then
+    echo "error: NUCLEI_TORCH is $NUCLEI_TORCH; valid: cpu, cuda" >&2
+    return 1
+  fi
+  if [[ -f $begun ]] && kill -0 "$(<"$begun")" 2>/dev/null; then
+    echo "error: process $(<"$begun") is installing into .venv: wait for it, then try again" >&2
+    return 1
+  elif [[ -f $begun ]]; then
+    rm -r .venv  # what a killed installation left may lack files of packages that look complete
+  fi
+  if [[ ! -x $python ]]; then
+    if [[ $uv ]]; then
+      "$uv" venv --allow-existing --python '>=3.11,<3.14' .venv
+    else
+      base=$(find_python)
+      "$base" -m venv .venv
+    fi
+  elif ! fits "$python"; then
+    echo "error: .venv is of a Python other than 3.11 to 3.13: remove it, then try again" >&2
+    return 1
+  elif [[ ! $uv ]] && ! "$python" -c 'import pip' 2>/dev/null; then
+    "$python" -m ensurepip  # uv made .venv, and is no longer there
+  fi
+  echo "installing requirements.txt into .venv: minutes the first time"
   rm -f "$stamp"
-  "$base" -m venv .venv
-  "$python" -m pip install --quiet --quiet --requirement requirements.txt
-  # Last, so that a killed installation is not taken for a finished one.
-  requirements_hash "$python" >"$stamp"
+  echo $$ >"$begun"
+  install_packages
+  # Editable, so that .venv/bin/nuclei runs this folder's code from any folder; its build backend is in the lock.
+  install --no-deps --no-build-isolation --editable .
+  fingerprint >"$stamp"  # last, so that a killed installation is not taken for a finished one
+  rm "$begun"
 }
 
 make_environment
-# So that `.venv/bin/python -m nuclei` finds the project from any folder.
-echo "$PWD/src" >.venv/lib/python3.11/site-packages/nuclei.pth
+if compgen -G '.venv/lib/python3*/site-packages/torch-*+cpu.dist-info' >/dev/null && sees_gpu; then
+  echo "warning: .venv has torch's CPU build, and this machine has a GPU: remove .venv, then try again, to use it" >&2
+fi

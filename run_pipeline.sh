@@ -9,7 +9,7 @@ usage: ./run_pipeline.sh                               make a synthetic demo dat
 
 CONFIG is a YAML file of configs/ or ensembles/. DIR (default: data) holds stage1_train.zip and stage1_test.zip, and
 the solution files where there are any. Paths are looked up in the caller's folder first, then in the project's.
-A stage that is up to date is skipped, and a killed one goes on: repeat the command.
+A stage that is up to date is skipped, and a killed one resumes: repeat the command.
 Results are in runs/<name of CONFIG>/: submission.csv, metrics.json, report/. FLAGS: .venv/bin/python -m nuclei run --help
 TEXT
 }

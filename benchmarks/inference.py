@@ -3,11 +3,12 @@
     PYTHONPATH=src python benchmarks/inference.py configs/long_mobilenetv2.yaml ...
 
 Four views of a noisy image of 512 x 512, random weights, fp32: all views at once and one by one, each by the network as
-it is and frozen (inference.freeze). Million pixels a second, and the ratio to the network as it is on all views at once.
+it is and frozen (tiling.freeze). Million pixels a second, and the ratio to the network as it is on all views at once.
 """
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from nuclei.networks.tiling import freeze
 REPEATS, VIEWS, SIDE = 5, 4, 512
 
 
-def time_best(network, parts: list[torch.Tensor]) -> float:
+def time_best(network: Callable[[torch.Tensor], object], parts: list[torch.Tensor]) -> float:
     """Return the seconds of the fastest of REPEATS passes over all parts, after one that is not counted."""
     times = []
     with torch.inference_mode():
@@ -40,7 +41,7 @@ def main() -> None:
     batch = torch.randint(0, 256, (VIEWS, 3, SIDE, SIDE), dtype=torch.uint8)
     for path in arguments.configs:
         network = build(load_config(path).model, None).eval()
-        networks = {"as it is": network, "frozen": freeze(network)}
+        networks: dict[str, Callable[[torch.Tensor], object]] = {"as it is": network, "frozen": freeze(network)}
         seconds = {
             (form, order): time_best(networks[form], list(batch.split(size)))
             for form in networks

@@ -13,6 +13,7 @@ import resource
 import sys
 import tempfile
 import time
+from contextlib import redirect_stderr
 from importlib import import_module
 from pathlib import Path
 
@@ -20,13 +21,14 @@ import pandas as pd
 import yaml
 
 from nuclei.config.load import parse_config
+from nuclei.config.schema import Config
 from nuclei.runs.files import read_table, write_json, write_table
 from nuclei.runs.layout import Dataset, Options, Run
 
 STAGES = ("candidates", "score", "select", "submit")
 
 
-def repeat_run(source: Run, n: int, root: Path):
+def repeat_run(source: Run, n: int, root: Path) -> tuple[Run, Config]:
     """Make a run with the out-of-fold maps of `source` and n test images, and return it with its config."""
     config = parse_config(yaml.safe_load(source.config.read_text()), str(source.config))
     config = config.model_copy(
@@ -55,18 +57,19 @@ def repeat_run(source: Run, n: int, root: Path):
     return run, config
 
 
-def measure(stage: str, run: Run, config, queue) -> None:
+def measure(stage: str, run: Run, config: Config, queue: multiprocessing.Queue) -> None:
     """Run one stage in this process, one image at a time, and report its peak memory in MiB and its seconds."""
-    sys.stderr = open(os.devnull, "w")
     module = import_module(f"nuclei.stages.{stage}")
     start = time.perf_counter()
-    module.main(run, config, Options(jobs=1))
+    with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):  # progress bars
+        module.main(run, config, Options(jobs=1))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     queue.put({"peak_MiB": round(peak), "seconds": round(time.perf_counter() - start, 1)})
 
 
 def main(folder: str, *numbers: str) -> None:
-    source, result = Run(Path(folder).name, Path(folder).parent), {}
+    source = Run(Path(folder).name, Path(folder).parent)
+    result: dict[str, dict[str, dict[str, float]]] = {}
     context = multiprocessing.get_context("spawn")
     for n in map(int, numbers or ("100", "3019")):
         with tempfile.TemporaryDirectory() as root:

@@ -1,4 +1,4 @@
-"""Time the competition metric on all real training images, beside ``stardist.matching`` if installed.
+"""Time the competition metric on all real training images, beside ``stardist.matching`` if it is installed.
 
     PYTHONPATH=src python benchmarks/metric.py --archive stage1_train.zip
 
@@ -17,13 +17,15 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import time
-import zipfile
-from collections import defaultdict
+from collections.abc import Iterator
 from fractions import Fraction
+from functools import partial
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
+from nuclei.data.archives import open_archive, prepare_image
 from nuclei.evaluation.metric import THRESHOLDS, count_matches, overlap_labels, score_image
 from nuclei.evaluation.rle import encode_labels
 
@@ -31,25 +33,16 @@ MAX_EDGE_SHIFT_PX = 2
 DROPPED = 0.1
 
 
-def read_label_images(archive: str):
+def read_label_images(path: str) -> Iterator[NDArray[np.int32]]:
     """Yield the merged masks of each image of the official train archive, int32 [H, W]."""
-    with zipfile.ZipFile(archive) as entries:
-        masks = defaultdict(list)
-        for name in sorted(entries.namelist()):
-            parts = name.split("/")
-            if len(parts) >= 3 and parts[-2] == "masks" and name.endswith(".png"):
-                masks[parts[-3]].append(name)
-        for names in masks.values():
-            labels = None
-            for number, name in enumerate(names, start=1):
-                data = np.frombuffer(entries.read(name), dtype=np.uint8)
-                mask = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
-                labels = np.zeros(mask.shape, dtype=np.int32) if labels is None else labels
-                labels[mask > 0] = number
+    archive = open_archive(path, "train")
+    for image_id in archive.image_ids:
+        _, labels, _ = prepare_image(archive, image_id)
+        if labels is not None:
             yield labels
 
 
-def perturb(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def perturb(labels: NDArray[np.int32], rng: np.random.Generator) -> NDArray[np.int32]:
     """Drop a tenth of the nuclei of a label image and shift the edges of the others by up to 2 px."""
     height, width = labels.shape
     changed = np.zeros_like(labels)
@@ -72,7 +65,7 @@ def perturb(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return changed
 
 
-def count_exact(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+def count_exact(truth: NDArray[np.int32], prediction: NDArray[np.int32]) -> NDArray[np.int64]:
     """Count the pairs whose IoU equals each threshold, int [10]."""
     overlaps = overlap_labels(truth, prediction)
     pairs = zip(overlaps.intersection_px.tolist(), overlaps.union_px().tolist(), strict=True)
@@ -111,7 +104,7 @@ def main() -> None:
         scores.append(score)
         n_nuclei += len(np.unique(truth[truth > 0]))
         if matching:
-            theirs = timed("stardist.matching", lambda: matching(truth, prediction, thresh=tuple(THRESHOLDS)))
+            theirs = timed("stardist.matching", partial(matching, thresh=tuple(THRESHOLDS)), truth, prediction)
             overlaps = overlap_labels(truth, prediction)
             tp["ours"] += count_matches(overlaps)["tp"]
             tp["stardist"] += [result.tp for result in theirs]

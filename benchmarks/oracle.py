@@ -17,7 +17,7 @@ from tqdm import tqdm
 from nuclei.candidates.selection import expected_gain, paint, select_candidates
 from nuclei.candidates.tree import make_candidates, make_energy
 from nuclei.config.schema import Config
-from nuclei.data.archives import find_archives, open_archive, prepare_image
+from nuclei.data.archives import Archive, find_archives, open_archive, prepare_image
 from nuclei.decoding.plain import cut_basins, decode_components, flood_seeds
 from nuclei.evaluation.metric import THRESHOLDS, best_iou, score_image
 from nuclei.evaluation.rle import decode_labels
@@ -26,12 +26,13 @@ from nuclei.runs.files import write_json
 from nuclei.training.targets import make_targets
 
 
-def score_one(archive, image_id: str) -> tuple[float, float, float, int, int]:
+def score_one(archive: Archive, image_id: str) -> tuple[float, float, float, int, int]:
     """Return the scores of components, watershed and selection, and the numbers of nuclei and candidates."""
     config = Config()
     _, truth, _ = prepare_image(archive, image_id)
+    assert truth is not None  # of a training image
     maps = dict(zip(config.model.channels, make_targets(truth, config.model.channels), strict=True))
-    candidates = make_candidates(maps, **config.watershed.model_dump())
+    candidates = make_candidates(maps, config.watershed)
     iou, _ = best_iou(truth, candidates.indptr, candidates.pixels)
     gain = expected_gain((iou[:, None] > THRESHOLDS).astype(float), np.full(len(THRESHOLDS), 0.5))
     text = io.StringIO(newline="")
@@ -39,12 +40,15 @@ def score_one(archive, image_id: str) -> tuple[float, float, float, int, int]:
     text.seek(0)
     rows = [row for row in read_submission(text)["EncodedPixels"] if row]
     basins = flood_seeds(make_energy(maps, config.watershed.center_weight), 0.6, maps["mask"] > 0.5)
-    predictions = (
-        decode_components(maps["mask"], 0.5, 12),
-        cut_basins(basins, maps["mask"], 0.5, 12),
-        decode_labels(rows, truth.shape),
+    components, watershed, selection = (
+        score_image(truth, prediction)[0]
+        for prediction in (
+            decode_components(maps["mask"], 0.5, 12),
+            cut_basins(basins, maps["mask"], 0.5, 12),
+            decode_labels(rows, (truth.shape[0], truth.shape[1])),
+        )
     )
-    return (*(score_image(truth, prediction)[0] for prediction in predictions), int(truth.max()), len(candidates))
+    return components, watershed, selection, int(truth.max()), len(candidates)
 
 
 def main(folder: str) -> None:

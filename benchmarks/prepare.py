@@ -9,10 +9,10 @@ import time
 import cv2
 import numpy as np
 
-from nuclei.data.archives import find_archives, open_archive, prepare_image
+from nuclei.data.archives import Archive, find_archives, open_archive, prepare_image
 
 
-def bare_decode(archive, image_id: str) -> float:
+def bare_decode(archive: Archive, image_id: str) -> float:
     """Decode the PNG files of one image that are already in memory; return the seconds it took."""
     files = [archive.read(name) for name in (archive.image_name(image_id), *archive.mask_names(image_id))]
     start = time.perf_counter()
@@ -26,7 +26,7 @@ def main(folder: str) -> None:
     start = time.perf_counter()
     archive = open_archive(find_archives(folder)["stage1_train"], "train")
     opened = time.perf_counter() - start
-    prepared = decoded = n_nuclei = 0
+    prepared, decoded, n_nuclei = 0.0, 0.0, 0
     # Image by image in turn, so that a busy machine slows both alike.
     for image_id in archive.image_ids:
         decoded += bare_decode(archive, image_id)

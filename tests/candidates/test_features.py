@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.measure import label, regionprops
 from skimage.morphology import convex_hull_image
 
-from nuclei.candidates.features import FEATURES, compute_features, feature_group
+from nuclei.candidates.features import FEATURES, compute_features, feature_group, feature_names, features_table
 from nuclei.candidates.table import Candidates
 
 ALL_COLUMNS = [name for features in FEATURES.values() for name in features]
@@ -298,12 +299,29 @@ def test_columns_groups_and_missing_maps():
     np.testing.assert_array_equal(without.drop(columns=missing), full.drop(columns=missing))
 
 
+def test_features_are_named_without_the_groups_left_out():
+    assert feature_names() == ALL_COLUMNS
+    left = feature_names(iter(("colour", "tree")))
+    assert left == [name for name in ALL_COLUMNS if feature_group(name) not in ("colour", "tree")]
+    with pytest.raises(ValueError, match="feature group color; valid: shape, neighbours"):
+        feature_names(("color", "tree"))
+
+
+def test_stored_features_get_their_names_back():
+    masks, maps, image = draw_scene(4)
+    table = compute_features(make_candidates(masks), maps, image)
+    again = features_table(table.to_numpy(np.float32), list(table.columns))
+    pd.testing.assert_frame_equal(again, table)
+    with pytest.raises(ValueError, match=r"\(3, 2\) are not the 1 named"):
+        features_table(np.zeros((3, 2), np.float32), ["area_px"])
+
+
 def test_wrong_input_is_refused():
     candidates = make_candidates([np.ones((5, 6), bool)])
     image = np.zeros((5, 6, 3), np.uint8)
     with pytest.raises(ValueError, match="known: shape, neighbours"):
         compute_features(candidates, {}, image, groups=["form"])
-    with pytest.raises(ValueError, match="mask is .* px"):
+    with pytest.raises(ValueError, match=r"mask is .* px"):
         compute_features(candidates, {"mask": np.zeros((6, 5), np.float32)}, image)
     with pytest.raises(ValueError, match="without pixels"):
         compute_features(make_candidates([np.zeros((5, 6), bool)]), {}, image)

@@ -1,13 +1,13 @@
 """The selection is the best of all non-overlapping sets, as trying them all shows."""
 
-from itertools import combinations
+from itertools import chain, combinations
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nuclei.candidates.selection import expected_gain, paint, score_selection, select_candidates
+from nuclei.candidates.selection import expected_gain, paint, score_selection, select_candidates, select_greedily
 from nuclei.candidates.table import Candidates
 from nuclei.evaluation.metric import THRESHOLDS, score_image
 
@@ -32,12 +32,26 @@ def make_forest(rng: np.random.Generator, n_leaves: int) -> Candidates:
     return Candidates(
         (4, n_leaves),
         np.cumsum([0, *map(len, pieces)]),
-        np.array(sum(pieces, []), np.int32),
+        np.array(list(chain.from_iterable(pieces)), np.int32),
         np.array(node, np.int32),
         np.zeros(len(node), np.float32),
         np.array(parent, np.int32),
         np.zeros(n, np.float32),
         np.zeros(n, np.float32),
+    )
+
+
+def make_pair() -> Candidates:
+    """Return two nuclei of one pixel, candidates 0 and 1, and their union, candidate 2."""
+    return Candidates(
+        (1, 2),
+        np.array([0, 1, 2, 4]),
+        np.array([0, 1, 0, 1], np.int32),
+        np.arange(3, dtype=np.int32),
+        np.zeros(3, np.float32),
+        np.array([2, 2, -1], np.int32),
+        np.zeros(3, np.float32),
+        np.zeros(3, np.float32),
     )
 
 
@@ -57,6 +71,27 @@ def test_no_other_set_gains_more(seed):
     chosen = select_candidates(candidates, gain)
     paint(candidates, chosen)  # raises where two overlap
     assert gain[chosen].sum() == pytest.approx(best_by_brute_force(candidates, gain))
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=60, deadline=None)
+def test_the_greedy_set_gains_no_more_and_leaves_nothing_free(seed):
+    rng = np.random.default_rng(seed)
+    candidates = make_forest(rng, int(rng.integers(1, 6)))
+    gain = rng.normal(0.2, 1, len(candidates)).round(1)
+    chosen = select_greedily(candidates, gain)
+    covered = paint(candidates, chosen).reshape(-1)  # raises where two overlap
+    assert gain[chosen].sum() <= gain[select_candidates(candidates, gain)].sum() + 1e-9
+    for i in np.flatnonzero(gain > 0):
+        met = covered[candidates.pixels[candidates.indptr[i] : candidates.indptr[i + 1]]]
+        assert i in chosen or gain[chosen[met[met > 0] - 1]].max() >= gain[i]
+
+
+def test_greed_can_miss_the_best_set():
+    candidates = make_pair()
+    gain = np.array([0.6, 0.6, 1.0])
+    assert select_greedily(candidates, gain).tolist() == [2]
+    assert select_candidates(candidates, gain).tolist() == [0, 1]
 
 
 def test_nothing_is_chosen_where_nothing_gains():

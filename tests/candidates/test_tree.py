@@ -1,5 +1,8 @@
 """Candidates nest as the tree says, and perfect maps lead back to the truth."""
 
+import hashlib
+
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +11,7 @@ from hypothesis import strategies as st
 from nuclei.candidates.selection import expected_gain, paint, select_candidates
 from nuclei.candidates.table import Candidates
 from nuclei.candidates.tree import find_basins, find_saddles, make_candidates, make_energy, merge_basins
-from nuclei.config.schema import Config
+from nuclei.config.schema import Config, WatershedConfig
 from nuclei.data.labels import largest_part
 from nuclei.data.synthetic import KINDS, make_image
 from nuclei.decoding.plain import cut_basins, decode_components, flood_seeds
@@ -18,7 +21,7 @@ from nuclei.evaluation.submission import read_submission, write_submission
 from nuclei.training.targets import make_targets
 
 CHANNELS = Config().model.channels
-SETTINGS = Config().watershed.model_dump()
+SETTINGS = WatershedConfig()
 
 
 def noisy_maps(seed: int, shape=(40, 48)) -> dict[str, np.ndarray]:
@@ -27,6 +30,23 @@ def noisy_maps(seed: int, shape=(40, 48)) -> dict[str, np.ndarray]:
     targets = make_targets(labels[: shape[0], : shape[1]], CHANNELS)
     noisy = np.clip(0.8 * targets + 0.3 * rng.random(targets.shape), 0, 1).astype(np.float32)
     return dict(zip(CHANNELS, noisy, strict=True))
+
+
+def clumped_maps(kind: str, seed: int) -> dict[str, np.ndarray]:
+    """Return noisy maps of nuclei blurred into clumps; integers, as every machine computes them alike."""
+    rng = np.random.default_rng(seed)
+    _, labels = make_image(kind, (96, 96), rng)
+    targets = np.rint(255 * make_targets(labels, CHANNELS)).astype(np.uint8)
+    blurred = np.stack([cv2.blur(target, (9, 9)) for target in targets]).astype(np.int64)
+    noisy = (2 * blurred + rng.integers(0, 256, blurred.shape)) // 3
+    return dict(zip(CHANNELS, noisy.astype(np.float32) / 255, strict=True))
+
+
+def hash_candidates(candidates: Candidates) -> str:
+    digest = hashlib.sha256()
+    for name, array in candidates.pack().items():
+        digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def perfect_maps(labels: np.ndarray) -> dict[str, np.ndarray]:
@@ -48,7 +68,7 @@ def masks_of(candidates: Candidates) -> list[set]:
 @given(st.integers(0, 1000))
 @settings(max_examples=8, deadline=None)
 def test_candidates_overlap_only_along_the_tree(seed):
-    candidates = make_candidates(noisy_maps(seed), **SETTINGS)
+    candidates = make_candidates(noisy_maps(seed), SETTINGS)
     masks, node, parent = masks_of(candidates), candidates.node, candidates.parent
 
     def line(i):
@@ -66,37 +86,86 @@ def test_candidates_overlap_only_along_the_tree(seed):
 @given(st.integers(0, 1000))
 @settings(max_examples=8, deadline=None)
 def test_levels_rise_towards_the_leaves(seed):
-    candidates = make_candidates(noisy_maps(seed), **SETTINGS)
+    candidates = make_candidates(noisy_maps(seed), SETTINGS)
     children = np.flatnonzero(candidates.parent >= 0)
     parents = candidates.parent[children]
     assert (candidates.level[children] >= candidates.level[parents] - 1e-6).all()
     assert (candidates.peak[parents] >= candidates.peak[children]).all()
     # A child is a leaf of its own because it rises by `depth` above its pass.
-    assert (candidates.peak[children] - candidates.level[children] >= SETTINGS["depth"] - 1 / 254).all()
+    assert (candidates.peak[children] - candidates.level[children] >= SETTINGS.depth - 1 / 254).all()
 
 
 def test_candidates_are_connected_without_holes_large_enough_and_distinct():
-    candidates = make_candidates(noisy_maps(3), **SETTINGS)
+    candidates = make_candidates(noisy_maps(3), SETTINGS)
     masks = masks_of(candidates)
     assert len(masks) > 5
     for i, mask in enumerate(masks):
         image = np.zeros(candidates.shape, np.int32)
         image.flat[sorted(mask)] = 1
         assert decode_components(image, 0.5, 1).max() == 1
-        assert len(mask) >= SETTINGS["min_area_px"]
+        assert len(mask) >= SETTINGS.min_area_px
         assert mask not in [m for j, m in enumerate(masks) if candidates.node[j] == candidates.node[i] and j != i]
 
 
 def test_packing_loses_nothing():
-    candidates = make_candidates(noisy_maps(5), **SETTINGS)
+    candidates = make_candidates(noisy_maps(5), SETTINGS)
     again = Candidates.unpack(candidates.pack())
     for name, value in vars(candidates).items():
         assert np.array_equal(getattr(again, name), value), name
 
 
+# Seeds whose blurred energies stay clear of the heights' rounding, so that the last digit of a blur decides nothing.
+CLUMPS = {"dark_fluorescence_small": 0, "dark_fluorescence_large": 5, "purple_on_white": 0, "purple_on_purple": 3}
+FEW = WatershedConfig(max_leaves=3, mask_thresholds=(0.5, 0.6), smooth_px=0, depth=0.1, center_weight=0.3)
+# Name -> channels, settings, and the hash of the candidates of each kind of image.
+GOLDEN = {
+    "defaults": (
+        CHANNELS,
+        SETTINGS,
+        {
+            "dark_fluorescence_small": "400de7609e942ea8",
+            "dark_fluorescence_large": "8b73862ceb18f614",
+            "purple_on_white": "fbb80d2167fffa92",
+            "purple_on_purple": "3cb6d7e72f587c9d",
+        },
+    ),
+    "few_leaves": (
+        CHANNELS,
+        FEW,
+        {
+            "dark_fluorescence_small": "5d4420c129c1a03c",
+            "dark_fluorescence_large": "8858cd32b4614719",
+            "purple_on_white": "28317ff70cc40bf6",
+            "purple_on_purple": "83a0cd7e86f90ee3",
+        },
+    ),
+    "mask_alone": (
+        ("mask",),
+        WatershedConfig(smooth_px=0),
+        {
+            "dark_fluorescence_small": "2dde42132324cdeb",
+            "dark_fluorescence_large": "e92640abf2eb6a65",
+            "purple_on_white": "ad18a2582501d6fe",
+            "purple_on_purple": "79449adb162558cf",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("choice", GOLDEN)
+@pytest.mark.parametrize("kind", KINDS)
+def test_candidates_are_those_they_have_always_been(kind, choice):
+    """Known hashes: no rewriting of the tree may move a pixel, a node or a level."""
+    channels, chosen, hashes = GOLDEN[choice]
+    maps = clumped_maps(kind, CLUMPS[kind])
+    candidates = make_candidates({channel: maps[channel] for channel in channels}, chosen)
+    assert len(np.unique(candidates.node)) < len(candidates)  # nested
+    assert hash_candidates(candidates) == hashes[kind]
+
+
 def test_empty_maps_have_no_candidates():
     maps = {channel: np.zeros((20, 30), np.float32) for channel in CHANNELS}
-    candidates = make_candidates(maps, **SETTINGS)
+    candidates = make_candidates(maps, SETTINGS)
     assert len(candidates) == 0
     assert candidates.shape == (20, 30)
     assert select_by_truth(candidates, np.zeros((20, 30), np.int32)).max() == 0
@@ -104,7 +173,7 @@ def test_empty_maps_have_no_candidates():
 
 def test_constant_maps_are_one_candidate():
     maps = {"mask": np.ones((20, 30), np.float32)}
-    candidates = make_candidates(maps, **SETTINGS)
+    candidates = make_candidates(maps, SETTINGS)
     assert candidates.area_px().tolist() == [600]
     assert candidates.parent.tolist() == [-1]
 
@@ -154,7 +223,7 @@ def test_largest_part_fills_holes_of_its_own_only():
 @pytest.mark.parametrize("kind", KINDS)
 def test_perfect_maps_of_synthetic_nuclei_lead_back_to_the_truth(kind):
     _, labels = make_image(kind, (192, 192), np.random.default_rng(7))
-    candidates = make_candidates(perfect_maps(labels), **SETTINGS)
+    candidates = make_candidates(perfect_maps(labels), SETTINGS)
     assert score_image(labels, select_by_truth(candidates, labels))[0] > 0.95
 
 
@@ -176,7 +245,7 @@ def test_oracle_on_real_images(real_folder, tmp_path):
     scores = []
     for image_id in archive.image_ids[::40]:
         _, truth, _ = prepare_image(archive, image_id)
-        prediction = select_by_truth(make_candidates(perfect_maps(truth), **SETTINGS), truth)
+        prediction = select_by_truth(make_candidates(perfect_maps(truth), SETTINGS), truth)
         with (tmp_path / "submission.csv").open("w", newline="") as file:
             write_submission(file, [(image_id, prediction)])
         rows = read_submission(tmp_path / "submission.csv")["EncodedPixels"]

@@ -1,10 +1,14 @@
 """Configs hold differences only, are checked when they are read, and cannot change afterwards."""
 
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from nuclei.config.load import load_config, merge, parse_config
-from nuclei.config.schema import Config
+from nuclei.config.load import load_config, merge, parse_config, read_base, run_name
+from nuclei.config.schema import Config, check_name
 
 
 @pytest.fixture
@@ -21,7 +25,7 @@ def write(tmp_path):
 
 
 def error_of(path) -> str:
-    with pytest.raises(ValueError) as raised:
+    with pytest.raises(ValueError, match=r"\S") as raised:
         load_config(path)
     return str(raised.value)
 
@@ -84,6 +88,170 @@ def test_a_wrong_value_is_an_error_naming_file_and_key(write, text, where):
     path = write("wrong.yaml", text)
     message = error_of(path)
     assert message.startswith(f"{path}:\n  {where}")
+
+
+# section -> key -> (values at the limits of what makes sense, values beyond them)
+LIMITS: dict[str, dict[str, tuple]] = {
+    "data": {
+        "folds_seed": ([0], [-1]),
+        "only_folds": ([[], [0, 3]], [[1, 1], [-1]]),
+        "unseen": ([[], ["test"]], [["test", "test"], ["train"]]),
+        "dataset": (["dsb2018", "a.b-c_D"], ["", "..", "a/b", "a\\b", ".a", "-a", "a" * 101, "a b"]),
+    },
+    "model": {
+        "decoder_channels": ([[1, 2]], [[0], [-8]]),
+        "channels": ([["mask"]], [["mask", "mask"]]),
+        "mean": ([[0, 0.5, 1]], [[0, 0, 1.1], [-0.1, 0, 0]]),
+        "std": ([[0.1, 0.1, 0.1]], [[0, 0.1, 0.1]]),
+    },
+    "train": {
+        "start": ([None, "a_run"], ["../a_run", "runs/a_run"]),
+        "augment": ([{"stain": 0}, {"stain": 1}, "full"], [{"stain": 1.5}, {"stain": -0.1}]),
+        "leave_out": ([["stain"]], [["stain", "stain"]]),
+        "loss": ([{"bce": 0.1}], [{}, {"bce": 0}, {"bce": -1}]),
+        "channel_weights": ([{"border": 0}], [{"border": -1}]),
+        "encoder_rate": ([0], [-0.1, float("inf")]),
+        "warmup": ([0, 1], [-0.1, 1.1]),
+        "weight_decay": ([0], [-1e-3]),
+        "clip_norm": ([0.1], [0, -1]),
+        "ema": ([0, 1], [-0.1, 1.1, float("nan")]),
+        "evaluate_images": ([1], [0]),
+        "workers": ([0], [-1]),
+        "seed": ([0], [-1]),
+    },
+    "predict": {
+        "scales": ([[0.5, 1]], [[], [0], [-1], [1, 1.0]]),
+        "tile_px": ([129], [128, 0, -5]),
+        "overlap_px": ([0, 1279], [-1, 1280, 2000]),
+    },
+    "plain": {
+        key: ([[0, 1], [0.5]], [[], [1.1], [-0.1], [0.5, 0.5]]) for key in ("mask_thresholds", "seed_levels", "scores")
+    },
+    "watershed": {
+        "mask_thresholds": ([[0, 1]], [[], [1.1], [0.5, 0.5]]),
+        "floor": ([0, 1], [-0.1, 1.1]),
+        "center_weight": ([0, 1], [-0.1, 1.1]),
+        "smooth_px": ([0], [-1]),
+        "depth": ([0], [-0.1]),
+        "max_leaves": ([1], [0]),
+        "min_area_px": ([0], [-1]),
+    },
+    "scorer": {
+        "leave_out": ([["shape"]], [["shape", "shape"]]),
+        "rounds": ([1], [0]),
+        "leaves": ([2], [1]),
+        "learning_rate": ([0.01], [0, -1]),
+        "min_leaf_rows": ([1], [0]),
+        "share": ([1], [0, 1.1]),
+        "seeds": ([1], [0]),
+        "seed": ([0], [-1]),
+    },
+    "selection": {"keep_grid": ([[-1, 2]], [[], [0.1, 0.1]])},
+}
+CASES = [(section, key, *values) for section, keys in LIMITS.items() for key, values in keys.items()]
+
+
+@pytest.mark.parametrize(("section", "key", "valid", "senseless"), CASES, ids=[f"{c[0]}.{c[1]}" for c in CASES])
+def test_a_value_that_makes_no_sense_is_an_error_naming_the_key(section, key, valid, senseless):
+    for value in valid:
+        assert parse_config({section: {key: value}}, "a test")
+    for value in senseless:
+        with pytest.raises(ValueError, match=rf"^a test:\n  {section}(\.{key}|: overlap_px )"):
+            parse_config({section: {key: value}}, "a test")
+
+
+@pytest.mark.parametrize("members", [{"../a": 1}, {"a/b": 1}, {"": 1}, {"a": 0}, {"a": -1}, {"a": float("inf")}])
+def test_members_have_names_and_weights_above_zero(members):
+    assert parse_config({"members": {"a": 0.5}}, "a test").members == {"a": 0.5}
+    with pytest.raises(ValueError, match=r"^a test:\n  members\."):
+        parse_config({"members": members}, "a test")
+
+
+def test_the_error_of_a_name_says_what_a_name_is():
+    with pytest.raises(ValueError, match=r"data\.dataset: '\.\./x' cannot be a name; valid: 1 to 100 letters"):
+        parse_config({"data": {"dataset": "../x"}}, "a test")
+
+
+@given(st.text(max_size=8) | st.text("ab./\\-:~\0\n ", max_size=8) | st.text("a", min_size=95, max_size=105))
+@example("..")
+@example("a\n")
+@example("C:")
+@example("CON/..")
+def test_no_name_escapes_its_folder(name):
+    try:
+        check_name(name)
+    except ValueError:
+        return
+    for flavour in (PurePosixPath, PureWindowsPath):
+        path = flavour("runs") / name
+        assert path.parent == flavour("runs")
+        assert path.name == name
+    assert name.isascii()
+    assert name.isprintable()
+    assert name[0] not in "-."
+    assert 1 <= len(name) <= 100
+
+
+@given(st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", fullmatch=True))
+def test_every_plain_name_is_taken(name):
+    assert check_name(name) == name
+
+
+def test_a_run_has_the_name_of_its_file_or_of_its_folder(tmp_path, monkeypatch):
+    assert run_name(Path("configs/resnet34.yaml")) == "resnet34"
+    assert run_name(tmp_path / "demo/config.yaml") == "demo"
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path / "demo")
+    assert run_name(Path("config.yaml")) == "demo"
+    for path in (Path("configs/my run.yaml"), Path("configs/-x.yaml"), Path("runs/.hidden/config.yaml")):
+        with pytest.raises(ValueError, match=f"^{path} cannot name a run: "):
+            run_name(path)
+
+
+UNREADABLE = {
+    "latin.yaml": ("hypothesis: caf\u00e9".encode("latin-1"), "is not UTF-8 text"),
+    "utf16.yaml": ("hypothesis: a".encode("utf-16"), "is not UTF-8 text"),
+    "date.yaml": (b"hypothesis: 2001-99-99", "is not valid YAML"),
+    "long.yaml": (b"train: {steps: " + b"9" * 5000 + b"}", "is not valid YAML"),
+    "nul.yaml": (b"hypothesis: \0", "is not valid YAML"),
+    "object.yaml": (b"hypothesis: !!python/object/apply:os.getcwd []", "is not valid YAML"),
+    "deep.yaml": (b"hypothesis: " + b"[" * 20_000, "is nested too deeply"),
+    "twice.yaml": (b"train:\n  steps: 1\n  steps: 2\n", "the key 'steps' is given twice"),
+    "twice_quoted.yaml": (b"train: {}\n'train': {}\n", "the key 'train' is given twice"),
+    "list_base.yaml": (b"base: [a.yaml]", "base must be the path of a config"),
+    "number_base.yaml": (b"base: 0", "base must be the path of a config"),
+    "empty_base.yaml": (b"base: ''", "base must be the path of a config"),
+    "nul_base.yaml": (b'base: "a\\0.yaml"', "base must be the path of a config"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_a_file_that_cannot_be_read_is_an_error_naming_it(tmp_path, name):
+    content, said = UNREADABLE[name]
+    path = tmp_path / name
+    path.write_bytes(content)
+    for read in (load_config, read_base):
+        with pytest.raises(ValueError, match=said) as raised:
+            read(path)
+        assert str(raised.value).startswith(str(path))
+    if "twice" in name:
+        assert f"line {2 if name == 'twice_quoted.yaml' else 3}, column" in str(raised.value)
+
+
+def test_a_folder_in_place_of_a_file_is_an_error_naming_it(tmp_path):
+    assert error_of(tmp_path) == f"{tmp_path} is a folder, not a config: name one of its YAML files"
+
+
+def test_a_merge_key_may_repeat_what_it_merges(write):
+    text = "train: &t {steps: 7, seed: 1}\nmodel: {}\nscorer: {<<: {seed: 2, rounds: 3}, seed: 4}\n"
+    config = load_config(write("merged.yaml", text))
+    assert (config.train.steps, config.scorer.seed, config.scorer.rounds) == (7, 4, 3)
+
+
+def test_the_base_of_a_file_is_found(write, tmp_path):
+    assert read_base(write("top.yaml", "base: a/b.yaml\n")) == tmp_path / "a/b.yaml"
+    assert read_base(write("plain.yaml", "hypothesis: x\n")) is None
+    assert read_base(tmp_path / "gone.yaml") is None
 
 
 @pytest.mark.parametrize(
@@ -157,23 +325,27 @@ def test_a_setting_that_came_later_is_recorded_only_where_it_is_used():
     assert "output_stride" not in plain.record()["model"]
     assert enlarged.record()["model"] == plain.record()["model"] | {"min_side_px": 512}
     # Nothing else is left out, and every LATER setting has a default to be left out at.
+    later_sections = {name for name, field in Config.model_fields.items() if field.json_schema_extra}
+    assert later_sections == set(Config.model_fields) - set(plain.record()) == {"labels"}
     for name, section in Config.model_fields.items():
+        if name in later_sections:
+            continue
         fields = getattr(section.annotation, "model_fields", {})
         later = {key for key, field in fields.items() if field.json_schema_extra}
         assert not fields or set(plain.record()[name]) == set(fields) - later
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "said"),
     [
-        {"train": {"precision": "16-mixed"}},
-        {"model": {"decoder": "MaskRCNN", "channels": []}, "selection": {"method": "detections"}},
+        ({"train": {"precision": "16-mixed"}}, r"train\.cuda_graph is not for fp16"),
+        ({"model": {"decoder": "MaskRCNN", "channels": []}}, r"train\.cuda_graph: for networks that give maps"),
     ],
 )
-def test_a_graph_is_refused_of_steps_that_wait_for_the_gpu(change):
+def test_a_graph_is_refused_of_steps_that_wait_for_the_gpu(change, said):
     graph = {"train": {"cuda_graph": True}}
     assert parse_config(graph, "a test").train.cuda_graph
-    with pytest.raises(ValueError, match="train.cuda_graph is neither for MaskRCNN nor for fp16"):
+    with pytest.raises(ValueError, match=said):
         parse_config(merge(change, graph), "a test")
 
 
@@ -182,6 +354,6 @@ def test_a_graph_is_refused_of_steps_that_wait_for_the_gpu(change):
 )
 def test_what_only_maps_have_is_refused_of_a_detector(change):
     detector = {"model": {"decoder": "MaskRCNN", "channels": []}, "selection": {"method": "detections"}}
-    assert parse_config(detector, "a test").detects
-    with pytest.raises(ValueError, match="are for networks that give maps, not for MaskRCNN"):
+    assert parse_config(detector, "a test").model.gives == "detections"
+    with pytest.raises(ValueError, match="for networks that give maps, not for MaskRCNN, which gives detections"):
         parse_config(merge(detector, change), "a test")

@@ -2,19 +2,14 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+import yaml
 
-from nuclei.candidates.features import feature_columns
 from nuclei.config.load import load_config
 from nuclei.config.schema import ModelConfig
-from nuclei.decoding.classical import RECIPES
 from nuclei.networks.kinds import build
-from nuclei.networks.losses import combined_loss
-from nuclei.pipeline import list_runs
-from nuclei.training.augment import leave_out
-from nuclei.training.targets import make_targets
+from nuclei.pipeline import check_run, list_runs, load_run
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -57,18 +52,34 @@ def test_no_two_files_make_the_same_run():
 
 @pytest.mark.parametrize("name", FILES)
 def test_what_a_config_names_exists(name):
-    config = load_config(FILES[name])
-    leave_out(config.train.augment, config.train.leave_out)
-    assert config.detects == (not config.model.channels)
-    if not config.detects:
-        targets = make_targets(np.zeros((8, 8), np.int32), config.model.channels)
-        weight_of_channel = torch.ones(len(targets))
-        combined_loss(torch.zeros(1, *targets.shape), torch.tensor(targets)[None], config.train.loss, weight_of_channel)
-    assert config.selection.method != "classical" or config.classical.recipe in RECIPES
+    config = load_run(FILES[name])
+    check_run(config, name)
+    assert (config.model.gives == "maps") == bool(config.model.channels)
     assert set(config.train.channel_weights) <= set(config.model.channels)
-    assert len(feature_columns(config.scorer.leave_out)) > 0
-    weights = local_weights(config.model)
-    assert weights is None or weights.is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model": {"encoder": "resnet43"}}, "unknown encoder resnet43; nearest: resnet34"),
+        ({"model": {"decoder": "Unett"}}, "unknown decoder Unett"),
+        ({"model": {"weights": "noisy"}}, "unknown weights noisy of tu-mobilenetv2_100; valid: imagenet"),
+        ({"model": {"weights": "gone.safetensors"}}, "initial weights gone.safetensors not found"),
+        ({"model": {"channels": ["mask", "centre"]}}, "unknown channel centre; valid: mask, border, center"),
+        ({"train": {"channel_weights": {"edge": 2}}}, "unknown channel edge"),
+        ({"train": {"loss": {"bcee": 1}}}, "unknown loss bcee; valid: bce, dice"),
+        ({"train": {"augment": "fulll"}}, "fulll"),
+        ({"train": {"leave_out": ["noises"]}}, "noises"),
+        ({"scorer": {"leave_out": ["shapes"]}}, "unknown feature group shapes"),
+        ({"classical": {"recipe": "otzu"}}, "unknown recipe 'otzu'; valid: otsu, strong"),
+        ({"selection": {"method": "scores"}}, "unknown method 'scores'"),
+    ],
+)
+def test_what_no_registry_has_is_refused_before_anything_runs(tmp_path, change, said):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(yaml.safe_dump(change))
+    with pytest.raises(ValueError, match=f"(?s)^{path}:.*{said}"):
+        list_runs(path)
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -1,14 +1,28 @@
 """Archives give the same images from zip and folder, and every defect is an error that names the file."""
 
 import hashlib
+import os
 import pickle
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from joblib import Parallel, delayed
+from shared_cases import find_case
 
-from nuclei.data.archives import MANIFEST_COLUMNS, find_archives, manifest_table, open_archive, prepare_image
+from nuclei.data import archives
+from nuclei.data.archives import (
+    MANIFEST_COLUMNS,
+    check_disjoint,
+    find_archives,
+    is_clutter,
+    manifest_table,
+    open_archive,
+    prepare_image,
+)
 from nuclei.data.image_types import image_type
 from nuclei.data.images import decode_image, encode_image_png
 
@@ -74,7 +88,13 @@ def test_test_images_have_no_labels_and_the_manifest_keeps_whole_numbers(tmp_pat
 
 def test_clutter_and_a_folder_around_it_all_do_no_harm(tmp_path):
     files = {f"stage1_train/{name}": data for name, data in FILES.items()}
-    names = ("__MACOSX/a/images/a.png", "stage1_train/a/masks/._1.png", ".DS_Store", "read.me")
+    names = (
+        "__MACOSX/a/images/a.png",
+        "stage1_train/a/masks/._1.png",
+        "stage1_train/a/masks/Thumbs.db",
+        ".DS_Store",
+        "read.me",
+    )
     clutter = dict.fromkeys(names, b"")
     for write in (write_zip, write_folder):
         archive = open_archive(write(tmp_path / write.__name__, files | clutter), "train")
@@ -97,7 +117,12 @@ DEFECTS = {
     "drive": (FILES | {"C:/a/images/a.png": IMAGE}, "climbs out"),
     "twice": ([*FILES.items(), ("copy/b/images/b.png", IMAGE)], "b appears twice.*copy/b/images/b.png"),
     "same entry twice": ([*FILES.items(), ("b/images/b.png", IMAGE)], "b appears twice"),
+    "no file": (FILES | {"b/images/c.png/": b""}, "b/images/c.png is not a file"),
+    "id too long": (FILES | {f"{'c' * 240}/images/{'c' * 240}.png": IMAGE}, "the id c+ has 240 bytes"),
+    "id of control characters": (FILES | {"c\n/images/c\n.png": IMAGE}, "cannot be shown: rename it"),
+    "twice in two cases": (FILES | {"b/images/b.PNG": IMAGE}, "b appears twice"),
     "other name": (without("a/images/a.png") | {"a/images/z.png": IMAGE}, "a/images/z.png must have"),
+    "other case": (without("a/images/a.png") | {"a/images/A.png": IMAGE}, "a/images/A.png must have"),
     "empty": ({"readme.txt": b""}, "is empty"),
 }
 
@@ -121,7 +146,7 @@ def test_a_test_archive_may_lack_masks_but_not_images(tmp_path):
 def test_a_truncated_zip_is_an_error_that_says_so(tmp_path, share):
     path = write_zip(tmp_path / "cut.zip", FILES)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(ValueError, match="cut.zip.*truncated or not a zip.*download it again"):
+    with pytest.raises(ValueError, match=r"cut.zip.*truncated or not a zip.*download it again"):
         open_archive(path, "train")
 
 
@@ -137,8 +162,115 @@ def test_a_damaged_entry_is_an_error_that_names_it(tmp_path, method):
     path.write_bytes(data)
     archive = open_archive(path, "train")
     assert prepare_image(archive, "a")[2]["n_nuclei"] == 2
-    with pytest.raises(ValueError, match="x.zip: b/images/b.png is damaged"):
+    with pytest.raises(ValueError, match=r"x.zip: b/images/b.png is damaged"):
         prepare_image(archive, "b")
+
+
+@pytest.mark.parametrize(("method", "name"), [(zipfile.ZIP_BZIP2, "bzip2"), (zipfile.ZIP_LZMA, "lzma")])
+def test_an_entry_of_another_compression_is_an_error_that_names_it(tmp_path, method, name):
+    path = tmp_path / f"{name}.zip"
+    with zipfile.ZipFile(path, "w", compression=method) as archive:
+        for entry, data in FILES.items():
+            archive.writestr(entry, data)
+    with pytest.raises(ValueError, match=f"{name}.zip: a/images/a.png is compressed by method {method}"):
+        prepare_image(open_archive(path, "train"), "a")
+
+
+@pytest.mark.parametrize("flag", [12, 14, 99])
+def test_an_entry_whose_method_is_wrong_is_an_error_that_names_it(tmp_path, flag):
+    path = write_zip(tmp_path / "x.zip", FILES)
+    data = path.read_bytes()
+    # The method is two bytes at 10 of a directory's entry.
+    start = data.index(b"PK\x01\x02") + 10
+    path.write_bytes(data[:start] + flag.to_bytes(2, "little") + data[start + 2 :])
+    with pytest.raises(ValueError, match=r"x\.zip: a/images/a\.png"):
+        prepare_image(open_archive(path, "train"), "a")
+
+
+@given(st.data())
+@settings(max_examples=300)
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_no_damage_of_a_zip_raises_anything_but_an_error_that_names_it(tmp_path_factory, data):
+    path = write_zip(tmp_path_factory.getbasetemp() / "damaged.zip", FILES)
+    content = bytearray(path.read_bytes())
+    # Mostly in the directory of the zip, at its end, where bytes have the most meanings.
+    start = data.draw(st.sampled_from([0, content.index(b"PK\x01\x02")]))
+    for place in data.draw(st.lists(st.integers(start, len(content) - 1), min_size=1, max_size=3)):
+        content[place] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    try:
+        archive = open_archive(path, "train")
+        for image_id in archive.image_ids:
+            prepare_image(archive, image_id)
+    except ValueError as error:
+        assert str(path) in str(error)  # noqa: PT017 (no damage is right, too: some bytes have no meaning)
+
+
+def test_what_is_no_file_is_an_error_that_names_it(tmp_path):
+    folder = write_folder(tmp_path / "x", FILES)
+    for make in (Path.mkdir, os.mkfifo):
+        wrong = folder / "a/masks/3.png"
+        make(wrong)
+        with pytest.raises(ValueError, match=r"x: a/masks/3.png is not a file but a folder or a pipe"):
+            open_archive(folder, "train")
+        wrong.rmdir() if wrong.is_dir() else wrong.unlink()
+    os.mkfifo(tmp_path / "pipe.zip")
+    with pytest.raises(ValueError, match=r"pipe\.zip is neither a file nor a folder"):
+        open_archive(tmp_path / "pipe.zip", "train")
+
+
+@pytest.mark.parametrize("write", [write_zip, write_folder])
+def test_a_file_above_the_limit_is_refused_unread(tmp_path, monkeypatch, write):
+    archive = open_archive(write(tmp_path / "x.zip", FILES), "train")
+    monkeypatch.setattr(archives, "MAX_FILE_BYTES", len(IMAGE))
+    assert archive.read("a/images/a.png") == IMAGE
+    monkeypatch.setattr(archives, "MAX_FILE_BYTES", len(IMAGE) - 1)
+    monkeypatch.setattr(zipfile.ZipFile, "read", None)
+    monkeypatch.setattr(Path, "read_bytes", None)
+    with pytest.raises(ValueError, match=rf"x\.zip: a/images/a\.png is refused: {len(IMAGE)} bytes, more than"):
+        prepare_image(archive, "a")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("._a.png", True),
+        (".DS_Store", True),
+        ("Thumbs.db", True),
+        ("thumbs.db", True),
+        ("__MACOSX/a/images/a.png", True),
+        ("a/.ipynb_checkpoints/a.png", True),
+        ("a.png", False),
+        ("./a/images/a.png", False),
+        ("../a.png", False),
+        ("a/images/a.b.png", False),
+        ("MACOSX/Thumbs.png", False),
+    ],
+)
+def test_clutter_is_told_by_its_name(name, expected):
+    assert is_clutter(name) == expected
+
+
+def test_an_id_in_two_archives_is_an_error_that_names_both(tmp_path):
+    only_a = {name: data for name, data in FILES.items() if name[0] == "a"}
+    train = open_archive(write_zip(tmp_path / "train.zip", FILES), "train")
+    test, other = (
+        open_archive(write_zip(tmp_path / f"{name}.zip", files), "test")
+        for name, files in {"test": only_a, "other": {"c/images/c.png": IMAGE}}.items()
+    )
+    check_disjoint([train, other])
+    with pytest.raises(ValueError, match=r"the id a is in both .*train\.zip and .*test\.zip"):
+        check_disjoint([train, other, test])
+
+
+@pytest.mark.parametrize("name", ["zip_test_mac.zip", "zip_test_upper.zip"])
+def test_a_shared_archive_that_was_zipped_again_is_read(name):
+    archive = open_archive(find_case(name), "test")
+    assert archive.image_ids == [f"{n:064d}" for n in (1, 2)]
+    for image_id in archive.image_ids:
+        image, labels, row = prepare_image(archive, image_id)
+        assert labels is None
+        assert (row["height"], row["width"]) == image.shape[:2]
 
 
 def test_a_broken_png_is_an_error_that_names_it(tmp_path):
@@ -168,7 +300,7 @@ def test_a_process_opens_an_archive_once_unless_it_was_replaced(tmp_path):
 
 
 def test_official_files_are_found_and_missing_ones_listed(tmp_path):
-    with pytest.raises(FileNotFoundError, match="(?s)stage1_train.zip.*stage1_test.zip"):
+    with pytest.raises(FileNotFoundError, match=r"(?s)stage1_train.zip.*stage1_test.zip"):
         find_archives(tmp_path)
     write_folder(tmp_path / "stage1_train", FILES)
     with pytest.raises(FileNotFoundError) as error:

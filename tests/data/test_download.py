@@ -1,4 +1,4 @@
-"""A download goes on where it broke, ends complete, is recorded, and says what to do when it cannot be."""
+"""A download resumes where it broke, ends complete, is recorded, and says what to do when it cannot be."""
 
 import hashlib
 import json
@@ -9,9 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from nuclei.data.download import FILES, download_files
+from nuclei.data.download import CONTENTS, download_files
+from nuclei.errors import UserError
 
-CONTENT = {name: np.random.default_rng(n).bytes(300_000 + n) for n, name in enumerate(FILES)}
+CONTENT = {name: np.random.default_rng(n).bytes(300_000 + n) for n, name in enumerate(CONTENTS)}
 NAME = "stage1_train.zip"
 
 
@@ -64,14 +65,14 @@ def test_files_come_whole_are_recorded_and_not_fetched_again(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names, "downloads.json"])
 
 
-def test_a_broken_connection_goes_on_where_it_stopped(tmp_path):
+def test_a_broken_connection_resumes_where_it_stopped(tmp_path):
     with serve(cut_after=[100_000, 50_000]) as (url, asked):
         download_files(tmp_path, [NAME], url, attempts=1)
         assert asked == [None, "bytes=100000-", "bytes=150000-"]
     assert (tmp_path / NAME).read_bytes() == CONTENT[NAME]
 
 
-def test_a_killed_download_goes_on_in_the_next_run(tmp_path):
+def test_a_killed_download_resumes_in_the_next_run(tmp_path):
     with serve(cut_after=[100_000, 0]) as (url, asked):
         with pytest.raises(ConnectionError, match="broke after 100000 bytes"):
             download_files(tmp_path, [NAME], url, attempts=1)
@@ -107,20 +108,27 @@ def test_out_of_reach_lists_which_files_to_put_where(tmp_path):
     assert str(tmp_path) in message
     assert "stage1_test.zip" not in message
     for name in (NAME, "stage1_solution.csv"):
-        assert f"{name}  ({FILES[name]}) from {url}{name}" in message
+        assert f"{name}  ({CONTENTS[name]}) from {url}{name}" in message
 
 
-def test_a_file_that_is_not_there_is_an_error_at_once(tmp_path):
+def test_a_missing_file_is_an_error_at_once(tmp_path):
     with serve() as (url, asked), pytest.raises(ConnectionError, match="404"):
         download_files(tmp_path, [NAME], url + "elsewhere/")
     assert len(asked) == 1
 
 
 def test_wrong_names_and_changed_files_are_errors(tmp_path):
-    with pytest.raises(ValueError, match="stage3.zip; the official ones are stage1_train.zip"):
+    with pytest.raises(ValueError, match=r"stage3.zip; the official ones are stage1_train.zip"):
         download_files(tmp_path, ["stage3.zip"])
     with serve() as (url, _):
         download_files(tmp_path, [NAME], url)
         (tmp_path / NAME).write_bytes(b"something else")
         with pytest.raises(ValueError, match=f"{NAME} is not the file recorded"):
             download_files(tmp_path, [NAME], url)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "null", '{"a": 1}', '{"a": {}}', '{"a": {"sha256": null}}', "\x00"])
+def test_a_damaged_record_is_named(tmp_path, text):
+    (tmp_path / "downloads.json").write_text(text)
+    with pytest.raises(UserError, match=r"downloads\.json is damaged: delete it"):
+        download_files(tmp_path, [])

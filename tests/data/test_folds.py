@@ -12,7 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nuclei.data.folds import assign_folds, check_folds, fold_table, match_folds, mosaic_groups, split_folds
+from nuclei.data.folds import (
+    assign_folds,
+    check_folds,
+    fold_table,
+    match_folds,
+    mosaic_groups,
+    read_folds,
+    split_folds,
+)
 from nuclei.data.image_types import IMAGE_TYPES, image_type
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +60,7 @@ def test_tiles_of_one_field_are_found_among_strangers(background):
     images, expected = {}, []
     for tiles in fields:
         ids = [next(names) for _ in tiles]
-        images.update(zip(ids, tiles))
+        images.update(zip(ids, tiles, strict=True))
         expected.append(sorted(ids))
     groups = mosaic_groups(images)
     assert as_partition(groups) == sorted(expected)
@@ -74,7 +82,7 @@ def test_larger_and_incomplete_fields_are_one_group():
 def test_square_is_found_though_an_inner_border_is_nearly_empty():
     field = draw_field(3)
     field[:80, 100:140] = 8
-    images = dict(zip("abcd", cut(field, 2, 2)))
+    images = dict(zip("abcd", cut(field, 2, 2), strict=True))
     images |= {f"s{i}": draw_field(i, 100, 120) for i in range(30, 40)}
     assert len({mosaic_groups(images)[i] for i in "abcd"}) == 1
 
@@ -161,7 +169,7 @@ def test_groups_stay_whole_and_clusters_even(table, n_folds, seed):
     assert folds["fold"].between(0, n_folds - 1).all()
     assert folds["image_id"].tolist() == sorted(table["image_id"])
     # Dealt largest first to the emptiest fold, no two folds differ by more than the largest group.
-    for cluster, rows in folds.groupby("cluster"):
+    for _, rows in folds.groupby("cluster"):
         counts = np.bincount(rows["fold"], minlength=n_folds)
         assert counts.max() - counts.min() <= rows["group"].value_counts().max()
     shuffled = table.sample(frac=1, random_state=seed)
@@ -205,7 +213,7 @@ def test_folds_that_are_not_finer_are_refused():
         split_folds(table, 6, 0)
     with pytest.raises(ValueError, match="fold 0 must lie in one fold of the coarser table; it has images of 0 and 1"):
         match_folds(table.assign(fold=0), table[table["fold"] < 2])
-    with pytest.raises(ValueError, match="1 that are not there"):
+    with pytest.raises(ValueError, match="1 that are missing from it"):
         match_folds(table, table[1:])
 
 
@@ -271,3 +279,36 @@ def test_committed_folds_are_sound():
     check_folds(table)
     assert len(table) == 664
     assert set(table["cluster"]) == set(IMAGE_TYPES)
+
+
+@pytest.mark.parametrize("name", ["dsb2018.csv", "dsb2018_8.csv"])
+def test_committed_folds_are_read_as_by_pandas(name):
+    dtypes = {"image_id": str, "group": str}
+    plain = pd.read_csv(ROOT / "folds" / name, dtype=dtypes, float_precision="round_trip")
+    pd.testing.assert_frame_equal(read_folds(ROOT / "folds" / name), plain, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("b,b,gray,1,x,1", "row 3, image b: fold is 'x', not a whole number from 0 on"),
+        ("b,b,gray,-1,0,1", "row 3, image b: n_nuclei is '-1', not a whole number from 0 on"),
+        ("b,b,gray,1,0,nan", "row 3, image b: weight is 'nan', not a number above 0"),
+        ("b, ,gray,1,0,1", "row 3: no image_id or no group"),
+        ("a,a,gray,1,0,1", "names image a twice"),
+        ("b,a,gray,1,1,1", "group a crosses folds"),
+        ("b,b,gray", "row 3: 3 columns instead of 6"),
+    ],
+)
+def test_a_broken_fold_table_is_refused_by_its_name(tmp_path, row, message):
+    path = tmp_path / "folds.csv"
+    path.write_text(f"image_id,group,cluster,n_nuclei,fold,weight\na,a,gray,1,0,1.5\n{row}\n")
+    with pytest.raises(ValueError, match=f"folds.csv.*{message}"):
+        read_folds(path)
+
+
+def test_a_fold_table_without_rows_is_refused(tmp_path):
+    path = tmp_path / "folds.csv"
+    path.write_text("image_id,group,cluster,n_nuclei,fold,weight\n")
+    with pytest.raises(ValueError, match="folds.csv has no rows"):
+        read_folds(path)

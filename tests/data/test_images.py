@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from scipy import ndimage
 
+from nuclei.data import images
 from nuclei.data.images import (
     decode_image,
     decode_labels_png,
@@ -93,7 +94,7 @@ def test_a_mask_is_inside_where_any_colour_is(alpha):
 @given(st.integers(0, len(png(GRAY)) - 1))
 @settings(max_examples=40)
 def test_a_cut_png_is_an_error_that_names_it(length):
-    with pytest.raises(ValueError, match="cell7.png.*extract it again"):
+    with pytest.raises(ValueError, match=r"cell7.png.*extract it again"):
         decode_image(png(GRAY)[:length], "cell7.png")
 
 
@@ -107,8 +108,18 @@ def test_a_broken_png_is_an_error_that_names_it(decode, damage):
         # A width of 2^30 in the header, its checksum made to fit.
         data[16:20] = (1 << 30).to_bytes(4, "big")
         data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
-    with pytest.raises(ValueError, match="cell7.png"):
+    with pytest.raises(ValueError, match=r"cell7.png"):
         decode(b"<html>" if damage == "text" else bytes(data), "cell7.png")
+
+
+def test_an_image_above_the_limit_is_refused_before_it_is_decoded(monkeypatch):
+    monkeypatch.setattr(images, "MAX_PIXELS", GRAY.size)
+    assert decode_image(png(GRAY), "cell7.png").shape == RGB.shape
+    monkeypatch.setattr(images, "MAX_PIXELS", GRAY.size - 1)
+    monkeypatch.setattr(cv2, "imdecode", None)
+    for decode in (decode_image, decode_mask, decode_labels_png):
+        with pytest.raises(ValueError, match=r"cell7\.png is refused: 30 x 20 pixels, more than 599"):
+            decode(png(GRAY), "cell7.png")
 
 
 def test_png_round_trips():

@@ -4,17 +4,24 @@ import cv2
 import numpy as np
 import pytest
 
+from nuclei.config.schema import ClassicalConfig
 from nuclei.data.synthetic import KINDS, make_image
 from nuclei.decoding.classical import (
     RECIPES,
+    Otsu,
+    Strong,
     open_disk,
-    segment,
+    segment_by_recipe,
     segment_otsu,
     segment_strong,
     split_by_distance,
     trim_edges,
 )
 from nuclei.evaluation.metric import score_image
+
+
+def segment(image: np.ndarray, recipe: str, **settings) -> np.ndarray:
+    return segment_by_recipe(image, ClassicalConfig(recipe=recipe, settings=settings))
 
 
 def draw_disks(*disks: tuple[int, int, int]) -> np.ndarray:
@@ -59,7 +66,7 @@ def test_tiny_objects_are_dropped_and_the_rest_numbered_from_1(recipe):
 
 
 def test_an_unknown_recipe_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="'cellprofiler'; choose from otsu, strong"):
+    with pytest.raises(ValueError, match="'cellprofiler'; valid: otsu, strong"):
         segment(np.zeros((8, 8, 3), np.uint8), "cellprofiler")
 
 
@@ -67,34 +74,34 @@ def test_opening_cuts_a_bridge():
     labels = APART.copy()
     cv2.line(labels, (25, 25), (70, 60), 1, 2)
     image = paint_gray(labels, 10, 90, 90)
-    assert segment_otsu(image, opening_px=0).max() == 1
-    assert segment_otsu(image, opening_px=3).max() == 2
+    assert segment_otsu(image, Otsu(opening_px=0)).max() == 1
+    assert segment_otsu(image, Otsu(opening_px=3)).max() == 2
 
 
 def test_only_the_strong_recipe_splits_what_touches():
     image = paint_gray(TOUCHING, 10, 90, 90)
-    assert segment_otsu(image).max() == 1
-    assert score_image(TOUCHING, segment_strong(image))[0] > 0.8
+    assert segment_otsu(image, Otsu()).max() == 1
+    assert score_image(TOUCHING, segment_strong(image, Strong()))[0] > 0.8
 
 
 def test_only_the_strong_recipe_sees_the_dim_beside_the_bright():
     image = paint_gray(APART, 10, 60, 250)
-    assert segment_otsu(image).max() == 1
-    assert score_image(APART, segment_strong(image))[0] > 0.8
+    assert segment_otsu(image, Otsu()).max() == 1
+    assert score_image(APART, segment_strong(image, Strong()))[0] > 0.8
 
 
 def test_only_the_strong_recipe_tells_nuclei_from_gray_cytoplasm():
     cells = draw_disks((28, 30, 24), (66, 62, 27), (28, 30, 7), (66, 62, 7))
     nuclei = np.maximum(cells - 2, 0)
     image = paint_gray(cells, 235, 150, 150, 60, 60)
-    assert score_image(nuclei, segment_otsu(image))[0] == 0
-    assert score_image(nuclei, segment_strong(image))[0] > 0.6
+    assert score_image(nuclei, segment_otsu(image, Otsu()))[0] == 0
+    assert score_image(nuclei, segment_strong(image, Strong()))[0] > 0.6
 
 
 def test_in_stained_tissue_a_nucleus_stands_out_from_its_surroundings():
     cells = draw_disks((0, 48, 60), (25, 48, 10))
     image = np.array([(215, 200, 225), (160, 105, 190), (90, 30, 150)], np.uint8)[cells]
-    labels = segment_strong(image)
+    labels = segment_strong(image, Strong())
     found, nucleus = labels == labels[48, 25], cells == 2
     assert (found & nucleus).sum() > 0.8 * (found | nucleus).sum()
 
@@ -152,3 +159,13 @@ def test_strong_beats_otsu_on_every_kind_of_synthetic_image(kind):
         np.mean([score_image(truth, segment(image, recipe))[0] for image, truth in pairs]) for recipe in RECIPES
     )
     assert strong > otsu
+
+
+def test_a_setting_that_a_recipe_does_not_have_is_refused_with_those_it_has():
+    with pytest.raises(ValueError, match="otsu has no setting edge; valid: min_area_px, opening_px"):
+        segment(np.zeros((8, 8, 3), np.uint8), "otsu", edge=0.5)
+
+
+def test_pixels_may_be_given_as_yaml_gives_them():
+    image = paint_gray(TOUCHING, 10, 90, 90)
+    np.testing.assert_array_equal(segment(image, "otsu", opening_px=3.0), segment_otsu(image, Otsu(opening_px=3)))

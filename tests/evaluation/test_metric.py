@@ -178,7 +178,7 @@ def test_bad_labels_are_named(prediction, message):
         score_image(np.zeros((3, 3), int), prediction)
 
 
-def random_masks(draw_masks, size):
+def join_masks(draw_masks):
     masks = [np.flatnonzero(mask) for mask in draw_masks]
     indptr = np.cumsum([0, *map(len, masks)])
     return indptr, np.concatenate([np.zeros(0, int), *masks]).astype(np.int32)
@@ -189,7 +189,7 @@ def random_masks(draw_masks, size):
     hnp.arrays(bool, st.tuples(st.integers(0, 5), st.just(30))),
 )
 def test_best_iou_of_overlapping_candidates_equals_the_reference(truth, masks):
-    iou, label = best_iou(truth, *random_masks(masks, truth.size))
+    iou, label = best_iou(truth, *join_masks(masks))
     assert iou.dtype == np.float32
     assert iou.shape == label.shape == (len(masks),)
     for mask, ours, name in zip(masks, iou, label, strict=True):
@@ -207,7 +207,7 @@ def test_best_iou_of_overlapping_candidates_equals_the_reference(truth, masks):
     hnp.arrays(bool, st.tuples(st.integers(0, 4), st.just(20))),
 )
 def test_truth_masks_that_overlap_equal_the_reference(prediction, masks):
-    counts = count_matches(overlap_masks(*random_masks(masks, prediction.size), prediction))
+    counts = count_matches(overlap_masks(*join_masks(masks), prediction))
     truth_masks = [mask.reshape(prediction.shape) for mask in masks]
     table = reference_table(truth_masks, masks_of(prediction))
     for j, threshold in enumerate(EXACT_THRESHOLDS):

@@ -81,6 +81,11 @@ VIOLATIONS = {
     "1 2 x 1": "1 values are not integers, first 'x'",
     "1 2.0": "first '2.0'",
     "1 1_0": "first '1_0'",
+    "1 2  3 1": "white space '  '",
+    " 1 2": "white space ' '",
+    "1\u00a02": "white space",
+    "1 2\n": "white space",
+    "\u3000": "white space",
     "1 2 3": "odd number of values",
     "1 0": "zero length",
     "3 -2": "negative length",
@@ -88,6 +93,9 @@ VIOLATIONS = {
     "-4 2": "start below 1",
     "12 2": "out of range of an image of 12 pixels",
     "99999999999999999999999999 1": "out of range",
+    "9" * 4301 + " 1": "out of range",
+    "1 " + "9" * 4301: "out of range",
+    "1 -" + "9" * 4301: "negative length",
     "5 2 1 2": "not sorted by start",
     "1 3 3 2": "a pixel listed twice",
     "2 1 2 1": "a pixel listed twice",
@@ -104,9 +112,17 @@ def test_a_violation_is_named_and_alone(text):
         decode_rle(text, (3, 4))
 
 
+def test_leading_zeros_count_for_nothing():
+    assert decode_pixels("0" * 5000 + "1 02", (3, 4)).tolist() == [0, 4]
+
+
+def test_what_is_quoted_in_a_message_is_short():
+    assert len(find_rle_violations("x" * 100_000 + " 1", (3, 4))[0]) < 120
+
+
 def test_all_violations_of_a_string_are_listed():
-    text = "13 1 5 0 4 -1 -1 1 2 2 3 1 x 1 7"
-    kinds = ["integer", "odd", "zero", "negative", "below 1", "out of range", "sorted", "twice"]
+    text = "13 1 5 0 4 -1 -1 1 2 2 3 1 x 1  7"
+    kinds = ["white space", "integer", "odd", "zero", "negative", "below 1", "out of range", "sorted", "twice"]
     violations = find_rle_violations(text, (3, 4))
     assert len(violations) == len(kinds)
     assert all(kind in violation for kind, violation in zip(kinds, violations, strict=True))
@@ -114,6 +130,19 @@ def test_all_violations_of_a_string_are_listed():
 
 def test_usable_pairs_of_a_broken_string_are_decoded():
     assert decode_usable_pixels("1 2 x 1 2 1 99 1 4 0", (3, 4)).tolist() == [0, 4]
+
+
+@given(hnp.arrays(np.int64, st.tuples(st.integers(0, 6), st.just(2)), elements=st.integers(-2, 14)))
+def test_usable_pairs_are_those_inside_the_image_in_any_order(pairs):
+    inside = [(start, length) for start, length in pairs.tolist() if start > 0 < length and start + length <= 13]
+    positions = {position for start, length in inside for position in range(start - 1, start + length - 1)}
+    expected = sorted(position % 3 * 4 + position // 3 for position in positions)
+    assert decode_usable_pixels(" ".join(map(str, pairs.ravel())), (3, 4)).tolist() == expected
+
+
+def test_long_runs_repeated_take_no_more_memory_than_the_image():
+    text = "1 4000000 " * 10_000
+    assert len(decode_usable_pixels(text, (2000, 2000))) == 4_000_000
 
 
 @given(hnp.arrays(np.int64, st.tuples(st.integers(0, 6), st.just(2)), elements=st.integers(-2, 14)))

@@ -2,10 +2,14 @@
 
 import gzip
 import io
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from shared_cases import find_case
 
 from nuclei.evaluation.metric import THRESHOLDS, score_image
 from nuclei.evaluation.rle import encode_labels
@@ -71,11 +75,21 @@ def test_valid_submissions_have_no_violation(tmp_path):
         ("a,1 2\nb,\n", "row 1: header is 'a,1 2'"),
         (VALID + "c,1 2\n", "row 5, image 'c': unknown image"),
         (VALID + "b\n", "row 5: 1 columns instead of 2"),
+        (VALID + "\n", "row 5: blank, delete it"),
+        (VALID + ",\n", "row 5: blank, delete it"),
+        (VALID.replace(",", ";"), "row 1: columns are separated by ';': save the file again with commas"),
         (VALID + "b,1,2\n", "row 5: 3 columns instead of 2"),
         ("ImageId,EncodedPixels\na,1 2\n", "image b: missing"),
         ("ImageId,EncodedPixels\na,1 2\nb,1 x\n", "row 3, image b: 1 values are not integers"),
         ("ImageId,EncodedPixels\na,1 2\nb,1 2.5\n", "row 3, image b: 1 values are not integers"),
         ("ImageId,EncodedPixels\na,1 2\nb,1 2 3\n", "row 3, image b: odd number"),
+        ("ImageId,EncodedPixels\na,1 2\nb,1  2\n", "row 3, image b: white space '  ' that is not a single space"),
+        ("ImageId,EncodedPixels\na,1\u00a02\nb,\n", "row 2, image a: white space '\\xa0' that is not"),
+        ("ImageId,EncodedPixels\na,1 2 \nb,\n", "row 2, image a: white space ' ' that is not"),
+        ("ImageId,EncodedPixels\na,1 2\nb,\t\n", "row 3, image b: white space '\\t' that is not"),
+        ("ImageId,EncodedPixels\na,1 2\nb," + "9" * 5000 + " 1\n", "row 3, image b: out of range"),
+        ("ImageId,EncodedPixels\na,1 2\nb,1 " + "9" * 5000 + "\n", "row 3, image b: out of range"),
+        ("ImageId,EncodedPixels\na,1 2\nb,-" + "9" * 5000 + " 1\n", "row 3, image b: start below 1"),
         ("ImageId,EncodedPixels\na,1 2\nb,1 0\n", "row 3, image b: zero length"),
         ("ImageId,EncodedPixels\na,1 2\nb,1 -3\n", "row 3, image b: negative length"),
         ("ImageId,EncodedPixels\na,1 2\nb,0 3\n", "row 3, image b: start below 1"),
@@ -109,6 +123,179 @@ def test_all_violations_are_reported_together_in_row_order():
     violations = violations_of(text)
     assert len(violations) == len(expected)
     assert all(found.startswith(start) for found, start in zip(violations, expected, strict=True)), violations
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t", "\u00a0", "  "])
+def test_a_second_row_without_pixels_is_reported_whatever_its_white_space(blank):
+    violations = violations_of(f"ImageId,EncodedPixels\na,1 2\nb,\nb,{blank}\n")
+    assert violations[-1] == "row 4, image b: duplicate of row 3"
+    assert len(violations) == (1 if blank == "" else 2)
+
+
+def is_valid(rows):
+    """Say by the rules alone, with sets of pixels, whether rows (image, text) are a valid submission of SHAPES."""
+    if {image for image, _ in rows} != set(SHAPES):
+        return False
+    for image, (height, width) in SHAPES.items():
+        texts = [text for name, text in rows if name == image]
+        taken = set()
+        if "" in texts and len(texts) > 1:
+            return False
+        for text in texts:
+            words = text.split(" ") if text else []
+            if len(words) % 2 or not all(word.isascii() and word.isdigit() for word in words):
+                return False
+            numbers = [int(word) for word in words]
+            runs = list(zip(numbers[::2], numbers[1::2], strict=True))
+            pixels = [pixel for start, length in runs for pixel in range(start, start + length)]
+            inside = all(1 <= pixel <= height * width for pixel in pixels)
+            if not inside or pixels != sorted(set(pixels)) or not all(length for _, length in runs):
+                return False
+            if taken & set(pixels):
+                return False
+            taken |= set(pixels)
+    return True
+
+
+@st.composite
+def nearly_valid_rows(draw):
+    """Draw rows of disjoint runs, and, mostly, one of many ways to spoil them."""
+    rows = []
+    for image, (height, width) in SHAPES.items():
+        cuts = sorted(draw(st.sets(st.integers(1, height * width + 1), max_size=6)))
+        runs = [f"{start} {end - start}" for start, end in zip(cuts[::2], cuts[1::2], strict=False)]
+        rows += [(image, run) for run in runs] if draw(st.booleans()) else [(image, " ".join(runs))]
+        rows += [(image, "")] * (image not in dict(rows))
+    extra = ["", " ", "1 1", "3 2 1 1", "1 2 2 1", "25 1", "12 2", "0 1", "1 0", "-1 2", "1", "x 1", "1  1", "1\u00a01"]
+    spoiled = st.one_of(
+        st.just(rows),
+        st.builds(lambda n, text: [*rows[:n], (rows[n][0], text), *rows[n + 1 :]], index(rows), st.sampled_from(extra)),
+        st.builds(lambda n, text: [*rows, (rows[n][0], text)], index(rows), st.sampled_from(extra)),
+        st.builds(
+            lambda n, sign: [*rows[:n], (rows[n][0], rows[n][1] + sign), *rows[n + 1 :]], index(rows), st.text("1 \t")
+        ),
+        st.builds(lambda n: [*rows[:n], *rows[n + 1 :]], index(rows)),
+        st.builds(lambda n: [*rows, rows[n]], index(rows)),
+    )
+    return draw(spoiled)
+
+
+def index(rows):
+    return st.integers(0, len(rows) - 1)
+
+
+@given(nearly_valid_rows())
+def test_a_submission_has_violations_exactly_where_the_rules_say_so(rows):
+    text = "ImageId,EncodedPixels\n" + "".join(f"{image},{text}\n" for image, text in rows)
+    assert (violations_of(text) == []) == is_valid(rows)
+    table = read_submission(io.StringIO(text))
+    assert list(table.itertuples(index=False, name=None)) == rows, "both read the same"
+
+
+@given(
+    st.binary(max_size=200) | st.text(max_size=200).map(str.encode), st.sampled_from(["", "ImageId,EncodedPixels\n"])
+)
+def test_no_bytes_make_the_validation_raise(data, start):
+    text = start.encode() + data
+    try:
+        decoded = text.decode()
+    except UnicodeDecodeError:
+        return
+    assert violations_of(decoded)
+
+
+def gzipped(text, damage):
+    data = bytearray(gzip.compress(text.encode()))
+    if damage == "cut short":
+        return bytes(data[:-12])
+    if damage == "flipped bits":
+        data[len(data) // 2] ^= 255
+    return b"no gzip" if damage == "no gzip" else bytes(data)
+
+
+UNREADABLE = {
+    "cut.csv.gz": (gzipped(VALID, "cut short"), "cut.csv.gz is a damaged or truncated gzip file"),
+    "bits.csv.gz": (gzipped(VALID, "flipped bits"), "bits.csv.gz is a damaged or truncated gzip file"),
+    "plain.csv.gz": (gzipped(VALID, "no gzip"), "plain.csv.gz is a damaged or truncated gzip file"),
+    "latin.csv": (VALID.encode() + "\u00e9,1 1\n".encode("latin-1"), "latin.csv, row 5: not UTF-8 text"),
+    "utf16.csv": (VALID.encode("utf-16"), "utf16.csv, row 1: not UTF-8 text"),
+    "nul.csv": (VALID.encode() + b"\0\n", "nul.csv, row 5: a NUL byte"),
+    "quote.csv": (VALID.encode() + b'b,"1 2\n', "quote.csv, row 5: not readable as CSV"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_an_unreadable_file_is_a_violation_or_an_error_that_names_it(tmp_path, name):
+    data, message = UNREADABLE[name]
+    path = tmp_path / name
+    path.write_bytes(data)
+    violations = validate_submission(path, SHAPES)
+    assert len(violations) == 1
+    assert message in violations[0]
+    for read in (read_submission, read_solution):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda t: "\ufeff" + t, lambda t: t.replace("\n", "\r\n"), lambda t: t.replace("\n", "\r")]
+)
+def test_a_byte_order_mark_and_other_line_ends_are_read(tmp_path, change):
+    path = tmp_path / "submission.csv"
+    path.write_bytes(change(VALID).encode())
+    assert validate_submission(path, SHAPES) == []
+    assert read_submission(path).equals(read_submission(io.StringIO(VALID)))
+
+
+def test_a_row_of_another_length_is_an_error_that_names_it(tmp_path):
+    path = tmp_path / "short.csv"
+    path.write_text(VALID + "b\n")
+    with pytest.raises(ValueError, match=re.escape("short.csv, row 5: 1 columns instead of 2")):
+        read_submission(path)
+
+
+SOLUTION = "ImageId,EncodedPixels,Height,Width,Usage\na,1 2,3,4,Public\nb,,5,5,Private\n"
+BAD_ROWS = {
+    "a,5 2,,4,Public": "image a: Height is ''",
+    "a,5 2,3,4.0,Public": "image a: Width is '4.0'",
+    "a,5 2,0,4,Public": "image a: Height is '0'",
+    "a,5 2,3,-4,Public": "image a: Width is '-4'",
+    "a,5 2,3,4,public": "image a: Usage is 'public', not Public, Private or Ignored",
+    "a,5 2,4,3,Public": "image a: Height and Width differ",
+    "a,12 2,3,4,Public": "image a: out of range",
+    "a,5 2.0,3,4,Public": "image a: 1 values are not integers",
+    ",5 2,3,4,Public": "no image",
+    "a,5 2,3,4": "4 columns instead of 5",
+}
+
+
+@pytest.mark.parametrize("row", BAD_ROWS)
+def test_a_row_of_a_solution_that_cannot_be_scored_is_named(tmp_path, row):
+    path = tmp_path / "solution.csv"
+    path.write_text(SOLUTION + "\n" + row + "\n")
+    with pytest.raises(ValueError, match=re.escape(f"{path}, row 5") + ".*" + re.escape(BAD_ROWS[row])):
+        read_solution(path)
+
+
+def test_ignored_rows_of_a_solution_are_not_looked_at():
+    table = read_solution(io.StringIO(SOLUTION + "c,no mask,,,Ignored\n"))
+    assert table["ImageId"].tolist() == ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", ["plain", "bom", "crlf", "semicolon", "trailing_blank_rows"])
+def test_a_shared_solution_is_read_however_it_was_saved(kind):
+    table = read_solution(find_case(f"solution_{kind}.csv"))
+    assert table.equals(read_solution(find_case("solution_plain.csv")))
+    assert table["ImageId"].tolist() == ["img1", "img1"]
+    assert table[["Height", "Width"]].to_numpy().tolist() == [[64, 80]] * 2
+
+
+@pytest.mark.parametrize("kind", ["plain", "bom", "semicolon"])
+def test_a_shared_submission_is_read_however_it_was_saved(kind):
+    path = find_case(f"submission_{kind}.csv")
+    assert read_submission(path).equals(read_submission(find_case("submission_plain.csv")))
+    expected = ["row 1: columns are separated by ';': save the file again with commas"] if kind == "semicolon" else []
+    assert validate_submission(path, {"img1": (64, 80)}) == expected
 
 
 def test_an_empty_file_lacks_everything():
@@ -197,11 +384,11 @@ def test_what_cannot_be_scored_names_the_image(truth_and_prediction):
     with pytest.raises(ValueError, match="image w is missing"):
         score_submission(submission[submission["ImageId"] != "w"], solution)
     doubled = pd.concat([submission, submission[submission["ImageId"] == "v"]])
-    with pytest.raises(ValueError, match="image v: masks .* overlap"):
+    with pytest.raises(ValueError, match=r"image v: masks .* overlap"):
         score_submission(doubled, solution)
     pixels = submission["EncodedPixels"].where(submission["ImageId"] != "u", "1")
     broken = submission.assign(EncodedPixels=pixels)
-    with pytest.raises(ValueError, match="image u: .*odd"):
+    with pytest.raises(ValueError, match=r"image u: .*odd"):
         score_submission(broken, solution)
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from nuclei.evaluation.submission import SCORE_COLUMNS
-from nuclei.evaluation.summary import ERRORS, compare_steps, summarise
+from nuclei.evaluation.summary import ERRORS, compare_steps, format_gain, format_interval, format_score, summarise
 
 
 def make_table(n: int = 12) -> pd.DataFrame:
@@ -50,3 +50,15 @@ def test_steps_compare_with_the_step_before_and_an_ensemble_with_the_same_method
         None,
         *(pytest.approx(g) for g in (0.2, 0.3, 0.1, 0.4, 0.3)),
     ]
+
+
+def test_a_score_is_written_with_its_interval():
+    assert format_interval([0.62896, 0.6004, 0.6563]) == ("0.6290", "0.6004 to 0.6563")
+    assert format_score([0.6, 0.5, 0.70004]) == "0.6000 (0.5000 to 0.7000)"
+    assert format_score([0.6, 0.5, 0.7], spelled_out=True) == "0.6000 (95 % interval 0.5000 to 0.7000)"
+
+
+def test_a_gain_has_its_sign_and_zero_is_not_negative():
+    assert format_gain([0.01, -0.02, 0.04]) == "+0.0100 (-0.0200 to +0.0400)"
+    assert format_gain([-0.00001, -0.00004, 0.0]) == "+0.0000 (+0.0000 to +0.0000)"
+    assert format_gain([0.01, -0.02, 0.04], spelled_out=True) == "+0.0100 (95 % interval -0.0200 to +0.0400)"

@@ -6,12 +6,11 @@ import torch
 from safetensors.torch import save_file
 
 from nuclei.config.schema import Config
+from nuclei.errors import UserError
 from nuclei.experiments.leaderboard import compare_runs, publish
 from nuclei.pipeline import save_config
-from nuclei.report.comparisons import COLUMNS as ABLATION_COLUMNS
-from nuclei.report.systems import COLUMNS, SYSTEMS, list_systems, sort_systems
+from nuclei.report.comparisons import ABLATION_COLUMNS, SYSTEM_COLUMNS, SYSTEMS, sort_systems, systems_table
 from nuclei.runs import cache
-from nuclei.runs.cache import StageError
 from nuclei.runs.files import read_json, read_table, write_json, write_table
 from nuclei.runs.layout import Run, comparison
 
@@ -19,7 +18,9 @@ INPUTS = {"data": "of the demo", "folds": "two"}
 
 
 def make_row(system: str, run: str, score: float = 0.5, **changes) -> dict:
-    return dict.fromkeys(COLUMNS, 0.0) | {"system": system, "run": run, "score": score, "weights": "none"} | changes
+    return (
+        dict.fromkeys(SYSTEM_COLUMNS, 0.0) | {"system": system, "run": run, "score": score, "weights": "none"} | changes
+    )
 
 
 def finish(run: Run, stage: str, seconds: float, settings: dict | None = None, inputs: dict = INPUTS) -> None:
@@ -64,12 +65,12 @@ def compare(root, *names) -> pd.DataFrame:
     """Return the file of a comparison, by run, and check that the table to print says the same."""
     printed = compare_runs(list(names), root)
     table = read_table(comparison(root, "leaderboard"))
-    assert list_systems(table) == printed
+    assert systems_table(table) == printed
     return table.set_index("run")
 
 
 def test_the_talks_scores_are_those_of_its_slide():
-    table = list_systems(sort_systems([make_row(system, system) for system in SYSTEMS]))
+    table = systems_table(sort_systems([make_row(system, system) for system in SYSTEMS]))
     assert [row[1] for row in table.rows] == ["0.20 – 0.28", "0.25 – 0.42", "0.37 – 0.50", "0.45 – 0.55", "0.65"]
     assert {len(row) for row in table.rows} == {len(table.columns)}
 
@@ -86,8 +87,8 @@ def test_rows_come_in_the_order_of_the_systems_and_then_by_score():
     ]
     table = sort_systems(rows)
     assert table["run"].tolist() == ["otsu", "worse", "better", "rcnn", "deep", "full", "other"]
-    assert tuple(table.columns) == COLUMNS
-    assert list_systems(table).rows[-1][:3] == ("", "", "other")
+    assert tuple(table.columns) == SYSTEM_COLUMNS
+    assert systems_table(table).rows[-1][:3] == ("", "", "other")
 
 
 def test_a_row_says_minutes_per_training_and_millions_of_parameters():
@@ -106,7 +107,7 @@ def test_a_row_says_minutes_per_training_and_millions_of_parameters():
         weights="random",
     )
     untrained = make_row("classical", "otsu", trainings=0, train_budget="none", parameters=0)
-    first, second = list_systems(sort_systems([row, untrained])).rows
+    first, second = systems_table(sort_systems([row, untrained])).rows
     assert second[3:] == ("0.2500 (0.2000 to 0.3000)", "0.1250", "4 x 1.5", "80 s", "2.5", "1.9", "random")
     assert first[5:] == ("none", "none", "0.0", "none", "none")
 
@@ -198,7 +199,7 @@ def test_a_run_of_some_folds_has_parameters_too(tmp_path):
 def test_a_run_scored_on_other_images_is_refused_by_name(tmp_path, made_by, changes, what):
     write_run(tmp_path, "good")
     write_run(tmp_path, "odd", made_by=made_by, **changes)
-    with pytest.raises(StageError, match=f"odd and good were scored on other data or folds.*{what}"):
+    with pytest.raises(UserError, match=f"odd and good were scored on other data or folds.*{what}"):
         compare_runs(["good", "odd"], tmp_path)
     assert not comparison(tmp_path, "leaderboard").exists()
 
@@ -206,13 +207,15 @@ def test_a_run_scored_on_other_images_is_refused_by_name(tmp_path, made_by, chan
 def test_a_run_that_has_not_finished_is_refused_by_name(tmp_path):
     write_run(tmp_path, "good")
     write_run(tmp_path, "half").meta("evaluate").unlink()
-    with pytest.raises(StageError, match="half.*evaluate.json is missing"):
+    with pytest.raises(UserError, match=r"half.*evaluate.json is missing"):
         compare_runs(["good", "half"], tmp_path)
 
 
 def test_published_ablations_stay_unless_their_base_has_changed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "README.md").write_text("<!-- ablations -->\n<!-- /ablations -->\n")
+    readme = tmp_path / "configs/ablations/README.md"
+    readme.parent.mkdir(parents=True)
+    readme.write_text("<!-- ablations -->\n<!-- /ablations -->\n")
 
     def publish_table(**scores):
         rows = [
@@ -231,7 +234,7 @@ def test_published_ablations_stay_unless_their_base_has_changed(tmp_path, monkey
         write_table(comparison(tmp_path, "ablations"), pd.DataFrame(rows, columns=ABLATION_COLUMNS))
         publish(tmp_path, "ablations")
         table = read_table(tmp_path / "ensembles/ablations.csv")
-        assert all(f"| {name} |" in (tmp_path / "README.md").read_text() for name in table["ablation"])
+        assert all(f"| {name} |" in readme.read_text() for name in table["ablation"])
         return dict(zip(table["ablation"], table["score"], strict=True))
 
     assert publish_table(a=0.5, a_x=0.25) == {"a": 0.5, "a_x": 0.25}

@@ -7,14 +7,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from nuclei.config.schema import ModelConfig
+from nuclei.errors import UserError
 from nuclei.networks.encoder_decoder import (
     DECODERS,
-    OUTPUT_STRIDES,
     STRIDE,
     Network,
     build_network,
     input_statistics,
     load_encoder,
+    read_state_dict,
 )
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more
@@ -24,7 +26,8 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def build(decoder="FPN", encoder="resnet18", weights=None, n_channels=3, **options):
-    return build_network(decoder, encoder, weights, WIDTHS, n_channels, **options)
+    settings = {"decoder": decoder, "encoder": encoder, "decoder_channels": WIDTHS} | options
+    return build_network(ModelConfig(channels=("mask", "border", "center")[:n_channels], **settings), weights)
 
 
 def random_images(*shape):
@@ -47,16 +50,16 @@ def test_every_decoder_answers_with_the_images_size(decoder):
 @pytest.mark.parametrize("n_levels", [3, 4, 5])
 @pytest.mark.parametrize("decoder", ["Unet", "UnetPlusPlus", "MAnet"])
 def test_decoder_widths_are_those_asked_for(decoder, n_levels):
-    network = build_network(decoder, "resnet18", None, WIDTHS[:n_levels], 2).eval()
+    network = build(decoder, n_channels=2, decoder_channels=WIDTHS[:n_levels]).eval()
     assert network.body.segmentation_head[0].in_channels == WIDTHS[n_levels - 1]
     with torch.inference_mode():
         assert network(random_images(1, 3, 32, 64)).shape == (1, 2, 32, 64)
 
 
-@pytest.mark.parametrize("stride", OUTPUT_STRIDES)
+@pytest.mark.parametrize("stride", [2, 4])
 def test_maps_of_a_fraction_of_the_size_are_enlarged_to_the_images_without_a_shift(stride):
     levels = 5 - (stride.bit_length() - 1)
-    network = build_network("Unet", "resnet18", None, WIDTHS[:levels], 3, output_stride=stride).eval()
+    network = build("Unet", decoder_channels=WIDTHS[:levels], output_stride=stride).eval()
     assert len(network.body.decoder.blocks) == levels
     assert len(network.body.encoder.out_channels) == 6
     head, width, side = network.body.segmentation_head, WIDTHS[levels - 1], 64
@@ -72,10 +75,10 @@ def test_maps_of_a_fraction_of_the_size_are_enlarged_to_the_images_without_a_shi
         assert torch.allclose(head(features)[..., inside], x[inside].expand(1, 3, side, -1), atol=1e-4)
 
 
-def test_only_a_unet_has_an_output_stride_and_not_any():
-    for decoder, stride in (("FPN", 2), ("KerasUnet", 2), ("Unet", 3)):
-        with pytest.raises(ValueError, match=f"no {decoder} of output stride {stride}; valid: 1"):
-            build_network(decoder, "resnet18", None, WIDTHS[:4], 1, output_stride=stride)
+@pytest.mark.parametrize("decoder", ["FPN", "KerasUnet"])
+def test_only_a_unet_has_an_output_stride(decoder):
+    with pytest.raises(ValueError, match=f"no {decoder} of output stride 2; valid: 1, or 2 and 4 of a Unet"):
+        build(decoder, output_stride=2)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +87,7 @@ def test_only_a_unet_has_an_output_stride_and_not_any():
 def test_encoder_starts_from_the_tensors_of_the_file(name):
     path = PRETRAINED / f"{name.removeprefix('tf_')}.safetensors"
     if not path.is_file():
-        pytest.skip(f"pretrained/{path.name} is not there")
+        pytest.skip(f"pretrained/{path.name} is missing")
     network = build("Unet", f"tu-{name}", str(path)).eval()
     file, loaded = load_file(path), network.body.encoder.model.state_dict()
     assert all(torch.equal(value, file[key].float()) for key, value in loaded.items() if value.is_floating_point())
@@ -136,13 +139,41 @@ def test_a_file_of_another_network_is_refused(tmp_path):
         build(encoder="tu-mobilenetv2_100", weights=str(wider))
 
 
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("damage", ["emptied", "cut", "noise", "a list"])
+def test_a_damaged_file_is_named(tmp_path, suffix, damage):
+    path = tmp_path / f"weights{suffix}"
+    (torch.save if suffix == ".pth" else save_file)({"a": torch.ones(1000)}, path)
+    content = path.read_bytes()
+    path.write_bytes({"emptied": b"", "cut": content[:-500], "noise": bytes(range(255)), "a list": content}[damage])
+    if damage == "a list":
+        torch.save([torch.ones(3)], path)
+    with pytest.raises(
+        UserError, match=rf"weights{suffix} is damaged, or no {suffix} file of weights .*: fetch it anew"
+    ):
+        read_state_dict(path)
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path):
+    torch.save({"a": Path("b")}, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match=r"weights.pth is damaged"):
+        read_state_dict(tmp_path / "weights.pth")
+
+
+def test_weights_of_a_missing_file_are_an_error_of_the_system(tmp_path):
+    for name in ("a.pth", "a.safetensors"):
+        with pytest.raises(FileNotFoundError) as raised:
+            read_state_dict(tmp_path / name)
+        assert Path(raised.value.filename) == tmp_path / name
+
+
 def test_a_refused_file_changes_nothing(tmp_path):
     encoder = build().body.encoder
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
     state = {key: value + 1 for key, value in before.items()}
     del state["layer4.1.conv2.weight"]
     torch.save(state, tmp_path / "cut.pth")
-    with pytest.raises(ValueError, match="lacks 1 tensors of the encoder, e.g. layer4.1.conv2.weight"):
+    with pytest.raises(ValueError, match=r"lacks 1 tensors of the encoder, e\.g\. layer4\.1\.conv2\.weight"):
         load_encoder(encoder, tmp_path / "cut.pth")
     assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
 

@@ -14,6 +14,7 @@ from skimage.measure import label, regionprops
 from torchvision.models.detection import maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2
 from torchvision.models.detection.roi_heads import paste_masks_in_image, project_masks_on_boxes
 
+from nuclei.config.schema import ModelConfig, PredictConfig, TrainConfig, WatershedConfig
 from nuclei.data.synthetic import KINDS, make_image
 from nuclei.decoding.detections import (
     claim_pixels,
@@ -25,6 +26,7 @@ from nuclei.decoding.detections import (
 from nuclei.evaluation.metric import best_iou, score_image
 from nuclei.networks.mask_rcnn import (
     MIN_TARGET_AREA_PX,
+    DetectorOptions,
     build_mask_rcnn,
     detect,
     load_detector,
@@ -35,8 +37,10 @@ from nuclei.training.engine import parameter_groups
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more
 PRETRAINED = Path(__file__).parents[2] / "pretrained/mobilenetv2_100.safetensors"
-TINY = {"width": 16, "box_batch": 32, "proposals": 100}
+TINY = {"decoder": "MaskRCNN", "width": 16, "box_batch": 32}
+FEW = DetectorOptions(proposals=100)
 THRESHOLDS = (0.3, 0.5, 0.7)
+SETTINGS = WatershedConfig(mask_thresholds=THRESHOLDS, min_area_px=12)
 
 
 def draw_labels(seed: int, shape=(96, 112)) -> np.ndarray:
@@ -81,8 +85,8 @@ def test_perfect_detections_decode_to_the_truth(seed):
     detections = know_truth(truth)
     labels = decode_detections(detections, truth.shape, score_threshold=0.5, mask_threshold=0.5, min_area_px=12)
     assert score_image(truth, labels)[0] > 0.95
-    candidates = make_detection_candidates(detections, truth.shape, THRESHOLDS, min_score=0.5, min_area_px=12)
-    iou, nucleus = best_iou(truth, candidates.indptr, candidates.pixels)
+    candidates = make_detection_candidates(detections, truth.shape, SETTINGS, min_score=0.5)
+    iou, _ = best_iou(truth, candidates.indptr, candidates.pixels)
     assert len(candidates.parent) == truth.max()
     assert iou[candidates.threshold == 0.5].min() > 0.85
     assert np.mean((make_maps(detections, truth.shape)["mask"] > 0.5) == (truth > 0)) > 0.99
@@ -132,7 +136,7 @@ def test_torchvision_pastes_the_same_if_told_that_ends_are_exclusive():
 @settings(max_examples=10, deadline=None)
 def test_candidates_of_detections_are_a_forest_of_roots(seed):
     detections, shape = draw_detections(seed), (60, 80)
-    candidates = make_detection_candidates(detections, shape, THRESHOLDS, min_score=0.2, min_area_px=10)
+    candidates = make_detection_candidates(detections, shape, SETTINGS.model_copy(update={"min_area_px": 10}), 0.2)
     scores = detections["scores"][detections["scores"] >= 0.2]
     masks = [candidates.pixels[a:b] for a, b in zip(candidates.indptr[:-1], candidates.indptr[1:], strict=True)]
     assert (candidates.parent == -1).all()
@@ -175,8 +179,8 @@ def test_no_detections_are_no_labels_no_candidates_and_an_empty_map():
     nothing = know_truth(np.zeros((20, 30), np.int32))
     assert not decode_detections(nothing, (20, 30), 0.5, 0.5, 0).any()
     assert make_maps(nothing, (20, 30))["mask"].tolist() == np.zeros((20, 30)).tolist()
-    candidates = make_detection_candidates(nothing, (20, 30), THRESHOLDS, 0.5, 0)
-    assert len(candidates) == len(candidates.parent) == len(merge_detections([nothing], 0.5)["scores"]) == 0
+    candidates = make_detection_candidates(nothing, (20, 30), SETTINGS, 0.5)
+    assert len(candidates) == len(candidates.parent) == len(merge_detections([nothing])["scores"]) == 0
 
 
 @pytest.mark.parametrize("seed", [0, 2])
@@ -190,22 +194,20 @@ def test_tiles_find_what_the_whole_image_shows(seed):
         found |= {"scores": widths / 100, "masks": found["masks"] / np.float32(255)}
         return [{key: torch.from_numpy(value) for key, value in found.items()}]
 
-    whole, tiled = detect(forward, image, 256, 64), detect(forward, image, 110, 64)
+    whole, tiled = (detect(forward, image, PredictConfig(tile_px=tile, overlap_px=64)) for tile in (256, 110))
     assert len(whole["scores"]) == truth.max()
     assert (np.diff(tiled["scores"]) <= 0).all()
     order, tiled_order = (np.lexsort(d["boxes"].T) for d in (whole, tiled))
     assert np.array_equal(whole["boxes"][order], tiled["boxes"][tiled_order])
     assert np.array_equal(whole["scores"][order], tiled["scores"][tiled_order])
     assert whole["masks"][order] == pytest.approx(tiled["masks"][tiled_order].astype(int), abs=1)
-    with pytest.raises(ValueError, match="set overlap_px below tile_px"):
-        detect(forward, image, 64, 64)
 
 
 def test_of_two_detections_of_a_nucleus_the_better_stays():
     first, second = draw_detections(0, n=1), draw_detections(1, n=1)
     first["scores"][0], second["scores"][0] = 0.3, 0.6
     near = second | {"boxes": second["boxes"] + 0.5, "scores": np.float32([0.9])}
-    merged = merge_detections([first, second, near], 0.5)
+    merged = merge_detections([first, second, near])
     assert merged["scores"].tolist() == pytest.approx([0.9, 0.3])
 
 
@@ -226,7 +228,9 @@ def test_targets_are_the_nuclei_of_the_crop():
 @pytest.fixture(scope="module")
 def detector():
     torch.manual_seed(0)
-    return build_mask_rcnn("tu-test_resnet", None, **TINY).to(memory_format=torch.channels_last)
+    return build_mask_rcnn(ModelConfig(encoder="tu-test_resnet", **TINY), None, FEW).to(
+        memory_format=torch.channels_last
+    )
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +242,9 @@ def crops():
 
 def test_a_few_steps_lower_the_loss(detector, crops):
     network = copy.deepcopy(detector).train()
-    optimizer = torch.optim.AdamW(parameter_groups(network, 2e-3, 1.0, 0.0))
+    optimizer = torch.optim.AdamW(
+        parameter_groups(network, TrainConfig(learning_rate=2e-3, encoder_rate=1.0, weight_decay=0.0))
+    )
     losses = []
     for _ in range(12):
         losses.append(network(*crops))
@@ -274,9 +280,9 @@ def test_detections_of_any_size_of_image(detector, autocast):
     network = copy.deepcopy(detector).eval()
     image = torch.randint(0, 256, (2, 3, 45, 70), dtype=torch.uint8, generator=torch.Generator().manual_seed(7))
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        first, second = network(image)
+        first, _ = network(image)
     n = len(first["scores"])
-    assert 0 < n <= TINY["proposals"]
+    assert 0 < n <= FEW.proposals
     assert first["boxes"].shape == (n, 4)
     assert first["masks"].shape == (n, 28, 28)
     assert all(value.dtype == torch.float32 for value in first.values())
@@ -303,7 +309,7 @@ def test_the_state_holds_every_tensor_once(detector):
     """Else the moving average would move the encoder twice, and safetensors would refuse the file."""
     addresses = [value.data_ptr() for value in detector.state_dict().values()]
     assert len(set(addresses)) == len(addresses)
-    groups = parameter_groups(detector, 1.0, 0.1, 0.0)
+    groups = parameter_groups(detector, TrainConfig(learning_rate=1.0, encoder_rate=0.1))
     in_encoder = sum(p.numel() for group in groups if group["lr"] == 0.1 for p in group["params"])
     assert in_encoder == sum(p.numel() for p in detector.body.backbone.body.parameters()) > 0
 
@@ -311,7 +317,7 @@ def test_the_state_holds_every_tensor_once(detector):
 @pytest.mark.parametrize("original", [maskrcnn_resnet50_fpn, maskrcnn_resnet50_fpn_v2])
 def test_published_backbones_are_torchvisions_own(original):
     with torch.device("meta"):  # shapes without values
-        ours = build_mask_rcnn(original.__name__.removeprefix("maskrcnn_"), None).body
+        ours = build_mask_rcnn(ModelConfig(encoder=original.__name__.removeprefix("maskrcnn_")), None).body
         theirs = original(num_classes=2, weights=None, weights_backbone=None)
     assert {key: value.shape for key, value in ours.state_dict().items()} == {
         key: value.shape for key, value in theirs.state_dict().items()
@@ -330,14 +336,15 @@ def test_a_whole_detectors_file_gives_all_but_the_predictors(detector):
     same = {key for key in own if torch.equal(own[key], state[key])}
     assert {key.split(".")[1] for key in own if key not in same} == {"box_predictor", "mask_predictor"}
     del state["rpn.head.cls_logits.weight"]
-    with pytest.raises(ValueError, match="coco.pth lacks 1 tensors of the detector, e.g. rpn.head.cls_logits.weight"):
+    with pytest.raises(ValueError, match=r"coco\.pth lacks 1 tensors of the detector, e\.g\. rpn\.head"):
         load_detector(target, state, "coco.pth")
 
 
 def test_encoder_starts_from_the_tensors_of_the_file():
     if not PRETRAINED.is_file():
-        pytest.skip("pretrained/mobilenetv2_100.safetensors is not there")
-    network = build_mask_rcnn("tu-mobilenetv2_100", str(PRETRAINED), (0.5,) * 3, (0.5,) * 3, **TINY).eval()
+        pytest.skip("pretrained/mobilenetv2_100.safetensors is missing")
+    model = ModelConfig(encoder="tu-mobilenetv2_100", mean=(0.5,) * 3, std=(0.5,) * 3, **TINY)
+    network = build_mask_rcnn(model, str(PRETRAINED), FEW).eval()
     file, loaded = load_file(PRETRAINED), network.body.encoder.model.state_dict()
     assert all(torch.equal(value, file[key].float()) for key, value in loaded.items() if value.is_floating_point())
     assert network.mean.flatten().tolist() == [127.5] * 3
@@ -346,18 +353,24 @@ def test_encoder_starts_from_the_tensors_of_the_file():
 
 
 @pytest.mark.parametrize(
-    ("backbone", "weights", "options", "message"),
+    ("encoder", "weights", "message"),
     [
-        ("resnet50_fnp", None, {}, "unknown encoder resnet50_fnp; .* torchvision's resnet50_fpn, resnet50_fpn_v2"),
-        ("tu-mobilenetv2_10", None, {}, "nearest: .*tu-mobilenetv2_100"),
-        ("resnet50_fpn", "no/such.pth", {}, "no/such.pth not found: put the file there"),
-        ("tu-test_resnet", "no/such.pth", {}, "no/such.pth not found: put the file there"),
-        ("resnet50_fpn_v2", "cocoa", {}, "unknown weights cocoa of resnet50_fpn_v2; valid: coco, imagenet, a .pth"),
-        ("tu-test_resnet", "coco", {}, "unknown weights coco of tu-test_resnet; valid: imagenet, a .pth"),
-        ("resnet50_fpn", None, {"width": 64}, "resnet50_fpn has a width of 256, not 64"),
-        ("tu-test_resnet", None, {"anchors_px": (8, 16)}, r"anchors_px \(8, 16\) must be 5 sides"),
+        ("resnet50_fnp", None, "unknown encoder resnet50_fnp; .* torchvision's resnet50_fpn, resnet50_fpn_v2"),
+        ("tu-mobilenetv2_10", None, "nearest: .*tu-mobilenetv2_100"),
+        ("resnet50_fpn", "no/such.pth", "no/such.pth not found: put the file there, or set model.weights to coco"),
+        ("tu-test_resnet", "no/such.pth", "no/such.pth not found: put the file there, or .* to imagenet"),
+        ("resnet50_fpn_v2", "cocoa", "unknown weights cocoa of resnet50_fpn_v2; valid: coco, imagenet, a .pth"),
+        ("tu-test_resnet", "coco", "unknown weights coco of tu-test_resnet; valid: imagenet, a .pth"),
+        (None, None, "MaskRCNN needs an encoder: set model.encoder, for example to resnet50_fpn"),
     ],
 )
-def test_wrong_names_are_answered_with_the_right_ones(backbone, weights, options, message):
+def test_wrong_names_are_answered_with_the_right_ones(encoder, weights, message):
     with pytest.raises(ValueError, match=message):
-        build_mask_rcnn(backbone, weights, **options)
+        build_mask_rcnn(ModelConfig(decoder="MaskRCNN", encoder=encoder), weights)
+
+
+def test_what_does_not_fit_together_is_refused():
+    with pytest.raises(ValueError, match="resnet50_fpn has a width of 256, not 64"):
+        build_mask_rcnn(ModelConfig(encoder="resnet50_fpn", width=64), None)
+    with pytest.raises(ValueError, match=r"anchors_px \(8, 16\) must be 5 sides"):
+        build_mask_rcnn(ModelConfig(encoder="tu-test_resnet"), None, DetectorOptions(anchors_px=(8, 16)))

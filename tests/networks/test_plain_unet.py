@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from nuclei.config.schema import ModelConfig
 from nuclei.networks.encoder_decoder import build_network
 from nuclei.networks.plain_unet import VALID_MARGIN_PX, VANILLA, PlainUnet, mirror
 
@@ -64,7 +65,7 @@ def test_valid_convolutions_see_the_image_and_its_mirror_image_only(shape):
     with torch.inference_mode():
         for valid in (True, False):
             net = make_net(valid)
-            # The same image as the middle of a larger one that goes on as the mirror does.
+            # The same image as the middle of a larger one that continues as the mirror does.
             larger = net(torch.from_numpy(reflect(image, border)))[..., *middle]
             assert torch.allclose(net(image), larger, atol=1e-5) == valid
 
@@ -83,7 +84,7 @@ def test_a_pixel_far_from_the_frame_knows_nothing_of_it(valid):
 
 @pytest.mark.parametrize("margin_px", [0, 1, 15, 16, 40, VALID_MARGIN_PX])
 @pytest.mark.parametrize("shape", [(16, 16), (32, 32), (16, 48), (200, 32)])
-def test_mirroring_goes_on_as_often_as_the_margin_needs(shape, margin_px):
+def test_mirroring_repeats_as_often_as_the_margin_needs(shape, margin_px):
     image = random_image(1, 2, *shape)
     np.testing.assert_array_equal(mirror(image, margin_px).numpy(), reflect(image, margin_px))
 
@@ -96,29 +97,29 @@ def test_dropout_is_for_training_only():
 
 
 def test_they_are_built_by_name_for_input_in_0_to_1():
-    network = build_network("KerasUnet", None, None, (), 3)
+    network = build_network(ModelConfig(decoder="KerasUnet", encoder=None), None)
     seen = []
     network.body = nn.Sequential(nn.Identity(), network.body)
-    network.body[0].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    network.body[0].register_forward_hook(lambda *given: seen.append(given[-1]))
     image = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(2, 3, 16, 16)
     assert network(image).shape == (2, 3, 16, 16)
     assert torch.allclose(seen[0], image / 255)
-    other = build_network("KerasUnet", None, None, (), 1, mean=(0.5,) * 3, std=(0.25,) * 3)
+    other = build_network(ModelConfig(decoder="KerasUnet", encoder=None, mean=(0.5,) * 3, std=(0.25,) * 3), None)
     assert other.mean.flatten().tolist() == [127.5] * 3
     assert other.std.flatten().tolist() == [63.75] * 3
 
 
-@pytest.mark.parametrize("given", [("resnet34", None), (None, "imagenet"), ("resnet34", "imagenet")])
+@pytest.mark.parametrize(("encoder", "weights"), [("resnet34", None), (None, "imagenet"), ("resnet34", "imagenet")])
 @pytest.mark.parametrize("decoder", VANILLA)
-def test_an_encoder_or_its_weights_are_refused(decoder, given):
+def test_an_encoder_or_its_weights_are_refused(decoder, encoder, weights):
     with pytest.raises(
         ValueError, match=f"{decoder} has an encoder of its own.* set model.encoder and model.weights to null"
     ):
-        build_network(decoder, *given, (), 1)
+        build_network(ModelConfig(decoder=decoder, encoder=encoder), weights)
 
 
 def test_other_decoders_need_an_encoder_and_wrong_names_list_these_networks():
-    with pytest.raises(ValueError, match="Unet needs an encoder: set model.encoder"):
-        build_network("Unet", None, None, (16, 8, 4), 1)
-    with pytest.raises(ValueError, match="unknown decoder VanillaUnet; valid: .*KerasUnet, OriginalUnet, MaskRCNN"):
-        build_network("VanillaUnet", None, None, (), 1)
+    with pytest.raises(ValueError, match=r"Unet needs an encoder: set model.encoder"):
+        build_network(ModelConfig(decoder="Unet", encoder=None), None)
+    with pytest.raises(ValueError, match=r"unknown decoder VanillaUnet; valid: .*KerasUnet, OriginalUnet, MaskRCNN"):
+        build_network(ModelConfig(decoder="VanillaUnet"), None)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from lightning_fabric import Fabric
 
+from nuclei.config.schema import ModelConfig, PredictConfig
 from nuclei.networks.encoder_decoder import STRIDE, build_network
 from nuclei.networks.maps import blend, dequantise, quantise
 from nuclei.networks.tiling import (
@@ -27,8 +28,13 @@ from nuclei.networks.tiling import (
 )
 
 torch.set_num_threads(1)  # tiny arrays gain nothing from more
-CHANNELS = ("mask", "border", "center")
+MODEL = ModelConfig(channels=("mask", "border", "center"))
+CHANNELS = MODEL.channels
 MAP_VALUES = st.floats(0, 1, width=32)
+
+
+def predict(forward, image, model=MODEL, **options):
+    return predict_maps(forward, image, model, PredictConfig(**{"tta": "none"} | options))
 
 
 def random_image(height, width, seed=0):
@@ -73,7 +79,7 @@ def test_views_are_the_symmetries_of_the_square():
 @given(st.integers(1, 70), st.integers(1, 70))
 def test_an_equivariant_network_gets_the_same_maps_from_every_view(tta, height, width):
     image = random_image(height, width)
-    maps = predict_maps(intensity, image, CHANNELS, tta)
+    maps = predict(intensity, image, tta=tta)
     assert list(maps) == [*CHANNELS, "disagreement"]
     for i, channel in enumerate(CHANNELS):
         assert maps[channel].dtype == np.float32
@@ -88,14 +94,14 @@ def test_maps_and_disagreement_are_moments_over_the_views(tta):
     pattern = ramp(torch.zeros(1, 3, 64, 64))[0].permute(1, 2, 0).numpy()
     views = np.stack([undo_view(pattern, view) for view in VIEWS[tta]])
     assert forward_views(ramp, image, VIEWS[tta]) == pytest.approx(views.transpose(0, 3, 1, 2))
-    maps = predict_maps(ramp, image, CHANNELS, tta)
+    maps = predict(ramp, image, tta=tta)
     for i, channel in enumerate(CHANNELS):
         assert maps[channel] == pytest.approx(views[..., i].mean(0), abs=1e-6)
     assert maps["disagreement"] == pytest.approx(views[..., 0].std(0), abs=1e-4)
     assert (maps["disagreement"].max() > 0.2) == (tta != "none")
 
 
-@pytest.mark.parametrize("scales", [(1.0, 2.0), (0.5, 1.0, 2.0), (1.0, 0.5, 0.5, 1.0), (2.0,)])
+@pytest.mark.parametrize("scales", [(1.0, 2.0), (0.5, 1.0, 2.0), (1.0, 0.5, 0.75, 1.5), (2.0,)])
 @pytest.mark.parametrize("tta", ["none", "flips"])
 def test_maps_and_disagreement_are_moments_over_the_scales(tta, scales):
     def brightness_of_scale(batch):  # what scale it is given shows in the size
@@ -108,7 +114,7 @@ def test_maps_and_disagreement_are_moments_over_the_scales(tta, scales):
         views = forward_views(brightness_of_scale, random_image(side, side), VIEWS[tta])
         seen += [(cv2.resize(view[:2].transpose(1, 2, 0), (64, 64)), len(views)) for view in views]
     seen = np.stack([view for view, _ in seen])
-    maps = predict_maps(brightness_of_scale, image, CHANNELS, tta, scales)
+    maps = predict(brightness_of_scale, image, tta=tta, scales=scales)
     assert maps["mask"] == pytest.approx(seen[..., 0].mean(0), abs=1e-5)
     assert maps["border"] == pytest.approx(seen[..., 1].mean(0), abs=1e-5)
     # Variances over views are resized themselves, which differs a little from the variance of resized views.
@@ -151,8 +157,9 @@ def test_tile_weights_fade_over_the_overlap():
 @settings(max_examples=20)
 @given(st.integers(1, 150), st.integers(1, 150), st.sampled_from([(32, 0), (64, 16), (40, 39), (50, 7)]))
 def test_tiles_are_seamless_for_a_network_that_sees_one_pixel(height, width, tiling):
+    tile, overlap = tiling
     image = random_image(height, width)
-    maps = predict_maps(intensity, image, CHANNELS, "flips", (1.0,), *tiling)
+    maps = predict(intensity, image, tta="flips", tile_px=tile, overlap_px=overlap)
     assert np.stack([maps[c] for c in CHANNELS], -1) == pytest.approx(image / 255, abs=1e-5)
     assert maps["disagreement"].max() < 1e-4
 
@@ -163,7 +170,7 @@ def test_context_missing_at_a_tiles_edge_is_faded_out(overlap):
         return torch.nn.functional.avg_pool2d(batch.float() / 255, 5, 1, 2)
 
     image = np.full((160, 160, 3), 255, np.uint8)
-    whole, tiled = (predict_maps(blur, image, CHANNELS, "none", tile=t, overlap=overlap) for t in (160, 64))
+    whole, tiled = (predict(blur, image, tile_px=tile, overlap_px=overlap) for tile in (160, 64))
     difference = np.abs(whole["mask"] - tiled["mask"])
     # A tile's outermost pixels are 0.4 too dark and weigh 1 in overlap + 2, its second ones 0.2 and 2.
     assert 0 < difference.max() < 0.8 / (overlap + 1)
@@ -176,13 +183,13 @@ def test_a_network_never_sees_more_than_a_tile():
         shapes.add(tuple(batch.shape[2:]))
         return batch / 255
 
-    predict_maps(forward, random_image(100, 333), CHANNELS, "dihedral", (1.0, 1.5), 96, 16)
+    predict(forward, random_image(100, 333), tta="dihedral", scales=(1.0, 1.5), tile_px=96, overlap_px=16)
     assert shapes == {(96, 96)}
-    predict_maps(forward, random_image(70, 33), CHANNELS, "dihedral", (1.0,), 200, 16)
+    predict(forward, random_image(70, 33), tta="dihedral", tile_px=200, overlap_px=16)
     assert shapes == {(96, 96), (96, 64), (64, 96)}
 
 
-def test_an_image_goes_on_by_reflection_to_a_multiple_of_the_stride():
+def test_an_image_continues_by_reflection_to_a_multiple_of_the_stride():
     image = random_image(40, 33)
     seen = []
     forward_views(lambda batch: seen.append(batch) or batch / 255, image, VIEWS["none"])
@@ -200,31 +207,25 @@ def test_scales_shift_nothing(shape, scales, tta):
     center = np.array(shape) / 2 + rng.uniform(-8, 8, 2)
     blob = 255 * np.exp(-((y - center[0]) ** 2 + (x - center[1]) ** 2) / (2 * 6**2))
     image = np.repeat(blob.round().astype(np.uint8)[..., None], 3, axis=2)
-    mask = predict_maps(intensity, image, CHANNELS, tta, scales, tile=64, overlap=16)["mask"]
+    mask = predict(intensity, image, tta=tta, scales=scales, tile_px=64, overlap_px=16)["mask"]
     assert mask.shape == shape
     before, after = ([(a * m).sum() / m.sum() for a in (y, x)] for m in (image[..., 0] / 255, mask))
     assert after == pytest.approx(before, abs=0.03)
 
 
-def test_wrong_settings_are_answered_with_the_right_ones():
-    image = random_image(8, 8)
-    with pytest.raises(ValueError, match="unknown tta rotations; valid: none, flips, dihedral"):
-        predict_maps(intensity, image, CHANNELS, "rotations")
-    with pytest.raises(ValueError, match="tiles of 128 px cannot overlap by 128 px: set overlap_px below tile_px"):
-        predict_maps(intensity, image, CHANNELS, tile=128)
-
-
 MEMORY_SCRIPT = """
 import resource
 import numpy as np, torch
+from nuclei.config.schema import ModelConfig, PredictConfig
 from nuclei.networks.tiling import predict_maps
 torch.set_num_threads(1)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 image = np.zeros((5000, 5000, 3), np.uint8)
 image[::7, ::5] = 200
-predict_maps(lambda batch: batch / 255, image[:64, :64], ("mask", "border", "center"))
+predict = PredictConfig(tile_px=512, overlap_px=64)
+predict_maps(lambda batch: batch / 255, image[:64, :64], ModelConfig(), predict)
 before = peak()
-maps = predict_maps(lambda batch: batch / 255, image, ("mask", "border", "center"), "flips", tile=512, overlap=64)
+maps = predict_maps(lambda batch: batch / 255, image, ModelConfig(), predict)
 assert (maps["mask"][::7, ::5] > 0.7).all() and maps["mask"].mean() < 0.05
 print(peak() - before)
 """
@@ -322,18 +323,19 @@ def test_a_small_image_is_predicted_at_the_size_it_is_enlarged_to():
         return batch / 255
 
     image = random_image(100, 160)
-    predict_maps(forward, image, CHANNELS, "none", (1.0, 0.5), min_side_px=180)
+    predict(forward, image, ModelConfig(min_side_px=180), scales=(1.0, 0.5))
     assert seen == [(192, 288), (96, 160)]  # 180 x 288 and 90 x 144, up to multiples of the stride
-    whole = predict_maps(lambda batch: batch / 255, image, CHANNELS, "none", min_side_px=200)
+    whole = predict(lambda batch: batch / 255, image, ModelConfig(min_side_px=200))
     assert np.abs(whole["mask"] - image[..., 0] / 255).max() < 0.5  # back at the size of the image
     assert whole["mask"].shape == (100, 160)
 
 
-@pytest.mark.parametrize(("decoder", "channels"), [("Unet", (16, 8, 8)), ("FPN", ()), ("OriginalUnet", ())])
-def test_a_frozen_network_gives_the_same_maps_at_any_size(decoder, channels):
+@pytest.mark.parametrize(("decoder", "widths"), [("Unet", (16, 8, 8)), ("FPN", ()), ("OriginalUnet", ())])
+def test_a_frozen_network_gives_the_same_maps_at_any_size(decoder, widths):
     torch.manual_seed(3)
-    vanilla = decoder == "OriginalUnet"
-    network = build_network(decoder, None if vanilla else "tu-test_resnet", None, channels, 2).eval()
+    encoder = None if decoder == "OriginalUnet" else "tu-test_resnet"
+    settings = {"decoder": decoder, "encoder": encoder, "decoder_channels": widths}
+    network = build_network(ModelConfig(channels=("mask", "border"), **settings), None).eval()
     frozen = freeze(network)
     for size in ((64, 64), (96, 32), (128, 192)):
         image = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)

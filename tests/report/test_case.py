@@ -15,6 +15,7 @@ from nuclei.evaluation.metric import best_iou, sort_errors
 from nuclei.evaluation.summary import ERRORS
 from nuclei.report.case import ERROR_COLOURS, TILE_PX, colour_errors, draw_case, show_candidates, show_maps, show_result
 from nuclei.report.charts import render_png
+from nuclei.report.pictures import ImageSteps
 from nuclei.training.targets import make_targets
 
 CHANNELS = ("mask", "border", "center")
@@ -26,7 +27,7 @@ def make_case(kind="purple_on_white", shape=(72, 90)) -> dict:
     image, truth = make_image(kind, shape, rng)
     maps = {name: cv2.GaussianBlur(make_targets(truth, (name,))[0], (0, 0), 1) for name in CHANNELS}
     maps["disagreement"] = maps["mask"] * (1 - maps["mask"])
-    candidates = make_candidates(maps, **Config().watershed.model_dump())
+    candidates = make_candidates(maps, Config().watershed)
     true_iou, _ = best_iou(truth, candidates.indptr, candidates.pixels)
     predicted_iou = np.clip(true_iou + rng.normal(0, 0.1, len(true_iou)), 0, 1)
     chosen = select_candidates(candidates, expected_gain(predicted_iou[:, None].repeat(10, 1), np.full(10, 0.5)))
@@ -48,16 +49,20 @@ def case():
     return make_case()
 
 
+def draw(title: str, side_px: int = 256, **steps):
+    return draw_case(ImageSteps(**steps), title, side_px)
+
+
 def list_panels(figure) -> list[str]:
     return [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
 
 
 def decode(figure) -> np.ndarray:
-    return cv2.imdecode(np.frombuffer(render_png(figure), np.uint8), cv2.IMREAD_COLOR)
+    return np.asarray(cv2.imdecode(np.frombuffer(render_png(figure), np.uint8), cv2.IMREAD_COLOR))
 
 
 def test_everything_is_shown_in_three_rows_of_four(case):
-    figure = draw_case(**case)
+    figure = draw(**case)
     assert list_panels(figure) == [
         "image",
         "truth",
@@ -83,11 +88,14 @@ def test_there_is_a_panel_for_all_that_the_inputs_tell(case):
     window = slice(0, 72), slice(9, 81)
     for with_truth in (True, False):
         truth = case["truth"] if with_truth else None
-        assert len(list(show_result(case["image"], truth, case["instances"], window))) == (4 if with_truth else 2)
+        assert len(list(show_result(ImageSteps(case["image"], case["instances"], {}, truth), window))) == (
+            4 if with_truth else 2
+        )
     for predicted, true, with_chosen in product((True, False), repeat=3):
         there = {"predicted_iou": predicted, "true_iou": true, "chosen": with_chosen}
         parts = {name: case[name] if shown else None for name, shown in there.items()}
-        panels = list(show_candidates(case["image"], case["candidates"], **parts, window=window))
+        steps = ImageSteps(case["image"], case["instances"], {}, candidates=case["candidates"], **parts)
+        panels = list(show_candidates(steps, window))
         assert len(panels) == predicted + true + (predicted and true) + with_chosen
     assert [panel.bar is not None for panel in show_maps(case["maps"], window)] == [True] * 4
 
@@ -102,7 +110,7 @@ def test_there_is_a_panel_for_all_that_the_inputs_tell(case):
     ],
 )
 def test_the_layout_closes_up_where_something_is_missing(case, missing, n_rows, n_columns, n_panels):
-    figure = draw_case(**case | {name: {} if name == "maps" else None for name in missing})
+    figure = draw(**case | {name: {} if name == "maps" else None for name in missing})
     width, height = figure.get_size_inches() * figure.dpi
     assert len(list_panels(figure)) == n_panels
     assert width == pytest.approx(12 + n_columns * (TILE_PX + 12))
@@ -111,7 +119,7 @@ def test_the_layout_closes_up_where_something_is_missing(case, missing, n_rows, 
 
 def test_more_than_four_maps_take_another_row(case):
     maps = case["maps"] | {"core": case["maps"]["center"], "fold_disagreement": case["maps"]["mask"] * 0}
-    figure = draw_case(**case | {"maps": maps})
+    figure = draw(**case | {"maps": maps})
     assert list_panels(figure)[8:10] == ["core map", "fold disagreement"]
     assert figure.get_size_inches()[0] * figure.dpi == pytest.approx(1600)
 
@@ -119,24 +127,26 @@ def test_more_than_four_maps_take_another_row(case):
 def test_an_image_without_nuclei_and_candidates_is_drawn():
     nothing = np.zeros((40, 64), np.int32)
     maps = {name: np.zeros(nothing.shape, np.float32) for name in (*CHANNELS, "disagreement")}
-    none, no_iou = make_candidates(maps, **Config().watershed.model_dump()), np.zeros(0, np.float32)
+    none, no_iou = make_candidates(maps, Config().watershed), np.zeros(0, np.float32)
     image = np.random.default_rng(0).integers(0, 30, (*nothing.shape, 3)).astype(np.uint8)
-    figure = draw_case(image, nothing, maps, none, no_iou, no_iou, np.zeros(0, np.int64), nothing, "empty")
+    no_indices = np.zeros(0, np.int64)
+    steps = ImageSteps(image, nothing, maps, nothing, None, none, no_iou, no_iou, no_indices)
+    figure = draw_case(steps, "empty")
     assert len(list_panels(figure)) == 12
     assert decode(figure).std() > 5
 
 
 def test_a_large_image_is_cropped_to_its_busiest_window_and_says_so(case):
-    texts = " ".join(text.get_text() for text in draw_case(**case, side_px=48).texts)
+    texts = " ".join(text.get_text() for text in draw(**case, side_px=48).texts)
     assert "72 × 90 px, shown: rows" in texts
     whole = case | {"truth": None, "maps": {}, "candidates": None}
     square = whole | {"image": case["image"][:, :72], "instances": case["instances"][:, :72]}
-    assert "shown" not in " ".join(text.get_text() for text in draw_case(**square).texts)
+    assert "shown" not in " ".join(text.get_text() for text in draw(**square).texts)
 
 
 def test_counts_and_score_are_those_of_the_whole_image(case):
     found = case | {"instances": case["truth"]}
-    texts = " ".join(text.get_text() for text in draw_case(**found, side_px=30).texts)
+    texts = " ".join(text.get_text() for text in draw(**found, side_px=30).texts)
     n = len(np.unique(case["truth"])) - 1
     assert texts.count(f"{n} nuclei") == 2
     assert "score 1.000" in texts
@@ -145,7 +155,7 @@ def test_counts_and_score_are_those_of_the_whole_image(case):
 
 def test_large_chosen_candidates_have_both_numbers_written_on_them():
     case = make_case("dark_fluorescence_large", (128, 128))
-    axes = draw_case(**case).axes[11]
+    axes = draw(**case).axes[11]
     written = {text.get_text() for text in axes.texts}
     hundredths = [np.rint(100 * case[name][case["chosen"]]).astype(int) for name in ("predicted_iou", "true_iou")]
     assert written
@@ -154,7 +164,7 @@ def test_large_chosen_candidates_have_both_numbers_written_on_them():
 
 def test_long_titles_are_wrapped(case):
     only = case | {"truth": None, "maps": {}, "candidates": None, "title": "run " + "8" * 64}
-    figure = draw_case(**only)
+    figure = draw(**only)
     title = next(text for text in figure.texts if text.get_text().startswith("run"))
     assert title.get_window_extent().x1 < figure.bbox.width
 

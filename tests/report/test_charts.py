@@ -10,19 +10,23 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from nuclei.candidates.tree import make_candidates
+from nuclei.config.schema import WatershedConfig
 from nuclei.data.images import stretch_contrast
 from nuclei.data.labels import count_touching, find_outlines
 from nuclei.data.synthetic import make_image
+from nuclei.decoding.tuning import Tuned
 from nuclei.evaluation.summary import SUMS, bin_predictions, summarise_bins
 from nuclei.report import charts
 from nuclei.report.pictures import (
     PREDICTION_COLOUR,
     TRUTH_COLOUR,
     Example,
+    ImageSteps,
     as_plain,
     best_of_each_node,
     busiest_window,
     draw_gallery,
+    draw_overview,
     draw_pipeline,
     enlarge,
     make_tile,
@@ -162,15 +166,10 @@ def test_bad_pairs_are_refused(predicted, true, message):
 
 def test_a_tuning_is_split_into_its_curves_with_what_was_chosen():
     options = [{"seed_level": s, "mask_threshold": t} for s in (0.4, 0.6) for t in (0.3, 0.5)]
-    tuned = {
-        "options": options,
-        "curve": [0.1, 0.2, 0.3, 0.4],
-        "fold": {"0": options[1], "1": options[3]},
-        "test": options[2],
-    }
+    tuned = Tuned(options, [0.1, 0.2, 0.3, 0.4], {0: options[1], 1: options[3]}, options[2])
     curves, folds, test = charts.split_curve(tuned, "mask_threshold", "seed_level")
     assert curves == {0.4: ([0.3, 0.5], [0.1, 0.2]), 0.6: ([0.3, 0.5], [0.3, 0.4])}
-    assert folds == {"0": (0.5, 0.2), "1": (0.5, 0.4)}
+    assert folds == {0: (0.5, 0.2), 1: (0.5, 0.4)}
     assert test == (0.3, 0.3)
 
 
@@ -194,11 +193,11 @@ def draw_all():
     kinds = ("merged", "split", "badly_outlined", "missed", "false")
     history = pd.DataFrame({"step": [20, 40], "loss": [1, 0.5], "score": [np.nan, 0.3]})
     keep, drop = {"keep": 0.0}, {"keep": 0.1}
-    tuned = {"options": [keep, drop], "curve": [0.5, 0.6], "fold": {"0": drop}, "test": keep}
+    tuned = Tuned([keep, drop], [0.5, 0.6], {0: drop}, keep)
     clusters = {"out of fold": types, "test": {"new_type": types["new_type"]}}
     return {
         "precision": charts.draw_precision({"out of fold": thresholds}),
-        "clusters": charts.draw_clusters(clusters, ("purple_on_white",)),
+        "types": charts.draw_types(clusters, ("purple_on_white",)),
         "steps": charts.draw_steps(["components", "candidate scoring"], steps),
         "importance": charts.draw_importance({"area_px": 0.6, "solidity": 0.4}),
         "reliability": charts.draw_reliability(**summarise_bins(bin_predictions([0.1, 0.9], [0.2, 0.8]))),
@@ -236,21 +235,33 @@ def test_a_gallery_of_few_colours_is_smaller_and_keeps_those_of_the_outlines(dra
     assert len(np.unique(decode(few).reshape(-1, 3), axis=0)) <= 256
 
 
+def test_an_overview_has_rows_of_three_and_is_small_with_few_colours(drawn):
+    image, labels = drawn
+    figure = draw_overview([Example(image, "a\nb", labels, labels)] * 6)
+    width, height = figure.get_size_inches() * figure.dpi
+    assert width == pytest.approx(1500)
+    assert height == pytest.approx(44 + 2 * (484 + 52))
+    png = charts.render_png(figure, (TRUTH_COLOUR, PREDICTION_COLOUR), 96)
+    assert len(np.unique(decode(png).reshape(-1, 3), axis=0)) <= 96
+    assert len(png) < 600_000
+
+
 def test_only_the_best_candidate_of_a_node_is_outlined(drawn):
     _, labels = drawn
     maps = dict(zip(("mask", "border", "center"), make_targets(labels, ("mask", "border", "center")), strict=True))
     maps = {name: cv2.GaussianBlur(value, (0, 0), 1) for name, value in maps.items()}
-    candidates = make_candidates(maps, (0.3, 0.5, 0.7), 0.2, 0.5, 1.0, 0.04, 64, 12)
+    candidates = make_candidates(maps, WatershedConfig(mask_thresholds=(0.3, 0.5, 0.7)))
     score = np.random.default_rng(0).random(len(candidates))
     best = best_of_each_node(candidates, score)
     assert (np.diff(score[best]) >= 0).all()
     assert sorted(candidates.node[best]) == sorted(set(candidates.node.tolist()))
     for i in best:
         assert score[i] == score[candidates.node == candidates.node[i]].max()
-    png = charts.render_png(draw_pipeline(drawn[0], maps, labels, candidates, score, side_px=64))
+    steps = ImageSteps(drawn[0], labels, maps, candidates=candidates, predicted_iou=score)
+    png = charts.render_png(draw_pipeline(steps, side_px=64))
     assert decode(png).shape[1] <= 1600
     assert len(png) < 500_000
-    without = draw_pipeline(drawn[0], maps, labels, energy=maps["center"], size_px=64)
+    without = draw_pipeline(ImageSteps(drawn[0], labels, maps, energy=maps["center"]), size_px=64)
     titles = [a.get_title(loc="left")[3:] for a in without.axes]
     assert titles == ["image", "mask map", "border map", "center map", "energy", "nuclei"]
 
@@ -259,10 +270,10 @@ def test_nothing_at_all_can_be_drawn(drawn):
     image, labels = drawn
     nothing = np.zeros_like(labels)
     maps = {name: np.zeros(labels.shape, np.float32) for name in ("mask", "border", "center")}
-    none = make_candidates(maps, (0.5,), 0.2, 0.5, 1.0, 0.04, 64, 12)
+    none = make_candidates(maps, WatershedConfig(mask_thresholds=(0.5,)))
     assert len(none) == 0
     shown = [
-        draw_pipeline(image, maps, nothing, none, np.zeros(0, np.float32)),
+        draw_pipeline(ImageSteps(image, nothing, maps, candidates=none, predicted_iou=np.zeros(0, np.float32))),
         draw_gallery([[Example(image, "", nothing, nothing), Example(image, "")]], 64, 64),
         charts.draw_reliability(**summarise_bins(bin_predictions([], []))),
         charts.draw_importance({"area_px": 0.0}),

@@ -1,5 +1,6 @@
-"""The README's tree is the source tree, and its tables are those of the published results."""
+"""The README's tree is the source tree, and the generated blocks in their places are those of the published results."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -8,55 +9,134 @@ import pandas as pd
 import pytest
 
 from nuclei.evaluation.summary import summarise
-from nuclei.report.readme import blocks, comparison_block, replace_block
+from nuclei.report.reader import write_blocks
+from nuclei.report.readme import (
+    COMPARISONS,
+    PLACES,
+    PUBLISHED,
+    comparison_block,
+    find_place,
+    replace_block,
+    run_blocks,
+    scores_line,
+)
 from nuclei.runs.files import read_table
 
 ROOT = Path(__file__).parents[2]
+RUNS = sorted(path.parent for path in (ROOT / "ensembles").glob("*/metrics.json"))
 
 
 def tree() -> str:
-    """Return the README's code block that draws the tree, with `{a,b}.py` written out."""
+    """Return the README's code block that draws the tree."""
     blocks = re.findall(r"```.*?\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    block = next(b for b in blocks if "src/nuclei/" in b)
-    return re.sub(r"\{([\w,\s]+)\}\.py", lambda m: " ".join(f"{n.strip()}.py" for n in m[1].split(",")), block)
+    return next(block for block in blocks if "src/nuclei/" in block)
 
 
-def test_the_tree_names_every_file_of_the_source():
-    named = set(re.findall(r"[\w]+\.py", tree()))
-    source = {path.name for path in (ROOT / "src/nuclei").rglob("*.py")} - {"__init__.py", "__main__.py"}
-    assert not source - named
-
-
-def test_the_tree_names_no_file_that_is_not_there():
-    existing = {path.name for folder in ("src", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")}
-    assert not set(re.findall(r"[\w]+\.py", tree())) - existing
-
-
-@pytest.mark.parametrize("folder", sorted(path.parent for path in (ROOT / "ensembles").glob("*/metrics.json")), ids=str)
-def test_the_tables_are_those_of_the_artefacts(folder):
+def read_published(folder: Path) -> tuple[dict, dict]:
     metrics, made = (json.loads((folder / f"{name}.json").read_text()) for name in ("metrics", "made"))
-    text = (ROOT / "README.md").read_text()
-    for name, table in blocks(folder.name, metrics, made).items():
-        assert f"<!-- {name} -->\n{table}\n<!-- /{name} -->" in text
+    return metrics, made
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "ensembles").glob("*.csv")), ids=lambda path: path.name)
-def test_the_comparisons_are_those_of_the_artefacts(path):
-    block = comparison_block(path.stem, read_table(path))
-    assert f"<!-- {path.stem} -->\n{block}\n<!-- /{path.stem} -->" in (ROOT / "README.md").read_text()
+def read_block(marker: str) -> str:
+    """Return what lies between the markers of a name, in the file that has its place."""
+    text = (ROOT / find_place(marker)).read_text()
+    (block,) = re.findall(rf"<!-- {marker} -->\n(.*?)\n<!-- /{marker} -->", text, re.DOTALL)
+    return block
 
 
-@pytest.mark.parametrize("folder", sorted(path.parent for path in (ROOT / "ensembles").glob("*/metrics.json")), ids=str)
+def test_the_tree_names_every_package_and_the_files_beside_them():
+    source = ROOT / "src/nuclei"
+    below = tree().split("src/nuclei/")[1]
+    assert set(re.findall(r"^    ([a-z_]+)/", below, re.MULTILINE)) == {
+        path.parent.name for path in source.glob("*/__init__.py")
+    }
+    assert set(re.findall(r"\w+\.py", below)) == {path.name for path in source.glob("*.py")} - {"__init__.py"}
+
+
+def test_the_tree_names_nothing_that_is_missing():
+    above = tree().split("src/nuclei/")[0]
+    named = [name for line in above.splitlines() for name in line[:49].split()]
+    assert named
+    assert not [name for name in named if not (ROOT / name).exists()]
+
+
+@pytest.mark.parametrize("folder", RUNS, ids=lambda path: path.name)
+def test_the_tables_of_a_run_are_those_of_its_artefacts(folder):
+    for marker, table in run_blocks(folder.name, *read_published(folder)).items():
+        assert read_block(marker) == table
+
+
+@pytest.mark.parametrize("kind", COMPARISONS)
+def test_the_comparisons_are_those_of_the_artefacts(kind):
+    assert read_block(kind) == comparison_block(kind, read_table(ROOT / f"ensembles/{kind}.csv"))
+
+
+def test_the_line_of_scores_is_that_of_the_best_published_run():
+    line = read_block("scores")
+    stage1 = read_table(ROOT / "ensembles/stage1_test.csv")
+    assert line == scores_line(((folder.name, *read_published(folder)) for folder in RUNS), stage1)
+    best = max(RUNS, key=lambda folder: read_published(folder)[0]["oof"]["score"][0])
+    assert f"**{read_published(best)[0]['oof']['score'][0]:.4f} (95 % interval" in line
+    assert f"**{stage1.set_index('run').loc[best.name, 'score']:.4f}** on stage1_test" in line
+
+
+def test_the_scores_of_stage1_test_are_of_the_submissions_that_lie_beside_them():
+    for row in read_table(ROOT / "ensembles/stage1_test.csv").itertuples():
+        submission = ROOT / f"ensembles/{row.run}/submission_stage1_test.csv.gz"
+        assert hashlib.sha256(submission.read_bytes()).hexdigest() == row.sha256
+
+
+def test_every_block_has_one_place_and_every_place_a_block():
+    wanted = {marker: find_place(marker) for marker in PLACES}
+    wanted |= {f"{folder.name} {kind}": PUBLISHED for folder in RUNS for kind in ("results", "types", "made")}
+    found = {
+        marker: path.relative_to(ROOT)
+        for path in [ROOT / "README.md", *ROOT.glob("*/README.md"), *ROOT.glob("*/*/README.md")]
+        for marker in re.findall(r"<!-- (?!/)([\w ]+) -->", path.read_text())
+    }
+    assert found == wanted
+
+
+@pytest.mark.parametrize("folder", RUNS, ids=lambda path: path.name)
 def test_the_published_score_is_that_of_the_published_images(folder):
     table = pd.read_csv(folder / "per_image.csv", dtype={"image_id": str, "group": str})
-    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics, _ = read_published(folder)
     assert summarise(table)["score"] == metrics["oof"]["score"]
     folds = pd.read_csv(ROOT / "folds/dsb2018.csv", dtype={"image_id": str, "group": str})
     assert set(table["image_id"]) == set(folds["image_id"])
 
 
-def test_a_table_takes_its_place_and_a_missing_place_is_an_error():
-    text = "before\n<!-- a b -->\nold\n<!-- /a b -->\nafter"
-    assert replace_block(text, "a b", "new") == "before\n<!-- a b -->\nnew\n<!-- /a b -->\nafter"
-    with pytest.raises(ValueError, match="no markers <!-- c -->"):
-        replace_block(text, "c", "new")
+def test_the_line_of_scores_adds_up_minutes_and_names_processors():
+    def publish(score, **stages):
+        metrics = {"oof": {"score": [score, score - 0.1, score + 0.1], "n_images": 3}}
+        return metrics, {"r": {name: {"seconds": n, "processor": p} for name, (n, p) in stages.items()}}
+
+    best = publish(0.5, train_fold0=(60, "A"), train_fold1=(120, "A"), predict=(30, "B"), select=(30, "C"))
+    stage1 = pd.DataFrame({"run": ["worse"], "score": [0.3]})
+    line = scores_line([("worse", *publish(0.4)), ("better", *best)], stage1)
+    assert "`better`: **0.5000 (95 % interval 0.4000 to 0.6000)** out of fold over 3 images. " in line
+    assert "**0.3000** on stage1_test" in scores_line([("worse", *publish(0.4))], stage1)
+    assert "2 networks trained for 3 minutes (A) in all" in line
+    assert "other stages took 1 minutes (B, C)" in line
+    del best[1]["r"]["train_fold0"]["processor"], best[1]["r"]["train_fold1"]["processor"]
+    assert "trained for 3 minutes in all" in scores_line([("better", *best)], stage1)
+
+
+def test_a_block_takes_its_place_and_a_missing_place_is_an_error():
+    text, path = "before\n<!-- a b -->\nold\n<!-- /a b -->\nafter", Path("some/README.md")
+    assert replace_block(text, "a b", "new", path) == "before\n<!-- a b -->\nnew\n<!-- /a b -->\nafter"
+    with pytest.raises(ValueError, match=r"some/README.md has no markers <!-- c -->"):
+        replace_block(text, "c", "new", path)
+
+
+def test_blocks_are_written_into_their_files_or_not_at_all(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path, marker in ((Path("README.md"), "scores"), (PUBLISHED, "r made")):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"<!-- {marker} -->\n<!-- /{marker} -->\n")
+    with pytest.raises(ValueError, match=r"ensembles/README.md has no markers <!-- r types -->"):
+        write_blocks({"scores": "high", "r made": "soon", "r types": "six"})
+    assert "high" not in Path("README.md").read_text()
+    assert write_blocks({"scores": "high", "r made": "soon"}) == [Path("README.md"), PUBLISHED]
+    assert "\nhigh\n" in Path("README.md").read_text()
+    assert "\nsoon\n" in PUBLISHED.read_text()

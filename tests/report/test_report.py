@@ -13,6 +13,7 @@ import pytest
 
 from nuclei.config.load import parse_config
 from nuclei.data.images import decode_labels_png
+from nuclei.errors import UserError
 from nuclei.evaluation.rle import decode_labels
 from nuclei.evaluation.submission import read_solution
 from nuclei.networks.maps import quantise
@@ -32,13 +33,23 @@ from nuclei.report.blocks import (
     render_html,
     render_markdown,
 )
-from nuclei.report.reader import list_parts, read_array
-from nuclei.report.tables import list_errors, list_settings, list_stages, list_steps, list_versions, list_worst
+from nuclei.report.reader import RunReader, read_array
+from nuclei.report.readme import PUBLISHED
+from nuclei.report.sections import Section, choose_overview, compose, overview_picture
+from nuclei.report.tables import (
+    errors_table,
+    settings_table,
+    stages_table,
+    steps_table,
+    versions_table,
+    worst_table,
+)
 from nuclei.runs import cache
-from nuclei.runs.cache import StageError
 from nuclei.runs.files import read_json, read_table, write_arrays, write_table
 from nuclei.runs.layout import Dataset, Options, Run
+from nuclei.runs.stage_table import STAGES
 from nuclei.stages import candidates, ensemble, evaluate, folds, plain, prepare, score, select, submit
+from nuclei.stages import publish as publish_stage
 from nuclei.stages import report as report_stage
 from nuclei.training.targets import make_targets
 
@@ -95,8 +106,10 @@ def pretend_to_train(run: Run, config) -> None:
                 else:
                     rows = solution[solution["ImageId"] == image_id]
                     labels = decode_labels(list(rows["EncodedPixels"]), tuple(rows[["Height", "Width"]].iloc[0]))
-                maps = [blur(target, rng) for target in make_targets(labels, CHANNELS)]
-                maps = dict(zip(CHANNELS, maps, strict=True)) | {"disagreement": np.full(labels.shape, 0.1)}
+                blurred = [blur(target, rng) for target in make_targets(labels, CHANNELS)]
+                maps = dict(zip(CHANNELS, blurred, strict=True)) | {
+                    "disagreement": np.full(labels.shape, 0.1, np.float32)
+                }
                 write_arrays(run.maps(split) / f"{image_id}.npz", quantise(maps))
 
 
@@ -171,7 +184,7 @@ def test_markdown_refers_to_files_that_are_there_and_to_every_figure(made, case)
 
 @pytest.mark.parametrize("case", [0, 1], ids=["scored", "ensemble"])
 def test_only_what_the_demo_does_not_have_is_missing(made, case):
-    missing = re.findall("not there:.*", read(made[case][0], "report.md"))
+    missing = re.findall("missing:.*", read(made[case][0], "report.md"))
     assert len(missing) == 1
     assert "stage2_solution_final" in missing[0]
 
@@ -220,7 +233,7 @@ def test_what_is_missing_is_named_and_the_rest_is_reported(made, tmp_path, capsy
     bare.meta("report").unlink()
     report_stage.main(bare, config, options)
     text = read(bare, "report.md")
-    missing = set(re.findall(r"\*\*not there:\*\* `([^`]+)`", text))
+    missing = set(re.findall(r"\*\*missing:\*\* `([^`]+)`", text))
     first = min(read_table(tmp_path / "folds.csv")["image_id"])
     assert missing == {
         "tiny/per_image.csv",
@@ -240,7 +253,7 @@ def test_what_is_missing_is_named_and_the_rest_is_reported(made, tmp_path, capsy
         "components",
         "training_tiny",
     }
-    assert read(bare, "report.html").count('class="missing"') == len(re.findall("not there", text))
+    assert read(bare, "report.html").count('class="missing"') == len(re.findall("missing:", text))
 
     before = {path: path.read_bytes() for path in bare.report.rglob("*.*")}
     report_stage.main(bare, config, options)
@@ -250,18 +263,21 @@ def test_what_is_missing_is_named_and_the_rest_is_reported(made, tmp_path, capsy
 
 
 def test_a_run_that_was_not_evaluated_has_no_report(tmp_path):
-    with pytest.raises(StageError, match="evaluate"):
+    with pytest.raises(UserError, match="evaluate"):
         report_stage.main(Run("none", tmp_path), make_config(tmp_path), Options())
 
 
 def test_a_picture_of_several_runs_shows_each_trained_one(made):
     run = made[1][0]
-    assert list_parts(Run("both", run.folder.parent), ["pair", "gone"]) == {
+    config = make_config(run.folder.parent, members={"pair": 1.0, "gone": 1.0})
+    reader = RunReader(Run("both", run.folder.parent), config)
+    assert reader.parts == {
         "tiny": [],
         "pair": ["tiny"],
         "gone": [],
         "both": ["pair", "gone"],
     }
+    assert [network.name for network in reader.networks] == ["tiny", "gone"]
 
 
 def test_every_block_is_rendered_and_nothing_of_it_is_read_as_markup():
@@ -318,12 +334,12 @@ def test_tables_hold_what_they_are_given():
             "over": ["a", "components"],
         },
     ]
-    assert list_steps(steps).rows == [
+    assert steps_table(steps).rows == [
         ("components", "a", "", "0.4000", "0.3000 to 0.5000", "", ""),
         ("candidate scoring", "a", "components", "0.6000", "0.5000 to 0.7000", "+0.2000", "-0.1000 to +0.3000"),
     ]
     errors = {"found": 6, "merged": 1, "split": 1, "badly_outlined": 1, "missed": 1, "false": 5}
-    assert [row[2:] for row in list_errors(errors).rows] == [("6", "60.0"), *[("1", "10.0")] * 4, ("5", "50.0")]
+    assert [row[2:] for row in errors_table(errors).rows] == [("6", "60.0"), *[("1", "10.0")] * 4, ("5", "50.0")]
     images = pd.DataFrame(
         {
             "image_id": ["b" * 64, "a" * 64, "c" * 64],
@@ -336,14 +352,14 @@ def test_tables_hold_what_they_are_given():
             **dict.fromkeys(errors, 1),
         }
     )
-    assert [row[0] for row in list_worst(images, 2).rows] == ["c" * 8, "a" * 8]
+    assert [row[0] for row in worst_table(images, 2).rows] == ["c" * 8, "a" * 8]
     configs = [{"train": {"steps": steps, "seed": 1}, "members": {}} for steps in (5, 9)]
-    assert list_settings({"r": configs[0]}, configs[1]).rows == [("r", "train.steps", "5", "9")]
+    assert settings_table({"r": configs[0]}, configs[1]).rows == [("r", "train.steps", "5", "9")]
     metas = [
         {"stage": name, "seconds": 1.25, "commit": "0123456789ab", "dirty": True, "cpus": 2}
         for name in ("evaluate", "train_fold1", "train_fold0", "prepare")
     ]
-    rows = list_stages({"r": metas}).rows
+    rows = stages_table({"r": metas}, tuple(STAGES)).rows
     assert [row[1] for row in rows] == ["prepare", "train_fold0", "train_fold1", "evaluate", ""]
     assert rows[0][2:] == ("0123456789 + changes", "2 CPU cores", "1.2")
     assert rows[-1][-1] == "5.0"
@@ -354,5 +370,71 @@ def test_a_package_counts_as_missing_only_where_no_stage_had_it():
         "one": [{"python": "3.11", "versions": {"timm": "1.0", "ray": None}}],
         "other": [{"python": "3.12", "versions": {"timm": None, "ray": None}}],
     }
-    rows = list_versions(metas).rows
+    rows = versions_table(metas).rows
     assert rows == [("python", "3.11, 3.12"), ("ray", "not installed"), ("timm", "1.0")]
+
+
+def test_a_section_ends_at_the_first_missing_file_and_the_next_is_made(tmp_path):
+    def broken(reader):
+        yield Paragraph("before")
+        yield Paragraph(str(reader.metrics))
+
+    def whole(reader):
+        yield Paragraph(reader.run.name)
+
+    reader = RunReader(Run("none", tmp_path), make_config(tmp_path))
+    blocks = list(compose([Section("A", broken), Section("B", whole)], reader, numbered=True))
+    assert blocks == [
+        Heading("1. A"),
+        Paragraph("before"),
+        Missing("none/metrics.json"),
+        Heading("2. B"),
+        Paragraph("none"),
+    ]
+
+
+def test_a_file_is_read_once(made):
+    run, config, _ = made[0]
+    reader = RunReader(run, config)
+    assert reader.metrics is reader.metrics
+    assert reader.per_image is reader.per_image
+
+
+def test_the_overview_shows_typical_images_of_each_type_and_the_one_with_most_touching_nuclei(made):
+    run, config, _ = made[0]
+    reader = RunReader(run, config)
+    images, chosen = reader.per_image, choose_overview(reader)
+    assert chosen["image_id"].is_unique
+    typical, clumps = chosen[chosen["note"] == ""], chosen[chosen["note"] != ""]
+    assert len(clumps) <= 1, "none if all images near the median are there as typical ones"
+    assert typical["cluster"].is_unique
+    assert set(typical["cluster"]) == set(images["cluster"])
+    for row in typical.itertuples():
+        own = images[images["cluster"] == row.cluster]
+        own = own[own["n_true"] >= 8] if (own["n_true"] >= 8).any() else own
+        median = images.loc[images["cluster"] == row.cluster, "score"].median()
+        assert abs(row.score - median) == (own["score"] - median).abs().min()
+    assert set(clumps["image_id"]) <= set(images["image_id"])
+    assert overview_picture(reader) == overview_picture(reader), "the same each time"
+
+
+def test_a_run_is_published_with_its_report_its_overview_and_its_tables(made, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(publish_stage, "write_bundle", lambda run, folder: f"{folder}/bundle of {run.name}")
+    PUBLISHED.parent.mkdir()
+    places = {Path("README.md"): ("scores",), PUBLISHED: ("pair results", "pair types", "pair made")}
+    for path, markers in places.items():
+        path.write_text("".join(f"<!-- {marker} -->\n<!-- /{marker} -->\n" for marker in markers))
+    run, config, options = made[1]
+    publish_stage.main(run, config, options)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+    folder = tmp_path / "ensembles/pair"
+    for own in (run.report / "report.html", run.report / "figures/pipeline.png", run.metrics):
+        assert files[folder / own.name] == own.read_bytes()
+    assert not (folder / "writeup.html").exists()
+    assert files[folder / "gallery.png"].startswith(b"\x89PNG")
+    mean = read_json(run.metrics)["oof"]["score"][0]
+    assert f"`pair`: **{mean:.4f} (" in Path("README.md").read_text()
+    assert f"| pair: watershed | {mean:.4f} (" in PUBLISHED.read_text()
+    publish_stage.main(run, config, options)
+    assert files == {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}, "the same each time"

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,17 +12,33 @@ from test_report import Page, make_config, make_run
 
 from nuclei.candidates.features import FEATURES
 from nuclei.config.schema import Config
+from nuclei.errors import UserError
+from nuclei.pipeline import list_stages, run_stage
 from nuclei.report.charts import GRAY, GREEN, VERMILION
-from nuclei.report.comparisons import COLUMNS, draw_ablations, judge, list_ablations, list_verdict, sort_ablations
-from nuclei.report.network_tables import CHANNELS, MODEL, TRAINING, list_augmentation, list_choices
-from nuclei.report.run_writeup import find_config
-from nuclei.report.tables import format_time, list_folds, list_times
-from nuclei.report.writeup import choose_examples, list_features, list_simpler, sign, write_commands, write_members
-from nuclei.runs.cache import StageError
+from nuclei.report.comparisons import (
+    ABLATION_COLUMNS,
+    ablations_table,
+    draw_ablations,
+    judge,
+    sort_ablations,
+    verdict_table,
+)
+from nuclei.report.network_tables import MODEL, TRAINING, augmentation_table, choices_table
+from nuclei.report.tables import folds_table, format_time, times_table
+from nuclei.report.writeup import (
+    choose_examples,
+    command_blocks,
+    describe_gain,
+    features_table,
+    find_config,
+    members_table,
+    sign,
+    simpler_table,
+)
 from nuclei.runs.files import file_hash, read_json, read_table, write_table
 from nuclei.runs.layout import Options, Run, comparison
+from nuclei.runs.stage_table import STAGES, TIMES
 from nuclei.stages import writeup as stage
-from nuclei.training.targets import TARGETS
 
 GAINS = {
     "no_border": (-0.02, -0.03, -0.01),
@@ -52,7 +69,7 @@ def make_ablations():
         )
         for name, gain in GAINS.items()
     ]
-    return pd.DataFrame([base, *rows], columns=COLUMNS)
+    return pd.DataFrame([base, *rows], columns=ABLATION_COLUMNS)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +108,7 @@ def test_the_page_stands_alone_and_its_sections_are_linked(made, case):
 
 @pytest.mark.parametrize("case", [0, 1], ids=["trained", "ensemble"])
 def test_only_what_the_demo_does_not_have_is_missing(made, case):
-    missing = re.findall("not there:.*", read(made[case][0]))
+    missing = re.findall("missing:.*", read(made[case][0]))
     assert len(missing) == 1
     assert "stage2_solution_final" in missing[0]
 
@@ -104,7 +121,7 @@ def test_numbers_are_those_of_the_artefacts(made):
     score = read_json(tiny.metrics)["oof"]["score"][0]
     assert re.search(rf"\| tiny \| 2 \| 100.0 \| {score:.4f} \|", text)
     assert f"{file_hash(run.submission('test'))}  {run.submission('test')}" in text
-    table = read_table(config.data.folds)
+    table = read_table(Path(config.data.folds))
     counts = [str(n) for n in table.groupby("fold")["n_nuclei"].sum()]
     assert f"| nuclei | {' | '.join(counts)} |" in text
     assert f"| mosaic groups | {' | '.join(str(n) for n in table.groupby('fold')['group'].nunique())} |" in text
@@ -143,7 +160,7 @@ def test_a_write_up_of_almost_nothing_names_what_is_missing(made, tmp_path, caps
     config = make_config(tmp_path, members={"tiny": 2.0})
     stage.main(bare, config, options)
     text = read(bare)
-    missing = set(re.findall(r"\*\*not there:\*\* `([^`]+)`", text))
+    missing = set(re.findall(r"\*\*missing:\*\* `([^`]+)`", text))
     assert {
         "pair/metrics.json",
         "folds.csv",
@@ -160,8 +177,9 @@ def test_a_write_up_of_almost_nothing_names_what_is_missing(made, tmp_path, caps
     stage.main(bare, config, options)
     assert "pair writeup: up to date" in capsys.readouterr().out
     write_table(comparison(tmp_path, "ablations"), make_ablations())
-    with pytest.raises(StageError, match="ablations"):
-        stage.main(bare, config, options)
+    stage.main(bare, config, options)
+    assert "pair writeup: running again (inputs.ablations: None -> " in capsys.readouterr().out
+    assert "ablations.png" in read(bare)
 
 
 def test_it_is_the_same_each_time(made):
@@ -172,7 +190,7 @@ def test_it_is_the_same_each_time(made):
 
 
 def test_a_run_that_was_not_evaluated_has_no_write_up(tmp_path):
-    with pytest.raises(StageError, match="evaluate"):
+    with pytest.raises(UserError, match="evaluate"):
         stage.main(Run("none", tmp_path), make_config(tmp_path), Options())
 
 
@@ -180,14 +198,14 @@ def test_verdicts_are_those_of_the_intervals():
     table = make_ablations()
     assert judge(table).tolist() == ["base", "worse", "better", "undecided", "worse"]
     assert sort_ablations(table)["ablation"].tolist() == ["tiny", "more_views", "no_colour", "no_border", "light"]
-    rows = list_ablations(table).rows
+    rows = ablations_table(table).rows
     assert [row[:2] for row in rows[:2]] == [("tiny", "base"), ("more_views", "better")]
     assert rows[0][2] == ""
     assert rows[1][2] == "+0.0040 (+0.0010 to +0.0070)"
     assert rows[1][-1] == "1"
-    assert [row[0] for row in list_verdict(table, "worse").rows] == ["light", "no_border"]
+    assert [row[0] for row in verdict_table(table, "worse").rows] == ["light", "no_border"]
     with pytest.raises(ValueError, match="lacks the columns gain_low, gain_high"):
-        list_ablations(table.drop(columns=["gain_low", "gain_high"]))
+        ablations_table(table.drop(columns=["gain_low", "gain_high"]))
 
 
 def test_the_forest_plot_shows_every_gain_in_the_colour_of_its_verdict():
@@ -204,23 +222,38 @@ def test_settings_of_networks_stand_side_by_side():
     changed = {"augment": {"crop": 1.0, "noise": 0.3}, "loss": {"bce": 1.0, "lovasz": 0.5}}
     second = first | {"train": first["train"] | changed}
     networks = {"a": first, "b": second}
-    rows = {row[0]: row[1:] for row in list_choices(networks, TRAINING, time_of_each_fold={"a": "1 s"}).rows}
+    rows = {row[0]: row[1:] for row in choices_table(networks, TRAINING, time_of_each_fold={"a": "1 s"}).rows}
     assert rows["loss"] == ("0.5 bce + 0.5 dice", "1 bce + 0.5 lovasz")
     assert rows["time of each fold"] == ("1 s", "not recorded")
-    assert ("noise", "0.5", "0.3") in list_augmentation(networks).rows
-    assert ("encoder", "mobilenetv2_100", "mobilenetv2_100") in list_choices(networks, MODEL).rows
-    assert CHANNELS.keys() == TARGETS.keys()
+    assert ("noise", "0.5", "0.3") in augmentation_table(networks).rows
+    assert ("encoder", "mobilenetv2_100", "mobilenetv2_100") in choices_table(networks, MODEL).rows
 
 
 def test_times_are_summed_by_parts_of_the_pipeline():
-    stages = {"prepare": 10, "train_fold0": 60, "train_fold1": 3600, "predict": 30, "select": 5, "evaluate": 2}
+    stages = {
+        "prepare": 10,
+        "crops": 0,
+        "train_fold0": 60,
+        "train_fold1": 3600,
+        "predict": 30,
+        "select": 5,
+        "evaluate": 2,
+    }
     metas = [{"stage": name, "seconds": n, "cpu_seconds": 2 * n, "cpus": 2} for name, n in stages.items()]
-    rows = list_times({"data": metas[:1], "r": metas[1:], "gone": []}).rows
+    rows = times_table({"data": metas[:1], "r": metas[1:], "gone": []}, TIMES).rows
     assert rows[0][2:] == ("10 s", "–", "–", "–", "–", "10 s", "20 s")
     assert rows[1][2:] == ("–", "61 min", "30 s", "5 s", "2 s", "62 min", "2 h 03 min")
     assert rows[2][1:] == ("not recorded", *["–"] * 6, "not recorded")
     assert rows[3][-2] == "62 min"
     assert [format_time(s) for s in (0.2, 99, 100, 6000)] == ["0 s", "99 s", "2 min", "1 h 40 min"]
+
+
+def test_making_crops_counts_as_training_and_every_stage_that_runs_has_its_part():
+    metas = [{"stage": name, "seconds": 5.0} for name in ("crops", "train_fold0")]
+    row, _ = times_table({"r": metas}, TIMES).rows
+    assert row[2:] == ("–", "10 s", "–", "–", "–", "10 s", "not recorded")
+    assert set(TIMES) == {name for name, entry in STAGES.items() if entry.time != "report"}
+    assert not {"report", "writeup", "publish"} & set(TIMES)
 
 
 def test_folds_and_examples_are_those_of_the_table():
@@ -233,7 +266,7 @@ def test_folds_and_examples_are_those_of_the_table():
             "fold": [1, 1, 0, 0, 0],
         }
     )
-    assert list_folds(table, ("p", "q")).rows == [
+    assert folds_table(table, ("p", "q")).rows == [
         ("images", "3", "2"),
         ("mosaic groups", "2", "1"),
         ("nuclei", "14", "6"),
@@ -254,35 +287,62 @@ def test_an_ensemble_is_compared_with_its_best_member():
             "over": ["a", "scored"],
         },
     ]
-    table, said = write_members("both", {"a": 1.0, "b": 3.0}, {"a": [0.5, 0.4, 0.6]}, steps)
-    assert table.rows == [("a", "1", "25.0", "0.5000", "0.4000 to 0.6000"), ("b", "3", "75.0", "not there", "")]
-    assert "+0.0500 (95 % interval +0.0100 to +0.0900) over the best member, a," in said.text
-    assert "worked" in said.text
-    assert [row[-1] for row in list_simpler(steps).rows] == ["90.9", "100.0"]
+    table = members_table({"a": 1.0, "b": 3.0}, {"a": [0.5, 0.4, 0.6]})
+    (said,) = describe_gain("both", steps)
+    assert table.rows == [("a", "1", "25.0", "0.5000", "0.4000 to 0.6000"), ("b", "3", "75.0", "missing", "")]
+    assert "+0.0500 (95 % interval +0.0100 to +0.0900) over the best member, a," in said
+    assert "worked" in said
+    assert [row[-1] for row in simpler_table(steps).rows] == ["90.9", "100.0"]
     assert [sign(i) for i in ([1, 0.5, 2], [0, -1, 1], [-1, -2, -0.5])] == [1, 0, -1]
 
 
 def test_left_out_features_are_not_counted():
-    rows = {row[0]: row for row in list_features(("image",), {"area_px": 0.3, "solidity": 0.6, "red_mean": 0.1}).rows}
+    rows = {row[0]: row for row in features_table(("image",), {"area_px": 0.3, "solidity": 0.6, "red_mean": 0.1}).rows}
     assert rows["image"] == ("image", "left out", "0", "", "")
     assert rows["shape"] == ("shape", "solidity", str(len(FEATURES["shape"])), "90.0", "60.0")
 
 
 def test_the_config_is_the_one_that_is_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    ensemble, run = Config(members={"a": 1}), Run("pair", tmp_path)
-    assert find_config(run, ensemble) == "ensembles/pair.yaml"
-    assert find_config(run, Config()) == "configs/pair.yaml"
+    assert find_config("pair", is_ensemble=True) == "ensembles/pair.yaml"
+    assert find_config("pair", is_ensemble=False) == "configs/pair.yaml"
     place = tmp_path / "configs/systems/pair.yaml"
     place.parent.mkdir(parents=True)
     place.touch()
-    assert find_config(run, ensemble) == find_config(run, Config()) == "configs/systems/pair.yaml"
+    assert {find_config("pair", is_ensemble) for is_ensemble in (True, False)} == {"configs/systems/pair.yaml"}
 
 
 @pytest.mark.parametrize("dirty", [False, True])
 def test_commands_name_a_commit_only_if_there_is_one(dirty):
     metas = {"r": [{"stage": "evaluate", "commit": "0123456789abcdef", "dirty": dirty}]}
-    code, *rest = write_commands("configs/r.yaml", metas)
+    code, *rest = command_blocks("configs/r.yaml", metas)
     assert ("git checkout 0123456789" in code.text) != dirty
     assert "./run_pipeline.sh configs/r.yaml" in code.text
     assert len(rest) == (3 if dirty else 1)
+
+
+@pytest.fixture(scope="module")
+def classical(tmp_path_factory, demo_folder):
+    """Give a run without networks that has both its report and its write-up: (run, config, options)."""
+    root = tmp_path_factory.mktemp("runs")
+    config = make_config(root, selection={"method": "classical"})
+    case = Run("otsu", root), config, Options(demo_folder, jobs=1)
+    for name in list_stages(config):
+        if name != "download":
+            run_stage(name, "otsu", config, case[2], root)
+    stage.main(*case)
+    return case
+
+
+def test_a_run_without_networks_has_its_sections_too(classical):
+    run = classical[0]
+    text, report = read(run), (run.report / "report.md").read_text()
+    assert text.count("\n## ") == 15
+    assert "No network: a classical recipe on the image itself." in text
+    assert "which uses no features" in text
+    assert "Thresholds chosen out of fold" not in text
+    assert "nuclei are those of its classical recipe: no candidates were scored" in report
+    assert "No threshold of this run was chosen by its score" in report
+    assert set(re.findall(r"\*\*missing:\*\* `([^`]+)`", report)) == {
+        "data/demo/stage2_solution_final.csv, or a submission of its images"
+    }

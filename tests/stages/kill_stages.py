@@ -1,30 +1,19 @@
-"""Run a small project twice, once whole and once with every stage killed, and print what differs: python kill_stages.py DATA FOLDER
+"""Run a small project twice, once whole and once with every stage killed, and print what differs.
+
+Usage: python kill_stages.py DATA FOLDER
 
 It forks a process per stage from one that has imported everything and computed nothing, which is safe and saves the
 imports.
 """
 
-import hashlib
 import importlib
 import os
 import sys
 from pathlib import Path
 
-from small_project import list_tasks, run_forked, write_project
+from small_project import hash_files, list_tasks, run_forked, write_project
 
-from nuclei.stages import STAGES
-
-# Times, versions and event files differ from run to run by nature.
-NOT_COMPARED = ("meta", "tensorboard")
-
-
-def hash_files(folder: Path) -> dict[str, str]:
-    files = (p.relative_to(folder) for p in sorted(folder.rglob("*")) if p.is_file() and ".partial." not in p.name)
-    return {
-        str(p): hashlib.sha256((folder / p).read_bytes()).hexdigest()
-        for p in files
-        if not set(p.parts) & set(NOT_COMPARED) and "report" not in p.parts
-    }
+from nuclei.runs.stage_table import STAGES
 
 
 def main(data: Path, folder: Path) -> None:

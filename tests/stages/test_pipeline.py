@@ -1,11 +1,13 @@
 """The whole pipeline in small: it ends in a valid scored submission, is up to date then, and survives being killed."""
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -13,18 +15,22 @@ import yaml
 from safetensors.torch import load_file
 from small_project import list_tasks, run_all, run_one, write_project
 
+from nuclei.candidates.features import FEATURES
 from nuclei.config.load import load_config, merge
 from nuclei.config.schema import Config, DataConfig
+from nuclei.data.demo import write_demo
 from nuclei.data.images import decode_labels_png
+from nuclei.errors import UserError
 from nuclei.evaluation.metric import score_image
 from nuclei.evaluation.submission import read_solution, read_submission, score_submission, validate_submission
 from nuclei.experiments.climb import climb
 from nuclei.inference.bundle import MAX_MB, find_published, find_run, write_bundle
+from nuclei.inference.image_files import find_images
 from nuclei.inference.segment_files import segment_files
 from nuclei.pipeline import list_runs, run_stage
-from nuclei.runs.cache import StageError
 from nuclei.runs.files import read_arrays, read_json, read_table, write_table
 from nuclei.runs.layout import Dataset, Options, Run, comparison
+from nuclei.stages.train import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
@@ -79,16 +85,20 @@ def test_a_bundle_makes_the_submission_again_from_the_official_archive(project, 
     assert "4 networks" in write_bundle(run, folder)
     assert find_run(folder).folder == folder / "bundle/pair"
     found = segment_files(
-        [demo_folder / "stage1_test.zip"], folder, tmp_path / "out", submission=tmp_path / "again.csv"
+        find_images([demo_folder / "stage1_test.zip"]), folder, tmp_path / "out", submission=tmp_path / "again.csv"
     )
     assert (tmp_path / "again.csv").read_bytes() == run.submission("test").read_bytes()
     with zipfile.ZipFile(demo_folder / "stage1_test.zip") as file:
         file.extractall(tmp_path / "stage1_test")
     again = segment_files(
-        [tmp_path / "stage1_test"], project / "runs/pair", tmp_path / "other", submission=tmp_path / "other.csv"
+        find_images([tmp_path / "stage1_test"]),
+        project / "runs/pair",
+        tmp_path / "other",
+        submission=tmp_path / "other.csv",
     )
     assert (tmp_path / "other.csv").read_bytes() == run.submission("test").read_bytes()
-    pd.testing.assert_frame_equal(found, again)
+    same = ["image", "state", "nuclei", "values", "normalisation"]
+    pd.testing.assert_frame_equal(found[same], again[same])
 
 
 def test_published_networks_are_taken_instead_of_training(project, demo_folder, tmp_path, monkeypatch, capsys):
@@ -145,9 +155,9 @@ def test_the_climb_goes_from_step_to_step(project, monkeypatch):
     assert table["networks"].tolist() == [2, 2, 4]
     assert table["gain"].tolist()[1:] == pytest.approx(table["score"].diff().tolist()[1:], abs=2e-5)
     assert table["training_pflop"].notna().all()
-    with pytest.raises(StageError, match="small has no scores of detections; it has components, watershed, scored"):
+    with pytest.raises(UserError, match="small has no scores of detections; it has components, watershed, scored"):
         climb(["small:detections"], Path("runs"))
-    with pytest.raises(StageError, match="no scores of smal in runs"):
+    with pytest.raises(UserError, match="no scores of smal in runs"):
         climb(["smal"], Path("runs"))
 
 
@@ -162,6 +172,138 @@ def test_a_second_run_does_nothing(project, demo_folder, monkeypatch):
     assert state() == before
 
 
+@pytest.fixture(scope="module")
+def before_truth(project, demo_folder, tmp_path_factory):
+    """Give a copy of the project, made before DIR had the truth of the test images, beside its DIR, `data`."""
+    folder = tmp_path_factory.mktemp("before_truth")
+    shutil.copytree(project, folder / "project")
+    (folder / "data").mkdir()
+    for name in ("stage1_train.zip", "stage1_test.zip"):
+        shutil.copy2(demo_folder / name, folder / "data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder / "project")
+        shutil.rmtree("runs/data/demo/meta")
+        Path("runs/data/demo/stage1_solution.csv").unlink()
+        run_everything(folder / "data", ("prepare", "evaluate"))
+        run_one(Path("configs/small.yaml"), "report", folder / "data")
+        assert not any("stage1_solution" in read_json(Run(run).metrics) for run in RUNS)
+    return folder
+
+
+@pytest.fixture
+def grown(before_truth, tmp_path, monkeypatch):
+    """Give the DIR of a project that was made before DIR had the truth, in a copy that is the current folder."""
+    shutil.copytree(before_truth, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path / "project")
+    return tmp_path / "data"
+
+
+RUNS = ("small", "other", "pair")
+
+
+def run_everything(data: Path, only: tuple[str, ...] = ()) -> None:
+    """Run all stages of all runs, or some stages only; of reports, which take long, that of one run."""
+    for path, name in list_tasks(Path("ensembles/pair.yaml")):
+        if (not only or name in only) and (name != "report" or path.stem == "small"):
+            run_one(path, name, data)
+
+
+def state_of_files() -> dict[str, tuple[int, int]]:
+    paths = (p for p in Path("runs").rglob("*.*") if p.is_file() and p.name != "config.yaml" and p.suffix != ".lock")
+    return {str(p): (p.stat().st_ino, p.stat().st_mtime_ns) for p in paths}
+
+
+def list_changes(before: dict[str, tuple[int, int]]) -> tuple[set[str], set[str]]:
+    """Return the files that are other ones than `before`, and those that are new; reports as their folders."""
+    after = state_of_files()
+    assert before.keys() <= after.keys()
+    changed = {name for name in before if after[name] != before[name]}
+    return (
+        {name for name in changed if "/report/" not in name},
+        {name for name in after.keys() - before.keys() if "/report/" not in name},
+    )
+
+
+def test_a_solution_added_after_training_is_scored_and_nothing_else_is_made(grown, demo_folder):
+    before = state_of_files()
+    shutil.copy2(demo_folder / "stage1_solution.csv", grown)
+    run_everything(grown)
+    changed, new = list_changes(before)
+    evaluated = ("metrics.json", "per_image.csv", "meta/evaluate.json")
+    assert changed == {
+        "runs/data/demo/meta/prepare.json",
+        "runs/small/meta/report.json",
+        *(f"runs/{run}/{name}" for run in RUNS for name in evaluated),
+    }
+    assert new == {"runs/data/demo/stage1_solution.csv", *(f"runs/{run}/per_image_test.csv" for run in RUNS)}
+    assert all("stage1_solution" in read_json(Run(run).metrics) for run in RUNS)
+
+
+def test_stage_2_added_after_training_is_predicted_and_scored_and_nothing_is_trained_again(grown, tmp_path, capsys):
+    before, oof = state_of_files(), read_json(Run("pair").metrics)["oof"]
+    write_demo(tmp_path / "second", n_train=1, n_test=3, size=96, seed=2)
+    shutil.copy2(tmp_path / "second/stage1_test.zip", grown / "stage2_test_final.zip")
+    shutil.copy2(tmp_path / "second/stage1_solution.csv", grown / "stage2_solution_final.csv")
+    run_everything(grown)
+    changed, new = list_changes(before)
+    evaluated = {"metrics.json", "per_image.csv"}
+    metas = {
+        run: {f"meta/{name}.json" for name in ("candidates", "score", "select", "submit", "evaluate", maker)}
+        for run, maker in {"small": "predict", "other": "predict", "pair": "ensemble"}.items()
+    }
+    data = {"runs/data/demo/meta/prepare.json", "runs/data/demo/manifest.csv", "runs/small/meta/report.json"}
+    assert changed == data | {f"runs/{run}/{name}" for run in RUNS for name in evaluated | metas[run]}
+    manifest = read_table(Path("runs/data/demo/manifest.csv"))
+    stage2 = manifest.loc[manifest["split"] == "stage2", "image_id"].tolist()
+    assert len(stage2) == 3
+    assert new == {
+        "runs/data/demo/stage2_solution_final.csv",
+        *(f"runs/data/demo/images/{i}.png" for i in stage2),
+        *(
+            f"runs/{run}/{folder}/stage2/{i}.npz"
+            for run in RUNS
+            for folder in ("maps", "candidates", "scorer")
+            for i in stage2
+        ),
+        *(f"runs/{run}/instances/stage2/{i}.png" for run in RUNS for i in stage2),
+        *(f"runs/{run}/{name}_stage2.csv" for run in RUNS for name in ("submission", "per_image")),
+    }
+    metrics = read_json(Run("pair").metrics)
+    assert metrics["oof"] == oof
+    scores = score_submission(
+        read_submission(Run("pair").submission("stage2")), read_solution(grown / "stage2_solution_final.csv")
+    )
+    assert metrics["stage2_solution_final"]["score"][0] == pytest.approx(scores["score"].mean(), abs=1e-5)
+    assert "pair select: running again (stage2: not made yet)" in capsys.readouterr().out
+    run_everything(grown)
+    assert "running" not in capsys.readouterr().out
+
+
+def test_another_feature_makes_candidates_and_what_follows_anew(grown, monkeypatch, capsys):
+    before = state_of_files()
+    monkeypatch.setitem(FEATURES["shape"], "always_one", lambda c: np.ones(len(c.candidates)))
+    (config,) = (config for path, config in list_runs(Path("configs/small.yaml")))
+    assert run_rest(config, grown) == ["candidates", "score", "select", "submit", "evaluate"]
+    assert "small candidates: running again (oof, test: code.features: with 'always_one')" in capsys.readouterr().out
+    changed, new = list_changes(before)
+    assert not new
+    assert {Path(name).parts[2] for name in changed} >= {"candidates", "scorer", "meta"}
+    kept = ("maps", "fold0", "fold1", "plain")
+    assert not [name for name in changed if Path(name).parts[2] in kept or Path(name).parts[1] != "small"]
+    image = next(Path("runs/small/candidates/test").iterdir())
+    assert (read_arrays(image)["features"] == 1).all(axis=0).any()
+
+
+def run_rest(config: Config, data: Path) -> list[str]:
+    """Run what follows the maps of the run `small`, and return the stages that did something."""
+    did = []
+    for name in ("candidates", "score", "select", "submit", "evaluate"):
+        before = Run("small").meta(name).stat().st_mtime_ns
+        run_stage(name, "small", config, Options(data=data, jobs=1), Path("runs"))
+        did += [name] if Run("small").meta(name).stat().st_mtime_ns != before else []
+    return did
+
+
 def test_an_ensemble_refuses_members_of_other_folds(project, demo_folder, monkeypatch):
     monkeypatch.chdir(project)
     table = read_table(Path("runs/data/demo/folds.csv"))
@@ -170,7 +312,7 @@ def test_an_ensemble_refuses_members_of_other_folds(project, demo_folder, monkey
     write_table(Path("others.csv"), table.assign(fold=crossing.astype(int)))
     content = Path("ensembles/pair.yaml").read_text().replace("runs/data/demo/folds.csv", "others.csv")
     Path("ensembles/leaking.yaml").write_text(content)
-    with pytest.raises(StageError, match="was trained on other folds"):
+    with pytest.raises(UserError, match="was trained on other folds"):
         run_one(project / "ensembles/leaking.yaml", "ensemble", demo_folder)
 
 
@@ -192,7 +334,8 @@ def finer(project, demo_folder):
     return path
 
 
-def test_training_goes_on_from_the_network_that_saw_nothing_of_the_fold(project, finer):
+@pytest.mark.usefixtures("finer")
+def test_training_goes_on_from_the_network_that_saw_nothing_of_the_fold(project):
     held = {fold: set(own["image_id"]) for fold, own in read_table(project / "finer.csv").groupby("fold")}
     coarse = {
         fold: set(own["image_id"]) for fold, own in read_table(project / "runs/data/demo/folds.csv").groupby("fold")
@@ -209,7 +352,8 @@ def test_training_goes_on_from_the_network_that_saw_nothing_of_the_fold(project,
         assert same == [other == 0, other == 1]
 
 
-def test_an_ensemble_takes_members_of_finer_folds(project, finer, demo_folder, monkeypatch):
+@pytest.mark.usefixtures("finer")
+def test_an_ensemble_takes_members_of_finer_folds(project, demo_folder, monkeypatch):
     monkeypatch.chdir(project)
     path = Path("ensembles/mixed.yaml")
     path.write_text(Path("ensembles/pair.yaml").read_text().replace("other: 2", "finer: 2"))
@@ -228,7 +372,8 @@ def test_an_ensemble_takes_members_of_finer_folds(project, finer, demo_folder, m
         ({"train": {"start": "finer"}}, "fold0.json is missing"),
     ],
 )
-def test_training_does_not_go_on_from_what_does_not_fit(project, finer, demo_folder, monkeypatch, change, message):
+@pytest.mark.usefixtures("finer")
+def test_training_does_not_go_on_from_what_does_not_fit(project, demo_folder, monkeypatch, change, message):
     monkeypatch.chdir(project)
     table = read_table(Path("finer.csv"))
     write_table(Path("others.csv"), table.assign(fold=(table["group"].rank(method="dense") % 2).astype(int)))
@@ -236,11 +381,60 @@ def test_training_does_not_go_on_from_what_does_not_fit(project, finer, demo_fol
         Path("runs/finer/meta/train_fold0.json").rename("away.json")
     Path("configs/unfit.yaml").write_text(yaml.safe_dump({"base": "finer.yaml"} | change))
     try:
-        with pytest.raises(StageError, match=message):
+        with pytest.raises(UserError, match=message):
             run_one(Path("configs/unfit.yaml"), "train", demo_folder)
     finally:
         if "train" in change:
             Path("away.json").rename("runs/finer/meta/train_fold0.json")
+
+
+def test_what_was_damaged_on_disk_is_named_and_made_again(project, demo_folder, monkeypatch, capsys):
+    monkeypatch.chdir(project)
+    run, ensemble = Run("small"), Path("configs/small.yaml")
+    image_id = Dataset(load_config(ensemble).data).splits()["oof"][0]
+    cases = {
+        "submit": (run.submission("test"), b"ImageId,EncodedPixels\n"),
+        "evaluate": (run.per_image("oof"), None),
+        "select": (run.tuned, b"{}"),
+        "score": (run.scorer / "fold0_seed0.json.gz", b""),
+        "candidates": (run.candidates("oof") / f"{image_id}.npz", b"damaged"),
+        "predict": (run.maps("oof") / f"{image_id}.npz", None),
+    }
+    for stage, (path, content) in cases.items():
+        before, metas = path.read_bytes(), {p: p.read_bytes() for p in path.parent.glob("*") if p.is_file()}
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        capsys.readouterr()
+        run_one(ensemble, stage, demo_folder)
+        said = capsys.readouterr().out
+        assert f"small {stage}: running again (" in said
+        assert str(path if path.suffix not in (".npz", ".png") else path.parent) in said
+        assert path.read_bytes() == before
+        assert {p: p.read_bytes() for p in metas} == metas
+        run_one(ensemble, stage, demo_folder)
+        assert f"small {stage}: up to date" in capsys.readouterr().out
+
+
+def test_damage_to_a_trained_network_is_an_error_that_names_it(project, demo_folder, monkeypatch):
+    monkeypatch.chdir(project)
+    path = Run("small").fold(1) / "weights.safetensors"
+    before = path.read_bytes()
+    path.unlink()  # another run may have the same file
+    path.write_bytes(before[:-1])
+    try:
+        with pytest.raises(UserError, match=rf"what small train_fold1 made is no longer whole:\n  {path} is damaged"):
+            run_one(Path("configs/small.yaml"), "train", demo_folder)
+    finally:
+        path.write_bytes(before)
+    run_one(Path("configs/small.yaml"), "train", demo_folder)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    for content in (b"", b"no zip", bytes(1000)):
+        (tmp_path / "last.ckpt").write_bytes(content)
+        with pytest.raises(UserError, match=r"last.ckpt is damaged .*: delete it and run the stage train again"):
+            read_checkpoint(tmp_path / "last.ckpt")
 
 
 @pytest.mark.parametrize("method", ["components", "watershed"])
@@ -278,5 +472,5 @@ def test_a_killed_stage_goes_on_to_the_same_result(demo_folder, tmp_path):
         [sys.executable, script, demo_folder, tmp_path], capture_output=True, text=True, env=ENVIRONMENT
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    summary, *differing = [line for line in done.stdout.splitlines() if "files" in line or "/" in line][-1:]
-    assert summary.endswith("0 differ"), done.stdout[-2000:]
+    (summary,) = (line for line in done.stdout.splitlines() if line.endswith("differ"))
+    assert summary.endswith(" 0 differ"), done.stdout[-2000:]

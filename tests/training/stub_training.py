@@ -12,7 +12,7 @@ from torch import nn
 
 from nuclei.config.schema import ModelConfig, TrainConfig
 from nuclei.networks.kinds import make_loss
-from nuclei.training.engine import LOG_EVERY, fit
+from nuclei.training.engine import LOG_EVERY, DivergedError, Outlets, Task, Trainer
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more
 MODEL = ModelConfig(channels=("mask", "border"))
@@ -41,17 +41,17 @@ class Network(nn.Module):
 
 
 class Crops(torch.utils.data.Dataset):
-    """Crops whose target is where the first two colours are bright."""
+    """Crops whose target is where the first two colours are bright; that of crop `spoilt` is NaN."""
 
-    def __init__(self, n):
-        self.n = n
+    def __init__(self, n, spoilt=None):
+        self.n, self.spoilt = n, spoilt
 
     def __len__(self):
         return self.n
 
     def __getitem__(self, i):
         image = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(i))
-        return image, (image[:2] > 128).half()
+        return image, (image[:2] > 128).half() * (torch.nan if i == self.spoilt else 1)
 
 
 def make_settings(**changes):
@@ -76,11 +76,11 @@ def score(average) -> float:
         return float(((average(image).float() > 0) == (target > 0.5)).float().mean())
 
 
-def train(settings, resume=None, save=lambda state: None, evaluate=score, fabric=None, **options):
+def train(settings, resume=None, save=lambda _: None, evaluate=score, fabric=None, spoilt=None, **options):
     fabric = fabric or Fabric(accelerator="cpu", devices=1, precision=settings.precision)
-    crops = Crops(settings.steps * settings.batch_size)
-    loss_of = make_loss(MODEL, settings)
-    state = fit(fabric, Network(**options), crops, settings, loss_of, resume, save, evaluate, "test")
+    crops = Crops(settings.steps * settings.batch_size, spoilt)
+    task = Task(Network(**options), crops, make_loss(MODEL, settings), evaluate)
+    state = Trainer(fabric, task, settings, Outlets(save, "test")).fit(resume)
     return copy.deepcopy(state)
 
 
@@ -88,7 +88,8 @@ class Disk:
     """Keep the last state that was saved in a file, and the steps of all."""
 
     def __init__(self, path: Path):
-        self.path, self.steps = path, []
+        self.path = path
+        self.steps: list[int] = []
 
     def save(self, state):
         torch.save(state, self.path)
@@ -98,22 +99,25 @@ class Disk:
         return torch.load(self.path, weights_only=True) if self.path.is_file() else None
 
 
-def main(result: str, checkpoint: str, option: str = "--devices", value: str = "1") -> None:
-    devices = int(value) if option == "--devices" else 1
+def main(result: str, checkpoint: str, *options: str) -> None:
+    values = {"--devices": 1, "--die-at": -1, "--spoilt": -1}
+    values |= {option: int(value) for option, value in zip(options[::2], options[1::2], strict=True)}
+    devices = values["--devices"]
     fabric = Fabric(accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", precision="32-true")
     fabric.launch()
     disk = Disk(Path(checkpoint))
 
     def save(state):
         disk.save(state)
-        if option == "--die-at" and state["step"] == int(value):
+        if state["step"] == values["--die-at"]:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    if devices > 1:
-        options = {"normalised": False, "dropout": 0.0}
-        state = train(make_settings(learning_rate=0.01), disk.load(), save, fabric=fabric, **options)
-    else:
-        state = train(make_settings(), disk.load(), save, fabric=fabric)
+    changes, alike = ({"learning_rate": 0.01}, {"normalised": False, "dropout": 0.0}) if devices > 1 else ({}, {})
+    try:
+        state = train(make_settings(**changes), disk.load(), save, fabric=fabric, spoilt=values["--spoilt"], **alike)
+    except DivergedError as error:
+        Path(f"{result}.{fabric.global_rank}").write_text(str(error))
+        return
     if fabric.is_global_zero:
         torch.save(state, result)
 

@@ -110,7 +110,7 @@ def test_crops_that_are_not_warped_are_exact(groups):
     for seed in range(15):
         image, ids = augment(paint(labels), labels, dict.fromkeys(groups, 1.0), 96, np.random.default_rng(seed))
         # Only parts below 8 px, cut off by an edge, are in the image and not in the labels.
-        lost, n_lost = ndimage.label((image[..., 0] == NUCLEUS) & (ids == 0), EIGHT)
+        lost, _ = ndimage.label((image[..., 0] == NUCLEUS) & (ids == 0), EIGHT)
         assert (np.bincount(lost.ravel())[1:] < MIN_PART_PX).all()
         assert np.array_equal(image, paint(np.where(lost, 1, ids)))
         assert ids.max() >= 4
@@ -187,7 +187,7 @@ def test_dim_nuclei_are_not_erased(group):
         assert contrast > (1 if group == "sharpen" else 8)
 
 
-def test_images_go_on_by_reflection():
+def test_images_continue_by_reflection():
     image, labels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8), np.zeros((20, 30), int)
     crop, _ = augment(image, labels, {}, 64, np.random.default_rng(0))
     rows, columns = (np.pad(np.arange(n), (64 - n) // 2, mode="symmetric") for n in (20, 30))

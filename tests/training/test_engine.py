@@ -16,12 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision import MixedPrecision
-from stub_training import Disk, Network, make_settings, score, train
+from stub_training import MODEL, Crops, Disk, Network, make_settings, score, train
 from torch import nn
 
 from nuclei.networks.hardware import choose_precision
+from nuclei.networks.kinds import make_loss
 from nuclei.training import engine
-from nuclei.training.engine import StepBatches, parameter_groups, rate_share, update_average
+from nuclei.training.engine import DivergedError, StepBatches, all_finite, parameter_groups, rate_share, update_average
 
 
 def assert_same(ours, expected):
@@ -69,7 +70,7 @@ def test_training_killed_while_evaluating_ends_as_if_it_had_not_been(tmp_path):
     uninterrupted = train(settings)
     disk = Disk(tmp_path / "last.ckpt")
 
-    def die(average):
+    def die(_):
         raise Killed
 
     with pytest.raises(Killed):
@@ -108,7 +109,7 @@ def test_the_seed_decides_what_dropout_drops():
     assert not torch.equal(states[0], states[2])
 
 
-def test_the_loss_scale_of_half_precision_goes_on_where_it_was(tmp_path):
+def test_the_loss_scale_of_half_precision_resumes_where_it_was(tmp_path):
     def fabric():
         scaler = torch.amp.GradScaler("cpu", init_scale=64.0, growth_interval=15)
         return Fabric(accelerator="cpu", devices=1, plugins=MixedPrecision("16-mixed", "cpu", scaler))
@@ -143,13 +144,80 @@ def test_two_processes_train_as_one_does(tmp_path):
         assert ours["learning_rate"] == row["learning_rate"]
 
 
+def test_a_loss_that_is_not_finite_ends_training_with_the_last_checkpoint(tmp_path):
+    disk = Disk(tmp_path / "last.ckpt")
+    message = r"test: the loss stopped being finite in steps 21 to 30; the checkpoint of step 20 is kept, .* 0\.05"
+    with pytest.raises(DivergedError, match=message):
+        train(make_settings(), None, disk.save, spoilt=4 * 24)
+    assert disk.steps == [20]
+    assert all_finite(disk.load()["network"])
+    assert all_finite(disk.load()["average"])
+    with pytest.raises(DivergedError, match="steps 21 to 30; the checkpoint of step 20 is kept"):
+        train(make_settings(), disk.load(), disk.save, spoilt=4 * 24)
+    assert_same(train(make_settings(), disk.load(), disk.save), train(make_settings()))
+
+
+def test_training_that_diverges_before_its_first_checkpoint_says_so(tmp_path):
+    disk = Disk(tmp_path / "last.ckpt")
+    message = "the loss stopped being finite in steps 1 to 20; no checkpoint had been written yet.*learning_rate, 1e"
+    with pytest.raises(DivergedError, match=message):
+        train(make_settings(learning_rate=1e30), None, disk.save)
+    assert disk.steps == []
+
+
+def test_weights_that_a_finite_loss_leaves_not_finite_are_not_saved(tmp_path):
+    """The gradient of the 40th step is NaN: its loss is of the weights before, and a checkpoint is due after it."""
+    disk, settings, steps = Disk(tmp_path / "last.ckpt"), make_settings(), iter(range(50))
+    loss_of = make_loss(MODEL, settings)
+
+    def spoil(network, image, target):
+        weight = next(network.parameters())
+        return loss_of(network, image, target) + ((0 * weight).sqrt().sum() if next(steps) == 39 else 0)
+
+    task = engine.Task(Network(), Crops(200), spoil, score)
+    trainer = engine.Trainer(Fabric(accelerator="cpu", devices=1), task, settings, engine.Outlets(disk.save))
+    with pytest.raises(DivergedError, match=r"the averaged weights stopped being finite in steps 31 to 40; .* step 20"):
+        trainer.fit()
+    assert disk.steps == [20]
+    assert_same(train(settings, disk.load()), train(settings))
+
+
+def test_a_checkpoint_that_is_not_finite_is_refused(tmp_path):
+    disk = Disk(tmp_path / "last.ckpt")
+    state = train(make_settings(steps=20))
+    state["average"]["body.encoder.0.bias"][1] = torch.inf
+    disk.save(state)
+    with pytest.raises(DivergedError, match="the checkpoint of step 20 holds weights that are not finite: delete it"):
+        train(make_settings(), disk.load())
+
+
+def test_all_processes_end_where_the_loss_of_one_is_not_finite(tmp_path):
+    """Crop 97 is the second of its batch, which the second process gets."""
+    run_script(tmp_path / "two.pt", tmp_path / "two.ckpt", "--devices", "2", "--spoilt", "97")
+    errors = [(tmp_path / f"two.pt.{rank}").read_text() for rank in (0, 1)]
+    assert errors[0] == errors[1]
+    assert "steps 21 to 30; the checkpoint of step 20 is kept" in errors[0]
+    state = torch.load(tmp_path / "two.ckpt")
+    assert state["step"] == 20
+    assert all_finite(state["network"])
+
+
+def test_no_score_is_shown_before_the_first_is_taken(monkeypatch):
+    shown = []
+    monkeypatch.setattr(engine.tqdm, "set_postfix", lambda _, values, **__: shown.append(values))
+    state = train(make_settings())
+    assert [list(values) for values in shown] == [["loss"], *[["loss", "score"]] * 3]
+    assert [values["loss"] for values in shown] == [f"{row['loss']:.3f}" for row in state["history"]]
+    assert shown[1]["score"] == f"{state['history'][1]['score']:.3f}"
+
+
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a GPU")
 
 
-def train_on_gpu(resume=None, save=lambda state: None, **changes):
+def train_on_gpu(resume=None, save=lambda _: None, **changes):
     settings = make_settings(precision="bf16-mixed", **changes)
     fabric = Fabric(accelerator="cuda", devices=1, precision="bf16-mixed")
-    return train(settings, resume, save, lambda average: 0.0, fabric, dropout=0.0)
+    return train(settings, resume, save, lambda _: 0.0, fabric, dropout=0.0)
 
 
 @needs_gpu
@@ -165,7 +233,7 @@ def test_replayed_steps_are_those_of_training_step_by_step():
 
 
 @needs_gpu
-def test_replayed_training_goes_on_from_a_checkpoint(tmp_path):
+def test_replayed_training_resumes_from_a_checkpoint(tmp_path):
     disk = Disk(tmp_path / "last.ckpt")
 
     def save_and_die(state):
@@ -181,12 +249,12 @@ def test_replayed_training_goes_on_from_a_checkpoint(tmp_path):
 
 def test_a_graph_is_refused_where_steps_wait_for_other_gpus():
     fabric = SimpleNamespace(world_size=2, device=torch.device("cuda"), to_device=lambda network: network)
-    with pytest.raises(ValueError, match="train.cuda_graph needs one GPU"):
+    with pytest.raises(ValueError, match=r"train\.cuda_graph needs one GPU"):
         train(make_settings(cuda_graph=True), fabric=fabric)
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused():
-    with pytest.raises(ValueError, match="train.batch_size 4 is not a multiple of 3 devices"):
+    with pytest.raises(ValueError, match=r"train\.batch_size 4 is not a multiple of 3 devices"):
         train(make_settings(), fabric=SimpleNamespace(world_size=3))
 
 
@@ -356,12 +424,12 @@ def test_processes_share_each_batch(start, steps, world, share):
     for step in range(start, steps):
         batches = [part[step - start] for part in parts]
         assert {len(batch) for batch in batches} == {share}
-        assert sorted(sum(batches, [])) == list(range(step * size, (step + 1) * size))
+        assert sorted(i for batch in batches for i in batch) == list(range(step * size, (step + 1) * size))
 
 
 def test_parameters_are_grouped_by_rate_and_decay():
     network = Network()
-    groups = parameter_groups(network, 0.1, 0.5, 0.01)
+    groups = parameter_groups(network, make_settings(learning_rate=0.1, encoder_rate=0.5, weight_decay=0.01))
     name = {id(parameter): key for key, parameter in network.named_parameters()}
     ours = {tuple(name[id(p)] for p in group.pop("params")): tuple(group.values()) for group in groups}
     assert [list(group) for group in groups] == [["lr", "peak", "weight_decay"]] * 4
@@ -380,6 +448,6 @@ def test_channel_weights_are_taken_by_name():
 
 
 def run_script(result: Path, checkpoint: Path, *options: str) -> None:
-    """Train from `checkpoint`, if it is there, in processes of their own, and write the final state to `result`."""
+    """Train from `checkpoint`, if it exists, in processes of their own, and write the final state to `result`."""
     command = [sys.executable, stub_training.__file__, str(result), str(checkpoint), *options]
     subprocess.run(command, check=True, capture_output=True, env=os.environ | {"PYTHONPATH": "src"})

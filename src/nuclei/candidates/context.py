@@ -3,20 +3,81 @@
 To let features see a new picture, add an entry to CHANNELS.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from nuclei.candidates import geometry, relations
-from nuclei.candidates.table import Candidates
+from nuclei.candidates.table import Candidates, Maps
 
 PEAK_WINDOW = np.ones((5, 5), np.uint8)
 PEAK_PROBABILITY = 0.2  # lower maxima of the center map are background ripples
 MASK_STEPS = (0.3, 0.5, 0.7, 0.9)  # where the distribution of the mask map inside a candidate is read
+NEIGHBOUR_RADII_PX = (50, 100, 150, 200)
+FOREGROUND_PROBABILITY = 0.5  # mask map above which a pixel belongs to the image's foreground
+
+
+def as_it_is(picture: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the picture itself."""
+    return picture
+
+
+def above(picture: NDArray[np.float32], level: float) -> NDArray[np.bool_]:
+    """Return where the picture exceeds a level."""
+    return picture > level
+
+
+def gradient_magnitude(picture: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the Sobel gradient magnitude of a picture [H, W], in units of the picture per pixel."""
+    along_x, along_y = (cv2.Sobel(picture, cv2.CV_32F, dx, dy, scale=1 / 8) for dx, dy in ((1, 0), (0, 1)))
+    # cv2.magnitude would differ in its last digit with the place in memory, and equal runs must be equal.
+    magnitude: NDArray[np.float32] = np.sqrt(along_x**2 + along_y**2)
+    return magnitude
+
+
+def keep_peaks(picture: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the picture at its local maxima above PEAK_PROBABILITY and 0 elsewhere."""
+    is_peak = (picture >= cv2.dilate(picture, PEAK_WINDOW)) & (picture > PEAK_PROBABILITY)
+    return np.where(is_peak, picture, np.float32(0))
+
+
+def colour(image: NDArray[np.uint8], index: int) -> NDArray[np.float32]:
+    """Return red (0), green (1) or blue (2) of an RGB image, [H, W] in 0..1."""
+    return np.asarray(image[..., index] / np.float32(255), np.float32)
+
+
+def gray(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the luma of an RGB image, [H, W] in 0..1."""
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) / np.float32(255), np.float32)
+
+
+def gray_gradient(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the gradient magnitude of the luma of an RGB image, [H, W] per pixel."""
+    return gradient_magnitude(gray(image))
+
+
+def saturation(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the saturation (HSV) of an RGB image, [H, W] in 0..1."""
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2HSV)[..., 1] / np.float32(255), np.float32)
+
+
+# Name -> what it is made of (a map's name, or "image"), and how. A channel of a missing map is missing.
+CHANNELS: dict[str, tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]] = {
+    **{name: (name, as_it_is) for name in ("mask", "border", "center", "disagreement")},
+    "mask_gradient": ("mask", gradient_magnitude),
+    **{f"mask_above_{step}": ("mask", partial(above, level=step)) for step in MASK_STEPS},
+    "center_peak": ("center", keep_peaks),
+    **{name: ("image", partial(colour, index=index)) for index, name in enumerate(("red", "green", "blue"))},
+    "gray": ("image", gray),
+    "saturation": ("image", saturation),
+    "gray_gradient": ("image", gray_gradient),
+}
 
 
 @dataclass(frozen=True)
@@ -26,61 +87,31 @@ class Regions:
     inside: csr_array
     rim: csr_array
     ring: csr_array
-    foreground: np.ndarray  # float64 [H·W]: 1 on the foreground of the image, else 0
+    foreground: NDArray[np.float64]  # [H·W]: 1 on the foreground of the image, else 0
 
 
 @dataclass(frozen=True)
 class Summary:
     """Hold means of a picture over the regions, NaN where a region is empty or the picture is missing."""
 
-    inside: np.ndarray  # float64 [N]
-    inside_std: np.ndarray  # float64 [N]
-    rim: np.ndarray  # float64 [N]
-    ring: np.ndarray  # float64 [N]
+    inside: NDArray[np.float64]  # [N]
+    inside_std: NDArray[np.float64]  # [N]
+    rim: NDArray[np.float64]  # [N]
+    ring: NDArray[np.float64]  # [N]
     foreground: float
     image: float
     image_std: float
 
 
-def gradient_magnitude(picture: np.ndarray) -> np.ndarray:
-    """Return the Sobel gradient magnitude of a float32 picture [H, W], in units of the picture per pixel."""
-    along_x, along_y = (cv2.Sobel(picture, cv2.CV_32F, *order, scale=1 / 8) for order in ((1, 0), (0, 1)))
-    # cv2.magnitude would differ in its last digit with the place in memory, and equal runs must be equal.
-    return np.sqrt(along_x**2 + along_y**2)
-
-
-def keep_peaks(picture: np.ndarray) -> np.ndarray:
-    """Return the picture at its local maxima above PEAK_PROBABILITY and 0 elsewhere."""
-    return picture * ((picture >= cv2.dilate(picture, PEAK_WINDOW)) & (picture > PEAK_PROBABILITY))
-
-
-def gray(image: np.ndarray) -> np.ndarray:
-    """Return the luma of an RGB image as float32 [H, W] in 0..1."""
-    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) / np.float32(255)
-
-
-# Name -> what it is made of (a map's name, or "image"), and how. A channel of a missing map is missing.
-CHANNELS: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
-    **{name: (name, lambda picture: picture) for name in ("mask", "border", "center", "disagreement")},
-    "mask_gradient": ("mask", gradient_magnitude),
-    **{f"mask_above_{step}": ("mask", lambda mask, step=step: mask > step) for step in MASK_STEPS},
-    "center_peak": ("center", keep_peaks),
-    "red": ("image", lambda rgb: rgb[..., 0] / np.float32(255)),
-    "green": ("image", lambda rgb: rgb[..., 1] / np.float32(255)),
-    "blue": ("image", lambda rgb: rgb[..., 2] / np.float32(255)),
-    "gray": ("image", gray),
-    "saturation": ("image", lambda rgb: cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)[..., 1] / np.float32(255)),
-    "gray_gradient": ("image", lambda rgb: gradient_magnitude(gray(rgb))),
-}
-
-
-def average(region: csr_array, picture: np.ndarray) -> np.ndarray:
-    """Return the mean of a flat picture [H·W] over each row's pixels of a region, NaN where there is none."""
+def average(region: csr_array, picture: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean of a flat picture [H·W] over each row's pixels of a region, [N], NaN where there is none."""
     n_pixels = np.diff(region.indptr)
-    return np.divide(region @ picture, n_pixels, where=n_pixels > 0, out=np.full(len(n_pixels), np.nan))
+    mean = np.full(len(n_pixels), np.nan)
+    np.divide(region @ picture, n_pixels, where=n_pixels > 0, out=mean)
+    return mean
 
 
-def summarise_channel(name: str, sources: Mapping[str, np.ndarray], regions: Regions) -> Summary:
+def summarise_channel(name: str, sources: dict[str, NDArray[Any]], regions: Regions) -> Summary:
     """Return the means of a channel of CHANNELS over the regions; ``sources`` are the maps and "image"."""
     source, derive = CHANNELS[name]
     if source not in sources:
@@ -101,20 +132,16 @@ def summarise_channel(name: str, sources: Mapping[str, np.ndarray], regions: Reg
     )
 
 
-NEIGHBOUR_RADII_PX = (50, 100, 150, 200)
-FOREGROUND_PROBABILITY = 0.5  # mask map above which a pixel belongs to the image's foreground
-
-
 class Context:
     """Hold the candidates, maps and image that features are computed from, and what they have in common."""
 
-    def __init__(self, candidates: Candidates, maps: Mapping[str, np.ndarray], image: np.ndarray):
+    def __init__(self, candidates: Candidates, maps: Maps, image: NDArray[np.uint8]) -> None:
         self.candidates, self.image = candidates, image
-        self.sources = {**maps, "image": image}
+        self.sources: dict[str, NDArray[Any]] = {**maps, "image": image}
         self.summaries: dict[str, Summary] = {}
 
     @cached_property
-    def area_px(self) -> np.ndarray:
+    def area_px(self) -> NDArray[np.float64]:
         return self.candidates.area_px().astype(np.float64)
 
     @cached_property
@@ -126,29 +153,29 @@ class Context:
         return geometry.draw_canvas(self.candidates, self.boxes)
 
     @cached_property
-    def ellipses(self) -> dict[str, np.ndarray]:
+    def ellipses(self) -> dict[str, NDArray[np.float64]]:
         return geometry.measure_ellipses(self.candidates, self.boxes)
 
     @cached_property
-    def hulls(self) -> dict[str, np.ndarray]:
+    def hulls(self) -> dict[str, NDArray[np.float64]]:
         return geometry.measure_hulls(self.candidates)
 
     @cached_property
-    def outlines(self) -> dict[str, np.ndarray]:
+    def outlines(self) -> dict[str, NDArray[np.float64]]:
         return geometry.measure_outlines(self.candidates, self.canvas)
 
     @cached_property
-    def tree(self) -> dict[str, np.ndarray]:
+    def tree(self) -> dict[str, NDArray[np.float64]]:
         return relations.measure_tree(self.candidates)
 
     @cached_property
-    def neighbours(self) -> dict[float, tuple[np.ndarray, np.ndarray]]:
+    def neighbours(self) -> dict[float, tuple[NDArray[np.float64], NDArray[np.float64]]]:
         centroid = np.stack([self.ellipses["centroid_y"], self.ellipses["centroid_x"]], axis=1)
         return relations.measure_neighbours(self.candidates, centroid, NEIGHBOUR_RADII_PX)
 
     @cached_property
-    def leaf_area_px(self) -> np.ndarray:
-        """Areas of the leaves, each at its middle threshold."""
+    def leaf_area_px(self) -> NDArray[np.float64]:
+        """Return the areas of the leaves, each at its middle threshold."""
         is_leaf = relations.find_leaves(self.candidates.parent)
         representative = relations.choose_representatives(self.candidates)[is_leaf]
         return self.area_px[representative[representative >= 0]]

@@ -3,49 +3,108 @@
 To add a feature, add an entry to a group of FEATURES: its name and a function of the image's `Context`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from nuclei.candidates.context import MASK_STEPS, NEIGHBOUR_RADII_PX, Context
-from nuclei.candidates.table import Candidates
+from nuclei.candidates.table import Candidates, Maps
+from nuclei.errors import UserError
 
 
-def touches_frame(c: Context) -> np.ndarray:
-    """Return 1 where a candidate reaches the image's frame, else 0."""
+def touches_frame(c: Context) -> NDArray[np.bool_]:
+    """Return where a candidate reaches the image's frame."""
     height, width = c.candidates.shape
     b = c.boxes
-    return (b.top == 0) | (b.left == 0) | (b.top + b.height == height) | (b.left + b.width == width)
+    touches: NDArray[np.bool_] = (
+        (b.top == 0) | (b.left == 0) | (b.top + b.height == height) | (b.left + b.width == width)
+    )
+    return touches
 
 
-def ellipse_fill(c: Context) -> np.ndarray:
+def eccentricity(c: Context) -> NDArray[np.float64]:
+    """Return the eccentricity of the ellipse with equal second moments, as in regionprops; 0 for a single pixel."""
+    major, minor = c.ellipses["major_axis_px"], c.ellipses["minor_axis_px"]
+    share: NDArray[np.float64] = minor / np.maximum(major, 1e-9)
+    return np.where(major > 0, np.sqrt(1 - share**2), 0)
+
+
+def ellipse_fill(c: Context) -> NDArray[np.float64]:
     """Return the area over that of the ellipse with equal second moments, 1 for an ellipse."""
     # A pixel is a square, whose own variance of 1 / 12 adds 16 / 12 to the square of an axis.
     major, minor = (np.sqrt(c.ellipses[name] ** 2 + 4 / 3) for name in ("major_axis_px", "minor_axis_px"))
-    return c.area_px / (np.pi / 4 * major * minor)
+    area_px: NDArray[np.float64] = np.pi / 4 * major * minor
+    return c.area_px / area_px
 
 
-def lowest_mask(c: Context) -> np.ndarray:
-    """Return the smallest value of the mask map over each candidate's pixels, NaN without a mask map."""
-    if "mask" not in c.sources:
-        return np.full(len(c.candidates), np.nan)
-    values = c.sources["mask"].reshape(-1)[c.candidates.pixels]
-    return np.minimum.reduceat(values, c.candidates.indptr[:-1])
+def count_neighbours(c: Context, radius_px: int) -> NDArray[np.float64]:
+    """Return how many leaves lie within a radius of each candidate, as `relations.measure_neighbours` counts them."""
+    return c.neighbours[radius_px][0]
 
 
-def contrast(c: Context, name: str) -> np.ndarray:
+def neighbour_area(c: Context, radius_px: int) -> NDArray[np.float64]:
+    """Return the median area of the leaves within a radius of each candidate, in pixels, NaN where there are none."""
+    return c.neighbours[radius_px][1]
+
+
+def area_over_neighbours(c: Context, radius_px: int) -> NDArray[np.float64]:
+    """Return the area of each candidate over the median area of the leaves within a radius."""
+    return c.area_px / neighbour_area(c, radius_px)
+
+
+def inside(c: Context, name: str) -> NDArray[np.float64]:
+    """Return the mean of a channel inside each candidate."""
+    return c.channel(name).inside
+
+
+def inside_std(c: Context, name: str) -> NDArray[np.float64]:
+    """Return the standard deviation of a channel inside each candidate."""
+    return c.channel(name).inside_std
+
+
+def rim(c: Context, name: str) -> NDArray[np.float64]:
+    """Return the mean of a channel over the outermost pixels of each candidate."""
+    return c.channel(name).rim
+
+
+def ring(c: Context, name: str) -> NDArray[np.float64]:
+    """Return the mean of a channel in the ring outside each candidate."""
+    return c.channel(name).ring
+
+
+def contrast(c: Context, name: str) -> NDArray[np.float64]:
     """Return the mean of a channel inside each candidate minus its mean in the ring outside."""
     return c.channel(name).inside - c.channel(name).ring
 
 
-def per_image(value: Callable[[Context], float], c: Context) -> np.ndarray:
+def over_foreground(c: Context, name: str) -> NDArray[np.float64]:
+    """Return the mean of a channel inside each candidate minus its mean over the image's foreground."""
+    return c.channel(name).inside - c.channel(name).foreground
+
+
+def lowest_mask(c: Context) -> NDArray[np.float64] | NDArray[np.float32]:
+    """Return the smallest value of the mask map over each candidate's pixels, NaN without a mask map."""
+    if "mask" not in c.sources:
+        return np.full(len(c.candidates), np.nan)
+    values: NDArray[np.float32] = c.sources["mask"].reshape(-1)[c.candidates.pixels]
+    return np.minimum.reduceat(values, c.candidates.indptr[:-1])
+
+
+def per_image(value: Callable[[Context], float], c: Context) -> NDArray[np.float64]:
     """Return one value of the image for each of its candidates."""
     return np.full(len(c.candidates), value(c), np.float64)
 
 
-def median_or_nan(values: np.ndarray) -> float:
+def image_mean(c: Context, name: str) -> NDArray[np.float64]:
+    """Return the mean of a channel over the image for each of its candidates."""
+    return per_image(lambda c: c.channel(name).image, c)
+
+
+def median_or_nan(values: NDArray[np.float64]) -> float:
     """Return the median, NaN of no values."""
     return float(np.median(values)) if len(values) else np.nan
 
@@ -54,7 +113,8 @@ MAPS = ("mask", "border", "center")
 COLOURS = ("red", "green", "blue", "gray", "saturation")
 # Hulls run through pixel centres, outlines half a pixel outside, which adds 2π · 1/2 (Steiner's formula).
 HULL_EDGE_PX = np.pi
-FEATURES: dict[str, dict[str, Callable[[Context], np.ndarray]]] = {
+Feature = Callable[[Context], NDArray[Any]]
+FEATURES: dict[str, dict[str, Feature]] = {
     "shape": {
         "area_px": lambda c: c.area_px,
         "equivalent_diameter_px": lambda c: np.sqrt(4 / np.pi * c.area_px),
@@ -64,10 +124,7 @@ FEATURES: dict[str, dict[str, Callable[[Context], np.ndarray]]] = {
         "extent": lambda c: c.area_px / (c.boxes.height * c.boxes.width),
         "major_axis_px": lambda c: c.ellipses["major_axis_px"],
         "minor_axis_px": lambda c: c.ellipses["minor_axis_px"],
-        "eccentricity": lambda c: (
-            np.sqrt(1 - (c.ellipses["minor_axis_px"] / np.maximum(c.ellipses["major_axis_px"], 1e-9)) ** 2)
-            * (c.ellipses["major_axis_px"] > 0)
-        ),
+        "eccentricity": eccentricity,
         "ellipse_fill": ellipse_fill,
         "perimeter_px": lambda c: c.outlines["perimeter_px"],
         "circularity": lambda c: 4 * np.pi * c.area_px / c.outlines["perimeter_px"] ** 2,
@@ -81,40 +138,34 @@ FEATURES: dict[str, dict[str, Callable[[Context], np.ndarray]]] = {
         "touches_frame": touches_frame,
     },
     "neighbours": {
-        **{f"neighbours_{r}px": lambda c, r=r: c.neighbours[r][0] for r in NEIGHBOUR_RADII_PX},
-        **{f"neighbour_area_{r}px": lambda c, r=r: c.neighbours[r][1] for r in NEIGHBOUR_RADII_PX},
-        **{f"area_over_neighbours_{r}px": lambda c, r=r: c.area_px / c.neighbours[r][1] for r in NEIGHBOUR_RADII_PX},
+        **{f"neighbours_{r}px": partial(count_neighbours, radius_px=r) for r in NEIGHBOUR_RADII_PX},
+        **{f"neighbour_area_{r}px": partial(neighbour_area, radius_px=r) for r in NEIGHBOUR_RADII_PX},
+        **{f"area_over_neighbours_{r}px": partial(area_over_neighbours, radius_px=r) for r in NEIGHBOUR_RADII_PX},
     },
     "probability": {
-        **{f"{name}_mean": lambda c, name=name: c.channel(name).inside for name in MAPS},
-        **{f"{name}_std": lambda c, name=name: c.channel(name).inside_std for name in MAPS},
-        **{f"{name}_rim": lambda c, name=name: c.channel(name).rim for name in MAPS},
-        **{f"{name}_ring": lambda c, name=name: c.channel(name).ring for name in MAPS},
-        **{
-            f"mask_share_above_{step}": lambda c, step=step: c.channel(f"mask_above_{step}").inside
-            for step in MASK_STEPS
-        },
+        **{f"{name}_mean": partial(inside, name=name) for name in MAPS},
+        **{f"{name}_std": partial(inside_std, name=name) for name in MAPS},
+        **{f"{name}_rim": partial(rim, name=name) for name in MAPS},
+        **{f"{name}_ring": partial(ring, name=name) for name in MAPS},
+        **{f"mask_share_above_{step}": partial(inside, name=f"mask_above_{step}") for step in MASK_STEPS},
         "mask_min": lowest_mask,
         "mask_contrast": partial(contrast, name="mask"),
         "mask_rim_contrast": lambda c: c.channel("mask").rim - c.channel("mask").ring,
-        "mask_gradient_rim": lambda c: c.channel("mask_gradient").rim,
+        "mask_gradient_rim": partial(rim, name="mask_gradient"),
         "center_peak_sum": lambda c: c.channel("center_peak").inside * c.area_px,
     },
     "disagreement": {
-        "disagreement_mean": lambda c: c.channel("disagreement").inside,
-        "disagreement_rim": lambda c: c.channel("disagreement").rim,
-        "disagreement_ring": lambda c: c.channel("disagreement").ring,
+        "disagreement_mean": partial(inside, name="disagreement"),
+        "disagreement_rim": partial(rim, name="disagreement"),
+        "disagreement_ring": partial(ring, name="disagreement"),
     },
     "colour": {
-        **{f"{name}_mean": lambda c, name=name: c.channel(name).inside for name in COLOURS},
-        **{f"{name}_std": lambda c, name=name: c.channel(name).inside_std for name in COLOURS},
+        **{f"{name}_mean": partial(inside, name=name) for name in COLOURS},
+        **{f"{name}_std": partial(inside_std, name=name) for name in COLOURS},
         **{f"{name}_contrast": partial(contrast, name=name) for name in COLOURS},
-        **{
-            f"{name}_over_foreground": lambda c, n=name: c.channel(n).inside - c.channel(n).foreground
-            for name in COLOURS
-        },
-        "gray_gradient_mean": lambda c: c.channel("gray_gradient").inside,
-        "gray_gradient_rim": lambda c: c.channel("gray_gradient").rim,
+        **{f"{name}_over_foreground": partial(over_foreground, name=name) for name in COLOURS},
+        "gray_gradient_mean": partial(inside, name="gray_gradient"),
+        "gray_gradient_rim": partial(rim, name="gray_gradient"),
         "gray_gradient_contrast": partial(contrast, name="gray_gradient"),
         "gray_gradient_rim_over_image": lambda c: (
             c.channel("gray_gradient").rim / np.maximum(c.channel("gray_gradient").image, 1e-6)
@@ -136,12 +187,9 @@ FEATURES: dict[str, dict[str, Callable[[Context], np.ndarray]]] = {
         "area_over_higher": lambda c: c.area_px / c.tree["higher_area_px"],
     },
     "image": {
-        **{
-            f"image_{name}": partial(per_image, lambda c, name=name: c.channel(name).image)
-            for name in (*MAPS, "disagreement", *COLOURS)
-        },
+        **{f"image_{name}": partial(image_mean, name=name) for name in (*MAPS, "disagreement", *COLOURS)},
         "image_gray_std": partial(per_image, lambda c: c.channel("gray").image_std),
-        "image_foreground_share": partial(per_image, lambda c: c.channel("mask_above_0.5").image),
+        "image_foreground_share": partial(image_mean, name="mask_above_0.5"),
         "image_leaves": partial(per_image, lambda c: len(c.leaf_area_px)),
         "image_leaf_area_px": partial(per_image, lambda c: median_or_nan(c.leaf_area_px)),
         "area_over_image": lambda c: c.area_px / median_or_nan(c.leaf_area_px),
@@ -157,17 +205,25 @@ def feature_group(name: str) -> str:
     raise KeyError(f"unknown feature {name!r}; known: {', '.join(n for f in FEATURES.values() for n in f)}")
 
 
-def feature_columns(leave_out: Iterable[str]) -> np.ndarray:
-    """Return the indices of the features outside some groups; raise ValueError listing the groups on an unknown one."""
-    if unknown := set(leave_out) - FEATURES.keys():
-        raise ValueError(f"unknown feature group {', '.join(sorted(unknown))}; valid: {', '.join(FEATURES)}")
-    return np.flatnonzero([group not in leave_out for group, features in FEATURES.items() for _ in features])
+def feature_names(leave_out: Iterable[str] = ()) -> list[str]:
+    """Return the names of the features outside some groups; raise UserError listing the groups on an unknown one."""
+    left_out = set(leave_out)
+    if unknown := left_out - FEATURES.keys():
+        raise UserError(f"unknown feature group {', '.join(sorted(unknown))}; valid: {', '.join(FEATURES)}")
+    return [name for group, features in FEATURES.items() if group not in left_out for name in features]
+
+
+def features_table(values: NDArray[np.float32], names: Sequence[str]) -> pd.DataFrame:
+    """Return features as they are stored, float32 [N, F], as a table; raise UserError unless there are F names."""
+    if values.ndim != 2 or values.shape[1] != len(names):
+        raise UserError(f"features of shape {values.shape} are not the {len(names)} named: cut the candidates anew")
+    return pd.DataFrame(values, columns=list(names))
 
 
 def compute_features(
     candidates: Candidates,
-    maps: Mapping[str, np.ndarray],
-    image: np.ndarray,
+    maps: Maps,
+    image: NDArray[np.uint8],
     groups: Iterable[str] = tuple(FEATURES),
 ) -> pd.DataFrame:
     """Return the features of one image's candidates, float32 [N, F], columns in the order of FEATURES.
@@ -179,10 +235,10 @@ def compute_features(
     groups = tuple(groups)
     if unknown := set(groups) - set(FEATURES):
         raise ValueError(f"unknown feature groups {sorted(unknown)}; known: {', '.join(FEATURES)}")
-    for name, picture in {"image": image, **maps}.items():
-        if picture.shape[:2] != tuple(candidates.shape):
-            raise ValueError(f"{name} is {picture.shape[:2]} px, the candidates' image {candidates.shape}")
     context = Context(candidates, maps, image)
+    for name, picture in context.sources.items():
+        if picture.shape[:2] != candidates.shape:
+            raise ValueError(f"{name} is {picture.shape[:2]} px, the candidates' image {candidates.shape}")
     columns = {
         name: np.asarray(feature(context), np.float32)
         for group, features in FEATURES.items()

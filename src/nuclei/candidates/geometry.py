@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from nuclei.candidates.table import Candidates
@@ -16,34 +17,34 @@ RING_WIDTH_PX = 3  # also the margin of each box on the canvas, so that rings do
 RING_REACH = np.hypot(*np.mgrid[-RING_WIDTH_PX : RING_WIDTH_PX + 1, -RING_WIDTH_PX : RING_WIDTH_PX + 1])
 RING_KERNEL = (RING_REACH <= RING_WIDTH_PX + 0.2).astype(np.uint8)
 # The 2 × 2 windows of a mask are coded by their bits a b / c d. What each of the 16 codes adds to a measure:
-QUAD_KERNEL = np.float32([[1, 2], [4, 8]])
+QUAD_KERNEL = np.array([[1, 2], [4, 8]], np.float32)
 A, B, C, D = (np.arange(16) >> np.arange(4)[:, None]) & 1
 # Euler number at 8-connectivity (Gray 1971): lone corners minus notches minus twice the touching diagonals.
-QUAD_EULER = np.float64([0, 1, 1, 0, 1, 0, -2, -1, 1, -2, 0, -1, 0, -1, -1, 0]) / 4
+QUAD_EULER = np.array([0, 1, 1, 0, 1, 0, -2, -1, 1, -2, 0, -1, 0, -1, -1, 0]) / 4
 # Cauchy-Crofton: π / 4 times the entries along rows, columns and diagonals (whose lines lie 1 / √2 px apart).
 QUAD_LENGTH = np.pi / 4 * ((1 - A) * B + (1 - A) * C + ((1 - A) * D + (1 - B) * C) / np.sqrt(2))
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """Hold the bounding boxes of N candidates, int64 [N] each, in image pixels."""
+    """Hold the bounding boxes of N candidates, [N] each, in image pixels."""
 
-    top: np.ndarray
-    left: np.ndarray
-    height: np.ndarray
-    width: np.ndarray
+    top: NDArray[np.int64]
+    left: NDArray[np.int64]
+    height: NDArray[np.int64]
+    width: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Canvas:
     """Hold N candidates side by side in one picture, each in its own box with a margin of RING_WIDTH_PX."""
 
-    mask: np.ndarray  # uint8 [h, w], 0 or 1
-    position: np.ndarray  # int64 [P]: flat canvas index of each entry of Candidates.pixels
-    distance_px: np.ndarray  # float32 [P]: distance of each entry to the nearest pixel outside, 1 on the rim
-    offset: np.ndarray  # int64 [2, N]: canvas (row, column) minus image (y, x) of a candidate's pixels
-    shelf_of_row: np.ndarray  # int64 [h]
-    owner_at: np.ndarray  # int32 [shelves, w]: candidate whose box covers the column on the shelf
+    mask: NDArray[np.uint8]  # [h, w], 0 or 1
+    position: NDArray[np.int64]  # [P]: flat canvas index of each entry of Candidates.pixels
+    distance_px: NDArray[np.float32]  # [P]: distance of each entry to the nearest pixel outside, 1 on the rim
+    offset: NDArray[np.int64]  # [2, N]: canvas (row, column) minus image (y, x) of a candidate's pixels
+    shelf_of_row: NDArray[np.int64]  # [h]
+    owner_at: NDArray[np.int32]  # [shelves, w]: candidate whose box covers the column on the shelf
 
 
 def bound_candidates(candidates: Candidates) -> Boxes:
@@ -58,7 +59,9 @@ def bound_candidates(candidates: Candidates) -> Boxes:
     return Boxes(*(a.astype(np.int64) for a in (top, left, bottom - top + 1, right - left + 1)))
 
 
-def pack_boxes(height: np.ndarray, width: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+def pack_boxes(
+    height: NDArray[np.int64], width: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[int, int]]:
     """Place boxes on shelves, tallest first; return first rows, first columns, and the (h, w) needed."""
     order = np.argsort(-height, kind="stable")
     end = np.cumsum(width[order])
@@ -97,7 +100,9 @@ def draw_canvas(candidates: Candidates, boxes: Boxes) -> Canvas:
     return Canvas(mask, position, distance_px, offset, shelf_of_row, owner_at)
 
 
-def locate(canvas: Canvas, position: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def locate(
+    canvas: Canvas, position: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
     """Return the candidate whose box covers each flat canvas index, and its image coordinates y, x."""
     row, column = np.divmod(position, canvas.mask.shape[1])
     owner = canvas.owner_at[canvas.shelf_of_row[row], column]
@@ -130,7 +135,7 @@ def find_rings(candidates: Candidates, canvas: Canvas) -> csr_array:
     return csr_array((np.ones(len(pixels)), (owner, pixels)), shape=(len(candidates), height * width))
 
 
-def measure_ellipses(candidates: Candidates, boxes: Boxes) -> dict[str, np.ndarray]:
+def measure_ellipses(candidates: Candidates, boxes: Boxes) -> dict[str, NDArray[np.float64]]:
     """Return centroid_y, centroid_x, major_axis_px and minor_axis_px, float64 [N].
 
     The axes are those of the ellipse with equal second moments: four standard deviations, as in regionprops.
@@ -153,7 +158,7 @@ def measure_ellipses(candidates: Candidates, boxes: Boxes) -> dict[str, np.ndarr
     }
 
 
-def convex_chain(y: np.ndarray, x: np.ndarray, is_end: np.ndarray) -> np.ndarray:
+def convex_chain(y: NDArray[np.int64], x: NDArray[np.int64], is_end: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return the indices of the points that bound the chains from the left in the sense of a convex hull.
 
     Chains follow one another in the arrays, y increasing within each; ``is_end`` marks both ends of each.
@@ -169,7 +174,7 @@ def convex_chain(y: np.ndarray, x: np.ndarray, is_end: np.ndarray) -> np.ndarray
         keep = np.concatenate([keep[:1], here[~dented], keep[-1:]])
 
 
-def measure_hulls(candidates: Candidates) -> dict[str, np.ndarray]:
+def measure_hulls(candidates: Candidates) -> dict[str, NDArray[np.float64]]:
     """Return convex_area_px and hull_perimeter_px of the hulls of the candidates' pixel centres, float64 [N].
 
     The area counts the pixels whose centres lie in the hull (Pick's theorem), so a digitally convex candidate
@@ -209,7 +214,7 @@ def measure_hulls(candidates: Candidates) -> dict[str, np.ndarray]:
     return {"convex_area_px": area + lattice_steps / 2 + 1, "hull_perimeter_px": length}
 
 
-def measure_outlines(candidates: Candidates, canvas: Canvas) -> dict[str, np.ndarray]:
+def measure_outlines(candidates: Candidates, canvas: Canvas) -> dict[str, NDArray[np.float64]]:
     """Return perimeter_px, euler_number (8-connected) and inscribed_radius_px, float64 [N].
 
     Equal to perimeter_crofton (4 directions) and euler_number of skimage's regionprops. The radius is the

@@ -1,21 +1,22 @@
-"""Where each candidate stands among the others: its place in the tree and its neighbours."""
+"""Each candidate among the others: its place in the tree and its neighbours."""
 
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from nuclei.candidates.table import Candidates
 
 
-def find_leaves(parent: np.ndarray) -> np.ndarray:
+def find_leaves(parent: NDArray[np.int32]) -> NDArray[np.bool_]:
     """Return whether each node has no child, bool [M]."""
     is_leaf = np.ones(len(parent), bool)
     is_leaf[parent[parent >= 0]] = False
     return is_leaf
 
 
-def pair_ancestors(parent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def pair_ancestors(parent: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return all (ancestor, descendant) pairs of nodes, each node paired with itself too."""
     descendant = np.arange(len(parent))
     ancestor = descendant
@@ -28,7 +29,7 @@ def pair_ancestors(parent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([np.zeros(0, int), *ancestors]), np.concatenate([np.zeros(0, int), *descendants])
 
 
-def choose_representatives(candidates: Candidates) -> np.ndarray:
+def choose_representatives(candidates: Candidates) -> NDArray[np.int64]:
     """Return the candidate of each node at the middle of its thresholds, int64 [M], -1 if it has none."""
     order = np.lexsort((candidates.threshold, candidates.node))
     count = np.bincount(candidates.node, minlength=len(candidates.parent))
@@ -38,7 +39,7 @@ def choose_representatives(candidates: Candidates) -> np.ndarray:
     return representative
 
 
-def measure_tree(candidates: Candidates) -> dict[str, np.ndarray]:
+def measure_tree(candidates: Candidates) -> dict[str, NDArray[np.float64]]:
     """Return each candidate's place in the tree, float64 [N] each.
 
     depth (0 at a root), leaves_below (1 at a leaf), siblings, is_leaf, is_root, level, peak;
@@ -82,8 +83,8 @@ def measure_tree(candidates: Candidates) -> dict[str, np.ndarray]:
 
 
 def measure_neighbours(
-    candidates: Candidates, centroid: np.ndarray, radii_px: Sequence[float]
-) -> dict[float, tuple[np.ndarray, np.ndarray]]:
+    candidates: Candidates, centroid: NDArray[np.float64], radii_px: Sequence[float]
+) -> dict[float, tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Return for each radius the count and median area (px, NaN if none) of the leaves nearby, float64 [N].
 
     A location counts once: a leaf stands for it with its candidate at the middle threshold. Leaves of the

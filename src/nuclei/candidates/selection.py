@@ -1,11 +1,16 @@
 """Selection: the set of non-overlapping candidates of greatest expected gain, exactly, by dynamic programming."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from nuclei.candidates.table import Candidates
 
 
-def expected_gain(probability: np.ndarray, precision: np.ndarray) -> np.ndarray:
+def expected_gain(
+    probability: NDArray[np.floating[Any]], precision: NDArray[np.floating[Any]]
+) -> NDArray[np.floating[Any]]:
     """Return what each candidate is expected to add to its image's score, up to a factor common to the image: [N].
 
     probability: P(IoU > t) at each threshold, [N, 10]; precision: the score TP / (TP + FP + FN) the image is
@@ -13,10 +18,11 @@ def expected_gain(probability: np.ndarray, precision: np.ndarray) -> np.ndarray:
     denominator; a miss raises FP by one, which costs `precision` over it. So the gain is the mean over thresholds of
     p − (1 − p)·precision.
     """
-    return (probability - (1 - probability) * precision).mean(axis=1)
+    gain: NDArray[np.floating[Any]] = (probability - (1 - probability) * precision).mean(axis=1)
+    return gain
 
 
-def select_candidates(candidates: Candidates, gain: np.ndarray) -> np.ndarray:
+def select_candidates(candidates: Candidates, gain: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
     """Return the indices, ascending, of the non-overlapping candidates with the greatest sum of `gain` [N].
 
     A node either gives its best candidate or leaves its pixels to its children, so the best total of a subtree is
@@ -24,7 +30,7 @@ def select_candidates(candidates: Candidates, gain: np.ndarray) -> np.ndarray:
     """
     n_nodes = len(candidates.parent)
     best = np.full(n_nodes, -1)
-    order = np.lexsort((-np.arange(len(gain)), gain))  # ascending by gain; of equal ones the first comes last
+    order = np.lexsort((-np.arange(len(gain)), gain))  # ascending by gain; among equals the first comes last
     best[candidates.node[order]] = order
     own = np.where(best >= 0, np.append(gain, -np.inf)[best], -np.inf)
     below = np.zeros(n_nodes)
@@ -43,10 +49,10 @@ def select_candidates(candidates: Candidates, gain: np.ndarray) -> np.ndarray:
     return np.sort(np.array(taken, np.int64))
 
 
-def select_greedily(candidates: Candidates, gain: np.ndarray) -> np.ndarray:
+def select_greedily(candidates: Candidates, gain: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
     """Return the indices, ascending, of candidates taken in descending `gain` [N], each unless it overlaps one taken.
 
-    What everyone does; select_candidates finds a set whose sum of gains is never smaller.
+    The usual way; select_candidates finds a set whose sum of gains is never smaller.
     """
     free = np.ones(candidates.shape[0] * candidates.shape[1], bool)
     taken = []
@@ -63,7 +69,7 @@ def select_greedily(candidates: Candidates, gain: np.ndarray) -> np.ndarray:
 SEARCHES = {"exact": select_candidates, "greedy": select_greedily}
 
 
-def paint(candidates: Candidates, chosen: np.ndarray) -> np.ndarray:
+def paint(candidates: Candidates, chosen: NDArray[np.int64]) -> NDArray[np.int32]:
     """Return the label image of chosen candidates, int32 [H, W], numbered from 1; raise ValueError if two overlap."""
     labels = np.zeros(candidates.shape[0] * candidates.shape[1], np.int32)
     for label, i in enumerate(chosen, start=1):
@@ -74,7 +80,9 @@ def paint(candidates: Candidates, chosen: np.ndarray) -> np.ndarray:
     return labels.reshape(candidates.shape)
 
 
-def score_selection(iou: np.ndarray, thresholds: np.ndarray, n_true: int) -> np.ndarray:
+def score_selection(
+    iou: NDArray[np.floating[Any]], thresholds: NDArray[np.float64], n_true: int
+) -> NDArray[np.float64]:
     """Return the precision of disjoint candidates at each threshold from their best IoU: [N] -> [T].
 
     Disjoint candidates cannot both overlap one nucleus by more than half of the union, so each that passes t >= 0.5

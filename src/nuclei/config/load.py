@@ -2,49 +2,71 @@
 
 import difflib
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from nuclei.config.schema import Config
+from nuclei.config.schema import Config, check_name
+from nuclei.errors import UserError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+
+class _Loader(yaml.SafeLoader):
+    """Load plain YAML, but refuse a key given twice in one mapping, of which YAML's own loader takes the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"the key {key.value!r} is given twice", problem_mark=key.start_mark
+                    )
+                seen.add(key.value)
+        return node
 
 
 def run_name(path: Path) -> str:
-    """Return the name of the run that a config makes: its file's name, or that of the folder of a run's own config."""
-    return path.parent.name if path.name == "config.yaml" else path.stem
+    """Return the name of the run that a config makes: its file's name, or that of the folder of a run's own config.
+
+    Raises ValueError naming the file if that cannot be the name of a run.
+    """
+    name = path.absolute().parent.name if path.name == "config.yaml" else path.stem
+    try:
+        return check_name(name)
+    except ValueError as error:
+        raise UserError(f"{path} cannot name a run: {error}") from None
 
 
-def merge(base: dict, change: dict) -> dict:
+def merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     """Return `base` with the values of `change` laid over it, mappings merged key by key."""
     merged = dict(base)
     for key, value in change.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        # An ensemble's members and a loss replace the base's: half of one and half of the other is nobody's wish.
+        # Members and a loss replace those of the base: half of one and half of the other is what nobody means.
         merged[key] = merge(merged[key], value) if both and key not in ("members", "loss") else value
     return merged
 
 
-def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict:
+def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Read one YAML file and what its `base:` names (relative to it); raise ValueError naming the file."""
     if path.resolve() in above:
-        raise ValueError(f"{path} is its own base, by way of {' -> '.join(p.name for p in above)}")
-    if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=3)
-        raise ValueError(f"no config {path}" + (f"; did you mean {', '.join(near)}?" if near else ""))
-    try:
-        content = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a mapping of settings, not a {type(content).__name__}")
-    base = content.pop("base", None)
-    return merge(read_yaml(path.parent / base, (*above, path.resolve())), content) if base else content
+        raise UserError(f"{path} is its own base, through {' -> '.join(p.name for p in above)}")
+    content = _read_mapping(path)
+    base = _base_of(path, content)
+    if base and not base.is_file():
+        raise UserError(f"{path}: base: {_say_missing(base)}")
+    own = {key: value for key, value in content.items() if key != "base"}
+    return merge(read_yaml(base, (*above, path.resolve())), own) if base else own
 
 
 def read_base(path: Path) -> Path | None:
-    """Return the path of the config that a config's `base:` names, None if it names none."""
-    base = (yaml.safe_load(path.read_text()) or {}).get("base") if path.is_file() else None
-    return path.parent / base if base else None
+    """Return the path of the config that a config's `base:` names, None if it names none or there is no such file."""
+    return _base_of(path, _read_mapping(path)) if path.is_file() else None
 
 
 def load_config(path: str | Path) -> Config:
@@ -53,25 +75,67 @@ def load_config(path: str | Path) -> Config:
     return parse_config(read_yaml(path), str(path))
 
 
-def parse_config(content: dict, source: str) -> Config:
+def parse_config(content: dict[str, Any], source: str) -> Config:
     """Validate `content`; raise ValueError that names `source`, each wrong key and the nearest valid one."""
     try:
         return Config.model_validate(content)
     except ValidationError as error:
-        raise ValueError("\n".join([f"{source}:"] + [f"  {explain(e)}" for e in error.errors()])) from None
+        raise UserError("\n".join([f"{source}:"] + [f"  {explain(e)}" for e in error.errors()])) from None
 
 
-def explain(error: dict) -> str:
+def explain(error: "ErrorDetails") -> str:
     """Say one validation error of pydantic in a line, with the nearest valid key where a key is unknown."""
+    message = error["msg"].removeprefix("Value error, ")
     if not error["loc"]:
-        return error["msg"].removeprefix("Value error, ")
+        return message
     *parents, key = error["loc"]
-    where = ".".join(str(part) for part in error["loc"])
+    where = ".".join(str(part) for part in error["loc"] if part != "[key]")
+    if error["type"] == "value_error":
+        return f"{where}: {message}"
     if error["type"] != "extra_forbidden":
-        return f"{where}: {error['msg']} (got {error['input']!r})"
-    section = Config
+        return f"{where}: {message} (got {error['input']!r})"
+    section: type[BaseModel] = Config
     for parent in parents:
-        section = section.model_fields[parent].annotation
+        annotation = section.model_fields[str(parent)].annotation
+        assert isinstance(annotation, type), "an unknown key lies in a section"
+        section = annotation
     options = list(section.model_fields)
     near = difflib.get_close_matches(str(key), options, n=1)
     return f"{where}: unknown key" + (f", did you mean {near[0]}?" if near else f"; valid: {', '.join(options)}")
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    """Return the mapping that one YAML file holds, without its base's; raise UserError naming the file."""
+    if not path.is_file():
+        raise UserError(_say_missing(path))
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from error
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply for a config") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold a mapping of settings, not a {type(content).__name__}")
+    return content
+
+
+def _say_missing(path: Path) -> str:
+    """Say that there is no config at a path, and which are near."""
+    if path.is_dir():
+        return f"{path} is a folder, not a config: name one of its YAML files"
+    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=3)
+    return f"no config {path}" + (f"; did you mean {', '.join(near)}?" if near else "")
+
+
+def _base_of(path: Path, content: dict[str, Any]) -> Path | None:
+    """Return the path that the `base:` of a config names, if any; raise ValueError naming the file if it is no path."""
+    base = content.get("base")
+    if base is None:
+        return None
+    if not isinstance(base, str) or not base or not base.isprintable():
+        raise UserError(f"{path}: base must be the path of a config, relative to this file (got {base!r})")
+    return path.parent / base

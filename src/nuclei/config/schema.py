@@ -3,18 +3,61 @@
 A YAML file holds only the differences from these defaults; its file name is the name of the run.
 """
 
-from typing import Literal
+import re
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
 # Marks a setting that came after runs had been made without it, its default being what they did.
-LATER = {"later": True}
+LATER: JsonDict = {"later": True}
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_T = TypeVar("_T")
+
+
+def check_name(name: str) -> str:
+    """Return a name that becomes part of paths; raise ValueError if a path made of it could leave its folder."""
+    if not _NAME.fullmatch(name):
+        rule = "1 to 100 letters (A to Z), digits, _, - and ., the first neither - nor ."
+        raise ValueError(f"{name!r} cannot be a name; valid: {rule}")
+    return name
+
+
+def check_distinct(values: tuple[_T, ...]) -> tuple[_T, ...]:
+    """Return values of which none is given twice; raise ValueError naming the first that is."""
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            raise ValueError(f"{value} is given twice")
+    return values
+
+
+Name = Annotated[str, AfterValidator(check_name)]
+Distinct = AfterValidator(check_distinct)
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Shares = Annotated[tuple[Share, ...], Field(min_length=1), Distinct]
+Colour = tuple[Share, Share, Share]
+
+
+# What decoders give that do not give maps.
+GIVES = {"MaskRCNN": "detections"}
+# Settings that only networks that give maps have.
+FOR_MAPS = (
+    ("model", "min_side_px"),
+    ("model", "output_stride"),
+    ("train", "pool"),
+    ("train", "start"),
+    ("train", "cuda_graph"),
+)
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    """Settings that belong together: unknown keys, infinite numbers and changes after loading are refused."""
 
-    def record(self) -> dict:
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def record(self) -> dict[str, Any]:
         """Return the settings as stages record them, LATER ones only where they differ from their defaults.
 
         So what an earlier version made stays up to date.
@@ -28,22 +71,33 @@ class Section(BaseModel):
         return {name: value.record() if isinstance(value, Section) else value for name, value in values.items()}
 
 
+def is_changed(section: Section, key: str) -> bool:
+    """Return whether a setting has another value than its default."""
+    return bool(getattr(section, key) != type(section).model_fields[key].default)
+
+
 class DataConfig(Section):
-    dataset: str = Field("dsb2018", description="name of the prepared data: runs/data/<dataset>")
+    """Which images are learned and predicted, and how they are dealt into folds."""
+
+    dataset: Name = Field("dsb2018", description="name of the prepared data: runs/data/<dataset>")
     folds: str = Field("folds/dsb2018.csv", description="fold table: image_id, group, cluster, fold, weight")
     n_folds: int = Field(4, gt=1, description="folds dealt where the fold table does not exist yet")
-    folds_seed: int = 2018
+    folds_seed: int = Field(2018, ge=0, description="seed of the order in which groups of equal size are dealt")
     split_folds: str | None = Field(
         None,
         description="a fold table, each of whose folds is split evenly to make this one where it does not exist yet",
     )
-    only_folds: tuple[int, ...] = Field((), description="train and score these folds only, for quick trials; none: all")
-    unseen: tuple[Literal["test", "stage2"], ...] = Field(
-        ("test", "stage2"), description="images without masks to predict too, where they are there"
+    only_folds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Distinct] = Field(
+        (), description="train and score these folds only, for quick trials; none: all"
+    )
+    unseen: Annotated[tuple[Literal["test", "stage2"], ...], Distinct] = Field(
+        ("test", "stage2"), description="images without masks to predict too, where the data set has them"
     )
 
 
 class ModelConfig(Section):
+    """The network: what it is made of, what it starts from, and what it gives."""
+
     decoder: str = Field(
         "Unet", description="any decoder of segmentation-models-pytorch; KerasUnet, OriginalUnet; MaskRCNN"
     )
@@ -53,14 +107,16 @@ class ModelConfig(Section):
     weights: str | None = Field(
         "imagenet", description="initial encoder weights: a name of smp's or timm's hub, a local file, or null"
     )
-    decoder_channels: tuple[int, ...] = Field((256, 128, 64, 32, 16), description="one width per decoder level")
+    decoder_channels: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+        (256, 128, 64, 32, 16), description="one width per decoder level"
+    )
     output_stride: Literal[1, 2, 4] = Field(
         1,
-        description="2, 4: a Unet gives maps of a half, a quarter of the size, enlarged bilinearly: cheaper by the decoder's last levels, "
-        "which decoder_channels then does without",
+        description="2, 4: a Unet gives maps of a half, a quarter of the size, enlarged bilinearly: cheaper by the "
+        "decoder's last levels, which decoder_channels then leaves out",
         json_schema_extra=LATER,
     )
-    channels: tuple[str, ...] = Field(
+    channels: Annotated[tuple[str, ...], Distinct] = Field(
         ("mask", "border", "center"), description="target channels, by name; none for MaskRCNN, which learns instances"
     )
     width: int = Field(256, gt=0, description="channels of MaskRCNN's pyramid and heads")
@@ -68,17 +124,26 @@ class ModelConfig(Section):
     min_side_px: int = Field(
         0,
         ge=0,
-        description="images with a shorter side are enlarged to it, at most twofold, before they are learned or predicted",
+        description="images with a shorter side are enlarged to it, at most twofold, for training and prediction",
         json_schema_extra=LATER,
     )
-    mean: tuple[float, float, float] | None = Field(None, description="input mean in 0..1; null: the encoder's own")
-    std: tuple[float, float, float] | None = Field(None, description="input std in 0..1; null: the encoder's own")
+    mean: Colour | None = Field(None, description="input mean in 0..1; null: the encoder's own")
+    std: tuple[Positive, Positive, Positive] | None = Field(
+        None, description="input std in 0..1; null: the encoder's own"
+    )
+
+    @property
+    def gives(self) -> str:
+        """What the network predicts: 'maps', or 'detections'."""
+        return GIVES.get(self.decoder, "maps")
 
 
 class TrainConfig(Section):
-    start: str | None = Field(
+    """How a network is trained: what it sees, what it is penalised for, and at what rate it learns."""
+
+    start: Name | None = Field(
         None,
-        description="a run whose networks training goes on from, each from the one that never saw its held-out images; "
+        description="a run whose networks training starts from, each from the one that never saw its held-out images; "
         "null: from model.weights",
         json_schema_extra=LATER,
     )
@@ -86,107 +151,147 @@ class TrainConfig(Section):
     seconds: float | None = Field(
         None, gt=0, description="end a fold's training, its schedule fitted, after this processor time: equal budgets"
     )
-    batch_size: int = Field(16, gt=0)
-    crop_px: int = Field(256, gt=0)
+    batch_size: int = Field(16, gt=0, description="crops per step")
+    crop_px: int = Field(256, gt=0, description="side of the square crops")
     pool: int = Field(
         0,
         ge=0,
-        description="crops made once, by all cores, that the folds share and see turned anew; 0: each is made anew",
+        description="crops made once, by all cores, that the folds share, turned differently each time they are seen; "
+        "0: each is made anew",
         json_schema_extra=LATER,
     )
-    augment: str | dict[str, float] = Field("full", description="preset of augment.py, or group -> probability")
-    leave_out: tuple[str, ...] = Field((), description="augmentation groups of the preset not used (for ablations)")
+    augment: str | dict[str, Share] = Field("full", description="preset of augment.py, or group -> probability")
+    leave_out: Annotated[tuple[str, ...], Distinct] = Field(
+        (), description="augmentation groups of the preset not used (for ablations)"
+    )
     sampling: Literal["balanced", "uniform"] = Field("balanced", description="balanced: by the folds' weight column")
-    loss: dict[str, float] = Field({"bce": 0.5, "dice": 0.5}, min_length=1, description="name in losses.py -> weight")
-    channel_weights: dict[str, float] = Field({"border": 1.0}, description="weight of a channel's loss; others 1")
+    loss: dict[str, Positive] = Field(
+        {"bce": 0.5, "dice": 0.5}, min_length=1, description="name in losses.py -> weight"
+    )
+    channel_weights: dict[str, NotNegative] = Field({"border": 1.0}, description="weight of a channel's loss; others 1")
     learning_rate: float = Field(2e-3, gt=0, description="peak; linear warm-up, then cosine to 1 % of it")
-    encoder_rate: float = Field(0.5, description="the encoder's share of the learning rate")
-    warmup: float = Field(0.05, description="share of the steps spent warming up")
-    weight_decay: float = 1e-3
-    clip_norm: float = Field(1.0, description="gradient norm limit")
-    ema: float = Field(0.995, description="decay of the averaged weights, which are the ones saved")
+    encoder_rate: float = Field(0.5, ge=0, description="the encoder's share of the learning rate")
+    warmup: float = Field(0.05, ge=0, le=1, description="share of the steps spent warming up")
+    weight_decay: float = Field(1e-3, ge=0, description="AdamW's")
+    clip_norm: float = Field(1.0, gt=0, description="gradient norm limit")
+    ema: float = Field(0.995, ge=0, le=1, description="decay of the averaged weights, which are the ones saved")
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
         "auto", description="auto: bf16 where the hardware computes it, else fp16 on a GPU, else fp32"
     )
     cuda_graph: bool = Field(
         False,
-        description="on a GPU, record a step once and replay it: faster where a network's kernels are small; not with fp16",
+        description="on a GPU, record a step once and replay it: faster where a network's kernels are small; "
+        "not with fp16",
         json_schema_extra=LATER,
     )
     evaluate_every: int = Field(500, gt=0, description="steps between scores on the held-out fold")
-    evaluate_images: int = Field(24, description="held-out images scored then, by the competition metric")
+    evaluate_images: int = Field(24, gt=0, description="held-out images scored then, by the competition metric")
     checkpoint_every: int = Field(100, gt=0, description="steps between checkpoints to resume from")
-    workers: int = Field(1, description="data loading processes")
-    seed: int = 2018
+    workers: int = Field(1, ge=0, description="data loading processes; 0: the training process loads its own")
+    seed: int = Field(2018, ge=0, description="seed of the new weights, the crops and their augmentation")
 
 
 class PredictConfig(Section):
+    """How a trained network is applied to whole images."""
+
     checkpoint: Literal["last", "best"] = Field(
         "last", description="best is chosen on the held-out fold itself, so its out-of-fold score flatters"
     )
     tta: Literal["none", "flips", "dihedral"] = Field("flips", description="1, 4 or 8 views")
-    scales: tuple[float, ...] = Field((1.0,), min_length=1, description="also predict at these sizes and average")
-    tile_px: int = Field(1280, description="larger images are predicted in tiles of this side")
-    overlap_px: int = Field(128, description="blended overlap of tiles")
+    scales: Annotated[tuple[Positive, ...], Distinct] = Field(
+        (1.0,), min_length=1, description="predict at each of these sizes and average"
+    )
+    tile_px: int = Field(1280, gt=0, description="larger images are predicted in tiles of this side")
+    overlap_px: int = Field(128, ge=0, description="blended overlap of tiles, less than tile_px")
+
+    @model_validator(mode="after")
+    def check_overlap(self) -> Self:
+        """Refuse tiles that would not advance."""
+        if self.overlap_px >= self.tile_px:
+            raise ValueError(f"overlap_px {self.overlap_px} must be less than tile_px {self.tile_px}")
+        return self
 
 
 class PlainConfig(Section):
     """The decodings that candidate scoring has to beat; thresholds are chosen on the other folds."""
 
-    mask_thresholds: tuple[float, ...] = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)
-    seed_levels: tuple[float, ...] = (0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8)
-    scores: tuple[float, ...] = Field((0.3, 0.4, 0.5, 0.6, 0.7, 0.8), description="of MaskRCNN's detections")
+    mask_thresholds: Shares = Field(
+        (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6), description="of the mask, for components and watershed"
+    )
+    seed_levels: Shares = Field(
+        (0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8), description="of the energy, above which the watershed's seeds lie"
+    )
+    scores: Shares = Field((0.3, 0.4, 0.5, 0.6, 0.7, 0.8), description="of MaskRCNN's detections")
 
 
 class ClassicalConfig(Section):
+    """The decoding that uses no network."""
+
     recipe: str = Field("otsu", description="a recipe of classical.py, for selection.method classical")
     settings: dict[str, float] = Field({}, description="the recipe's keyword arguments that differ from its own")
 
 
 class WatershedConfig(Section):
-    mask_thresholds: tuple[float, ...] = Field(
+    """How candidates are made from maps: seeds, their unions in a tree, and the cuts of each node."""
+
+    mask_thresholds: Shares = Field(
         (0.25, 0.35, 0.45, 0.55, 0.65, 0.75), description="each tree node is cut at each of these"
     )
-    floor: float = Field(0.2, description="mask value below which nothing is flooded")
-    center_weight: float = Field(0.5, description="energy = weight·center + (1−weight)·mask·(1−border)")
-    smooth_px: float = Field(1.0, description="sigma of the blur that keeps noise from making maxima")
-    depth: float = Field(0.04, description="smallest rise of energy that makes a maximum a seed")
-    max_leaves: int = Field(64, description="a union of more seeds than this is no candidate")
-    min_area_px: int = Field(12, description="smaller candidates are dropped")
+    floor: float = Field(0.2, ge=0, le=1, description="mask value below which nothing is flooded")
+    center_weight: float = Field(0.5, ge=0, le=1, description="energy = weight·center + (1−weight)·mask·(1−border)")
+    smooth_px: float = Field(1.0, ge=0, description="sigma of the blur that keeps noise from making maxima")
+    depth: float = Field(0.04, ge=0, description="smallest rise of energy that makes a maximum a seed")
+    max_leaves: int = Field(64, gt=0, description="a union of more seeds than this is no candidate")
+    min_area_px: int = Field(12, ge=0, description="smaller candidates are dropped")
 
 
 class ScorerConfig(Section):
-    leave_out: tuple[str, ...] = Field((), description="feature groups not used (for ablations)")
-    rounds: int = Field(150, description="boosting rounds")
-    leaves: int = 31
-    learning_rate: float = 0.08
-    min_leaf_rows: int = 100
-    share: float = Field(0.5, description="share of the rows and of the features that each tree sees")
-    seeds: int = Field(2, description="boosters averaged")
-    seed: int = 2018
+    """The boosted trees that predict how well a candidate fits a nucleus."""
+
+    leave_out: Annotated[tuple[str, ...], Distinct] = Field((), description="feature groups not used (for ablations)")
+    rounds: int = Field(150, gt=0, description="boosting rounds")
+    leaves: int = Field(31, gt=1, description="leaves per tree, at most")
+    learning_rate: float = Field(0.08, gt=0, description="share of each tree's prediction that is added")
+    min_leaf_rows: int = Field(100, gt=0, description="candidates per leaf, at least")
+    share: float = Field(0.5, gt=0, le=1, description="share of the rows and of the features that each tree sees")
+    seeds: int = Field(2, gt=0, description="boosters averaged")
+    seed: int = Field(2018, ge=0, description="seed of the first booster")
+
+
+class LabelsConfig(Section):
+    """Nuclei that another tool found."""
+
+    folder: str = Field(
+        "", description="label images of another tool, one TIFF or PNG per image id, for selection.method labels"
+    )
 
 
 class SelectionConfig(Section):
-    method: Literal["classical", "components", "watershed", "detections", "scored"] = Field(
+    """How nuclei are got from what the networks predict, or from the image itself."""
+
+    method: str = Field(
         "scored",
-        description="components, watershed and (of MaskRCNN) detections: plain decodings with thresholds tuned "
-        "out of fold; classical: no network at all",
+        description="components, watershed and (of MaskRCNN) detections: plain decodings with thresholds tuned out of "
+        "fold; classical and labels: no network at all (decoding/methods.py: METHODS)",
     )
     search: Literal["exact", "greedy"] = Field("exact", description="how the best set of candidates is found")
-    keep_grid: tuple[float, ...] = Field(
+    keep_grid: Annotated[tuple[float, ...], Distinct] = Field(
         (-0.5, -0.4, -0.3, -0.25, -0.2, -0.15, -0.1, -0.05, 0.0, 0.05, 0.1, 0.2),
+        min_length=1,
         description="keep thresholds tried out of fold",
     )
 
 
 class Config(Section):
-    """Hold everything that decides what a run contains."""
+    """Everything that decides what a run contains."""
 
-    hypothesis: str = Field("", description="one line: what this run is to show")
+    hypothesis: str = Field("", description="one line: what this run is meant to show")
     system: Literal["", "classical", "vanilla_unet", "mask_rcnn", "deep_watershed", "full"] = Field(
         "", description="the system of the field (systems.py) that this run stands for"
     )
-    members: dict[str, float] = Field({}, description="runs whose maps are averaged -> weight; none: the run trains")
+    members: dict[Name, Positive] = Field(
+        {}, description="runs whose maps are averaged -> weight; none: the run trains"
+    )
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
@@ -196,49 +301,21 @@ class Config(Section):
     watershed: WatershedConfig = WatershedConfig()
     scorer: ScorerConfig = ScorerConfig()
     selection: SelectionConfig = SelectionConfig()
+    labels: LabelsConfig = Field(LabelsConfig(), json_schema_extra=LATER)
 
-    @property
-    def detects(self) -> bool:
-        """Return whether the network gives detections, not maps."""
-        return self.model.decoder == "MaskRCNN"
-
-    def record_training(self) -> dict:
+    def record_training(self) -> dict[str, Any]:
         """Return the settings that decide the trained networks, as Section.record does."""
         return {"model": self.model.record(), "train": self.train.record()}
 
-    @property
-    def plain_methods(self) -> tuple[str, ...]:
-        """Return the plain decodings, from the plainest, that the run is also scored by."""
-        if self.selection.method == "classical":
-            return ()
-        return ("detections",) if self.detects else ("components", "watershed")
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        """Return the decodings from the plainest to the run's own."""
-        own = self.selection.method
-        return (
-            self.plain_methods[: self.plain_methods.index(own) + 1]
-            if own in self.plain_methods
-            else (*self.plain_methods, own)
-        )
-
     @model_validator(mode="after")
-    def check_method(self):
-        """Refuse a decoding of what the network does not give."""
-        possible = (*self.plain_methods, "classical", "scored")
-        if self.selection.method not in possible:
+    def check_kind(self) -> "Config":
+        """Refuse what only networks that give maps have, of one that gives something else."""
+        changed = [f"{name}.{key}" for name, key in FOR_MAPS if is_changed(getattr(self, name), key)]
+        if self.model.gives != "maps" and changed:
             raise ValueError(
-                f"selection.method {self.selection.method} is not for {self.model.decoder}; valid: {', '.join(possible)}"
+                f"{', '.join(changed)}: for networks that give maps, not for {self.model.decoder}, "
+                f"which gives {self.model.gives}"
             )
-        if self.detects and (self.model.min_side_px or self.train.pool or self.model.output_stride > 1):
-            raise ValueError(
-                "model.min_side_px, model.output_stride and train.pool are for networks that give maps, not for MaskRCNN"
-            )
-        if self.train.start and self.detects:
-            raise ValueError("train.start is for networks that give maps, not for MaskRCNN")
-        if self.train.cuda_graph and (self.detects or self.train.precision == "16-mixed"):
-            raise ValueError(
-                "train.cuda_graph is neither for MaskRCNN nor for fp16: their steps wait for the GPU on the way"
-            )
+        if self.train.cuda_graph and self.train.precision == "16-mixed":
+            raise ValueError("train.cuda_graph is not for fp16, whose steps wait for the GPU on the way")
         return self

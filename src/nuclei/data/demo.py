@@ -3,13 +3,14 @@
 import csv
 import hashlib
 import io
-import os
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from nuclei.data.images import encode_image_png
 from nuclei.data.synthetic import KINDS, drop_slivers, make_image
@@ -28,11 +29,12 @@ def write_demo(folder: str | Path, n_train: int, n_test: int, size: int, seed: i
     train = draw_images(n_train, min(n_train // 12, 3), size, (seed, 0))
     train_files = (file for item in train for file in _files_of_image(*item, masks=True))
     _write_zip(folder / "stage1_train.zip", train_files)
-    rows = []
+    rows: list[tuple[str, str, int, int, str]] = []
 
-    def test_files():
+    def test_files() -> Iterator[tuple[str, bytes]]:
         for number, image_id, image, labels in draw_images(n_test, 0, size, (seed, 1)):
-            rows.extend((image_id, text, *labels.shape, "Public") for text in encode_labels(labels))
+            height, width = labels.shape
+            rows.extend((image_id, text, height, width, "Public") for text in encode_labels(labels))
             yield from _files_of_image(number, image_id, image, labels, masks=False)
 
     _write_zip(folder / "stage1_test.zip", test_files())
@@ -45,8 +47,8 @@ def write_demo(folder: str | Path, n_train: int, n_test: int, size: int, seed: i
 
 def draw_images(
     n_images: int, n_fields: int, size: int, seed: tuple[int, ...]
-) -> Iterator[tuple[int, str, np.ndarray, np.ndarray]]:
-    """Draw images of every kind in turn, none without a nucleus; the first 4·n_fields are quarters of fields.
+) -> Iterator[tuple[int, str, NDArray[np.uint8], NDArray[np.int32]]]:
+    """Draw images of every kind in turn, each with a nucleus; the first 4·n_fields are quarters of fields.
 
     Yields (number, image_id of 64 hexadecimal digits, image uint8 [H, W, 3], labels int32 [H, W]).
     """
@@ -60,8 +62,10 @@ def draw_images(
             number += 1
 
 
-def _draw_tiles(kind, shape, side, rng):
-    """Draw a field and cut it into side·side tiles (image, labels) of a shape, none without a nucleus."""
+def _draw_tiles(
+    kind: str, shape: tuple[int, int], side: int, rng: np.random.Generator
+) -> list[tuple[NDArray[np.uint8], NDArray[np.int32]]]:
+    """Draw a field and cut it into side·side tiles (image, labels) of a shape, each with a nucleus."""
     while True:
         image, labels = make_image(kind, (side * shape[0], side * shape[1]), rng)
         tiles = [
@@ -75,14 +79,16 @@ def _draw_tiles(kind, shape, side, rng):
             return tiles
 
 
-def _files_of_image(number, image_id, image, labels, masks):
-    """List the (name, bytes) of an image and its masks; gray, RGB and RGBA take turns as in the real data."""
+def _files_of_image(
+    number: int, image_id: str, image: NDArray[np.uint8], labels: NDArray[np.int32], masks: bool
+) -> Iterator[tuple[str, bytes]]:
+    """Yield the (name, bytes) of an image and its masks; gray, RGB and RGBA take turns as in the real data."""
     gray = (image == image[..., :1]).all()
     alpha = np.full((*image.shape[:2], 1), 255, np.uint8)
     stored = [image[..., 0] if gray else image, image, np.concatenate([image, alpha], axis=2)][number % 3]
     yield f"{image_id}/images/{image_id}.png", encode_image_png(np.ascontiguousarray(stored))
     for label in range(1, labels.max() + 1) if masks else ():
-        mask = (labels == label).astype(np.uint8)
+        mask: NDArray[Any] = (labels == label).astype(np.uint8)
         if label == 1 and number % 6 == 5:
             mask = cv2.dilate(mask, np.ones((3, 3), np.uint8))
         name = hashlib.sha256(f"{image_id} {label}".encode()).hexdigest()
@@ -90,7 +96,7 @@ def _files_of_image(number, image_id, image, labels, masks):
 
 
 def _write_zip(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
-    def write(temporary):
+    def write(temporary: Path) -> None:
         with zipfile.ZipFile(temporary, "w") as archive:
             for name, data in files:
                 # A fixed time, so that equal content gives equal bytes.
@@ -99,8 +105,8 @@ def _write_zip(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
     _write(path, write)
 
 
-def _write(path: Path, write) -> None:
-    """Let `write` fill a temporary file that takes its name when it is complete."""
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file, which is renamed to `path` when it is complete."""
     temporary = path.with_name(path.name + ".part")
     write(temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)

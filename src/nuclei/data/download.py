@@ -1,43 +1,40 @@
-"""Fetch the official files (BBBC038, public domain); an interrupted download goes on where it stopped."""
+"""Fetch the official files (BBBC038, public domain); an interrupted download resumes where it stopped."""
 
 import hashlib
 import http.client
 import json
-import os
 import re
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
+from nuclei.data.competition import FILES
+from nuclei.errors import UserError
+
 BASE_URL = "https://data.broadinstitute.org/bbbc/BBBC038/"
-FILES = {
-    "stage1_train.zip": "training images and masks",
-    "stage1_test.zip": "stage 1 test images",
-    "stage1_solution.csv": "stage 1 test truth",
-    "stage2_test_final.zip": "stage 2 test images",
-    "stage2_solution_final.csv": "stage 2 test truth",
-}
+CONTENTS = {file.file_name: file.content for file in FILES.values()}
 _BLOCK_BYTES = 1 << 18
 
 
 def download_files(
     folder: str | Path, names: list[str], base_url: str = BASE_URL, attempts: int = 4, timeout_s: float = 30
-) -> dict[str, dict]:
-    """Fetch official files into a folder, going on from the `.part` file that an interrupted run left.
+) -> dict[str, dict[str, Any]]:
+    """Fetch official files into a folder, resuming from the `.part` file that an interrupted run left.
 
-    Returns, and records in `downloads.json` beside the files, name -> {url, bytes, sha256}. A file that is
-    there is kept; `attempts` is how many tries in a row may bring nothing. Raises ValueError for a name not
-    in FILES or a kept file that is not the recorded one, ConnectionError listing which files to put where.
+    Returns, and records in `downloads.json` beside the files, name -> {url, bytes, sha256}. A file that exists
+    is kept; `attempts` is how many tries in a row may bring nothing. Raises ValueError for a name not
+    in CONTENTS or a kept file that is not the recorded one, ConnectionError listing which files to put where.
     """
     folder = Path(folder)
-    unknown = [name for name in names if name not in FILES]
+    unknown = [name for name in names if name not in CONTENTS]
     if unknown:
-        raise ValueError(f"unknown file {', '.join(unknown)}; the official ones are {', '.join(FILES)}")
+        raise UserError(f"unknown file {', '.join(unknown)}; the official ones are {', '.join(CONTENTS)}")
     folder.mkdir(parents=True, exist_ok=True)
     records_path = folder / "downloads.json"
-    records = json.loads(records_path.read_text()) if records_path.is_file() else {}
+    records = _read_records(records_path)
     for name in names:
         path, url = folder / name, base_url + name
         if not path.is_file():
@@ -53,17 +50,32 @@ def download_files(
                 "sha256": hashlib.file_digest(stream, "sha256").hexdigest(),
             }
         if records.setdefault(name, record)["sha256"] != record["sha256"]:
-            raise ValueError(f"{path} is not the file recorded in {records_path}: delete it and run again")
+            raise UserError(f"{path} is not the file recorded in {records_path}: delete it and run again")
         _replace_text(records_path, json.dumps(records, indent=1, sort_keys=True) + "\n")
     return {name: records[name] for name in names}
 
 
+def _read_records(path: Path) -> dict[str, dict[str, Any]]:
+    """Return what is recorded of downloaded files; nothing if there is no record."""
+    if not path.is_file():
+        return {}
+    try:
+        records: dict[str, dict[str, Any]] = json.loads(path.read_text())
+        sums = [one["sha256"] for one in records.values()]
+    except (ValueError, AttributeError, TypeError, KeyError):
+        sums = [None]
+    if not all(isinstance(value, str) for value in sums):
+        raise UserError(f"{path} is damaged: delete it, then repeat the command, which records the files anew")
+    return records
+
+
 def _fetch(url: str, path: Path, attempts: int, timeout_s: float) -> None:
-    """Download a file into `<path>.part`, from its end on after each break, and rename it when complete."""
+    """Download a file into `<path>.part`, resuming at its end after each break, and rename it when complete."""
     part = path.with_name(path.name + ".part")
     failures = 0
     while True:
         before = _size_bytes(part)
+        error: Exception
         try:
             if _append(url, part, timeout_s):
                 break
@@ -79,7 +91,7 @@ def _fetch(url: str, path: Path, attempts: int, timeout_s: float) -> None:
         if failures == attempts:
             raise error
         time.sleep(failures)
-    os.replace(part, path)
+    part.replace(path)
 
 
 def _append(url: str, part: Path, timeout_s: float) -> bool:
@@ -101,7 +113,7 @@ def _append(url: str, part: Path, timeout_s: float) -> bool:
         resumed = re.fullmatch(rf"bytes {have}-\d+/(\d+)", content_range)
         if answer.status == 206 and not resumed:
             raise ConnectionError(f"asked for the bytes from {have}, the server sent {content_range!r}")
-        # A server that knows no ranges sends the whole file again.
+        # A server that does not support ranges sends the whole file again.
         have = have if resumed else 0
         length = resumed[1] if resumed else answer.headers.get("Content-Length")
         total = int(length) if length else None
@@ -121,12 +133,12 @@ def _size_bytes(path: Path) -> int:
 
 
 def _explain(folder: Path, missing: list[str], base_url: str, url: str, error: Exception) -> str:
-    files = [f"  {name}  ({FILES[name]}) from {base_url}{name}" for name in missing]
-    fix = f"Run it again to go on, or put these files into {folder.resolve()}:"
+    files = [f"  {name}  ({CONTENTS[name]}) from {base_url}{name}" for name in missing]
+    fix = f"Run it again to resume, or put these files into {folder.resolve()}:"
     return "\n".join([f"cannot download {url}: {error}", fix, *files])
 
 
 def _replace_text(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(text)
-    os.replace(temporary, path)
+    temporary.replace(path)

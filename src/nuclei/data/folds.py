@@ -1,18 +1,29 @@
 """Folds that do not leak: tiles of one field stay together, image types are spread evenly."""
 
+import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
+from nuclei.errors import UserError
+from nuclei.evaluation.rle import quote
+from nuclei.evaluation.sheets import read_sheet, sheet_table
+
 COLUMNS = ("image_id", "group", "cluster", "n_nuclei", "fold", "weight")
+_COUNT = re.compile(r"[0-9]{1,9}")
 # Added to difference and variation alike, so that borders without content (black frames) prove nothing.
 NOISE = 0.001
+# Squared difference and variation of borders, [n, n] each: border i of one side against border j of the other.
+_Comparison = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
-def mosaic_groups(images: Mapping[str, np.ndarray] | Iterable[tuple[str, np.ndarray]]) -> dict[str, str]:
+def mosaic_groups(images: Mapping[str, NDArray[np.uint8]] | Iterable[tuple[str, NDArray[np.uint8]]]) -> dict[str, str]:
     """Group the images that are tiles of one larger field, recognised by borders that continue one another.
 
     `images`: image_id -> uint8 [H, W, 3], or an iterator of such pairs (only border strips are kept).
@@ -21,7 +32,7 @@ def mosaic_groups(images: Mapping[str, np.ndarray] | Iterable[tuple[str, np.ndar
     Returns image_id -> group, named by its smallest image_id, cut to 8 characters (more where ambiguous).
     Raises ValueError on a repeated image_id.
     """
-    by_shape = defaultdict(dict)
+    by_shape: dict[tuple[int, ...], dict[str, dict[str, NDArray[np.float64]]]] = defaultdict(dict)
     ids = []
     for image_id, image in images.items() if isinstance(images, Mapping) else images:
         ids.append(image_id)
@@ -29,7 +40,7 @@ def mosaic_groups(images: Mapping[str, np.ndarray] | Iterable[tuple[str, np.ndar
         # On a logarithmic scale a change of the dark background counts as much as a bright nucleus.
         by_shape[image.shape[:2]][image_id] = {k: np.log1p(v.mean(1)) for k, v in borders.items()}
     if len(set(ids)) < len(ids):
-        raise ValueError(f"image_id given twice: {next(i for i in ids if ids.count(i) > 1)}")
+        raise UserError(f"image_id given twice: {next(i for i in ids if ids.count(i) > 1)}")
     length = 8
     while len({i[:length] for i in ids}) < len(ids):
         length += 1
@@ -39,25 +50,27 @@ def mosaic_groups(images: Mapping[str, np.ndarray] | Iterable[tuple[str, np.ndar
         sides = {k: np.stack([strips[i][k] for i in members]) for k in ("left", "right", "top", "bottom")}
         component = connected_components(_joined_tiles(sides), directed=False)[1]
         _, first = np.unique(component, return_index=True)
-        groups.update({i: members[first[k]][:length] for i, k in zip(members, component)})
+        groups.update({i: members[first[k]][:length] for i, k in zip(members, component, strict=True)})
     return groups
 
 
-def _joined_tiles(sides):
+def _joined_tiles(sides: dict[str, NDArray[np.float64]]) -> NDArray[np.bool_]:
+    """Return which tiles lie beside each other in one field, bool [n, n], from their borders [n, length] by side."""
     across = _compare_borders(sides["right"], sides["left"])
     down = _compare_borders(sides["bottom"], sides["top"])
     joined = np.zeros((len(sides["left"]),) * 2, bool)
     for mismatch, variation in (across, down):
         links = _certain_links(mismatch / variation)
         # A tile whose neighbour is certain can have no other neighbour on that side.
-        mismatch[(links.any(1)[:, None] | links.any(0)) & ~links] = np.inf
+        taken = np.logical_or(links.any(1, keepdims=True), links.any(0))
+        mismatch[taken & ~links] = np.inf
         joined |= links
     for a, b, c, d in _find_squares(across, down):
         joined[a, [b, c, d]] = True
     return joined
 
 
-def _compare_borders(first, second):
+def _compare_borders(first: NDArray[np.float64], second: NDArray[np.float64]) -> _Comparison:
     """Return the squared difference [n, n] of border i of `first` and j of `second`, and their variation."""
     mismatch = np.square(first).sum(1)[:, None] + np.square(second).sum(1) - 2 * first @ second.T
     variation = (first.var(1)[:, None] + second.var(1)) * first.shape[1]
@@ -67,16 +80,22 @@ def _compare_borders(first, second):
     return mismatch, variation + noise
 
 
-def _certain_links(ratio, max_ratio=0.2, max_share_of_second=0.25):
+def _certain_links(
+    ratio: NDArray[np.float64], max_ratio: float = 0.2, max_share_of_second: float = 0.25
+) -> NDArray[np.bool_]:
+    """Return the pairs that continue each other far better than any other pair of either border does, bool [n, n]."""
     if len(ratio) < 2:
         return np.zeros(ratio.shape, bool)
     by_row, by_column = np.partition(ratio, 1, axis=1), np.partition(ratio, 1, axis=0)
     best = np.minimum(by_row[:, :1], by_column[:1])
     second = np.minimum(by_row[:, 1:2], by_column[1:2])
-    return (ratio == best) & (ratio < max_ratio) & (ratio < max_share_of_second * second)
+    certain: NDArray[np.bool_] = (ratio == best) & (ratio < max_ratio) & (ratio < max_share_of_second * second)
+    return certain
 
 
-def _find_squares(across, down, max_ratio=0.2, n_neighbours=10):
+def _find_squares(
+    across: _Comparison, down: _Comparison, max_ratio: float = 0.2, n_neighbours: int = 10
+) -> list[list[int]]:
     """Return disjoint tiles (a b / c d), the best first, whose four inner borders continue one another."""
     n = len(across[0])
     near = [np.argsort(m / v, axis=1)[:, : min(n_neighbours, n - 1)] for m, v in (across, down)]
@@ -90,9 +109,9 @@ def _find_squares(across, down, max_ratio=0.2, n_neighbours=10):
         rows = np.arange(len(b))
         ratio[:, a] = ratio[rows, b] = ratio[rows, c] = np.inf
         d = ratio.argmin(1)
-        for i in np.flatnonzero(ratio[rows, d] < max_ratio):
-            found.append((ratio[i, d[i]], a, b[i], c[i], d[i]))
-    squares, used = [], set()
+        found += [(ratio[i, d[i]], a, b[i], c[i], d[i]) for i in np.flatnonzero(ratio[rows, d] < max_ratio)]
+    squares: list[list[int]] = []
+    used: set[int] = set()
     for _, *square in sorted(found):
         if used.isdisjoint(square):
             squares.append(square)
@@ -122,27 +141,27 @@ def assign_folds(table: pd.DataFrame, n_folds: int, seed: int) -> pd.DataFrame:
         nuclei[fold] += nuclei_of[group]
         fold_of[group] = fold
     size = table["cluster"].value_counts()
-    weight = np.sqrt(size.max() / size).clip(upper=4).round(4)
+    weight = pd.Series(np.sqrt(size.max() / size)).clip(upper=4).round(4)
     return table.assign(fold=table["group"].map(fold_of), weight=table["cluster"].map(weight))
 
 
 def split_folds(table: pd.DataFrame, n_folds: int, seed: int) -> pd.DataFrame:
-    """Split each fold of a fold table evenly, as assign_folds does, so that there are `n_folds`: fold k becomes k·m … k·m + m − 1.
+    """Split each fold of a fold table evenly, as assign_folds does, so that there are `n_folds`.
 
-    m is the number of parts of each fold; the folds of `table` must be 0 … n_folds / m − 1, else that is a ValueError.
+    Fold k becomes the m folds k·m … k·m + m − 1. Raises ValueError unless the folds of `table` are 0 … n_folds / m − 1.
     """
     coarse = sorted(table["fold"].unique().tolist())
     parts, rest = divmod(n_folds, len(coarse))
     if rest or parts < 2 or coarse != list(range(len(coarse))):
-        raise ValueError(
+        raise UserError(
             f"folds {coarse} cannot be split evenly into {n_folds}: data.n_folds must be a multiple of their number"
         )
     split = [
         assign_folds(own, parts, seed).assign(weight=own.sort_values("image_id")["weight"].to_numpy())
         for _, own in table.groupby("fold")
     ]
-    split = pd.concat(own.assign(fold=own["fold"] + k * parts) for k, own in enumerate(split))
-    return split.sort_values("image_id", ignore_index=True)[list(COLUMNS)]
+    joined = pd.concat([own.assign(fold=own["fold"] + k * parts) for k, own in enumerate(split)])
+    return joined.sort_values("image_id", ignore_index=True)[list(COLUMNS)]
 
 
 def match_folds(fine: pd.DataFrame, coarse: pd.DataFrame) -> dict[int, int]:
@@ -157,9 +176,9 @@ def match_folds(fine: pd.DataFrame, coarse: pd.DataFrame) -> dict[int, int]:
         found = sorted(holders.dropna().unique().astype(int).tolist())
         if holders.isna().any() or len(found) != 1:
             where = " and ".join(map(str, found)) or "none"
-            raise ValueError(
+            raise UserError(
                 f"fold {fold} must lie in one fold of the coarser table; it has images of {where}"
-                + (f" and {holders.isna().sum()} that are not there" if holders.isna().any() else "")
+                + (f" and {holders.isna().sum()} that are missing from it" if holders.isna().any() else "")
             )
         matched[int(fold)] = found[0]
     return matched
@@ -178,7 +197,7 @@ def fold_table(
     """
     for other in (clusters, n_nuclei):
         if difference := set(groups) ^ set(other):
-            raise ValueError(f"group, cluster and number of nuclei must all be given for {min(difference)}")
+            raise UserError(f"group, cluster and number of nuclei must all be given for {min(difference)}")
     table = pd.DataFrame({"image_id": sorted(groups)})
     for column, values in (("group", groups), ("cluster", clusters), ("n_nuclei", n_nuclei)):
         table[column] = table["image_id"].map(dict(values))
@@ -190,11 +209,45 @@ def fold_table(
 def check_folds(table: pd.DataFrame) -> None:
     """Raise ValueError when a fold table lacks a column, repeats an image, or has a group in two folds."""
     if missing := [c for c in COLUMNS if c not in table]:
-        raise ValueError(f"fold table lacks {', '.join(missing)}; it needs {', '.join(COLUMNS)}")
+        raise UserError(f"fold table lacks {', '.join(missing)}; it needs {', '.join(COLUMNS)}")
     if (repeated := table["image_id"].duplicated()).any():
-        raise ValueError(f"fold table names image {table['image_id'][repeated].iloc[0]} twice")
+        raise UserError(f"fold table names image {table['image_id'][repeated].iloc[0]} twice")
     n_folds = table.groupby("group")["fold"].nunique()
     if (n_folds > 1).any():
         group = n_folds.idxmax()
         folds = sorted(table["fold"][table["group"] == group].unique().tolist())
-        raise ValueError(f"group {group} crosses folds {folds}: tiles of one field must share a fold")
+        raise UserError(f"group {group} crosses folds {folds}: tiles of one field must share a fold")
+
+
+def read_folds(path: Path) -> pd.DataFrame:
+    """Read a fold table: COLUMNS, ids, groups and clusters as text, n_nuclei and fold int64, weight float64.
+
+    Raises ValueError naming the file where it is no such table, and the row where an image or group has no name, a
+    count or fold is no whole number from 0 on, or a weight no number above 0; and as `check_folds` does.
+    """
+    sheet = read_sheet(path, "fold table")
+    table = sheet_table(sheet, COLUMNS)
+    if table.empty:
+        raise UserError(f"{sheet.name} has no rows: delete it to have the folds dealt again")
+    for row, image_id, group, _, n_nuclei, fold, weight in table.itertuples(name=None):
+        where = f"{sheet.name}, row {row}"
+        if not image_id.strip() or not group.strip():
+            raise UserError(f"{where}: no image_id or no group: fill it in or delete the row")
+        for column, value in (("n_nuclei", n_nuclei), ("fold", fold)):
+            if not _COUNT.fullmatch(value):
+                raise UserError(f"{where}, image {image_id}: {column} is {quote(value)}, not a whole number from 0 on")
+        if not _is_weight(weight):
+            raise UserError(f"{where}, image {image_id}: weight is {quote(weight)}, not a number above 0")
+    table = table.reset_index(drop=True).astype({"n_nuclei": np.int64, "fold": np.int64, "weight": np.float64})
+    try:
+        check_folds(table)
+    except ValueError as error:
+        raise UserError(f"{sheet.name}: {error}") from None
+    return table
+
+
+def _is_weight(text: str) -> bool:
+    try:
+        return 0 < float(text) < math.inf
+    except ValueError:
+        return False

@@ -1,7 +1,10 @@
-"""The types of images, told apart by what can be measured of an image."""
+"""The types of images, told apart by what can be measured in an image."""
+
+from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 IMAGE_TYPES = (
     "dark_fluorescence_small",
@@ -13,8 +16,8 @@ IMAGE_TYPES = (
 )
 
 
-def image_statistics(image: np.ndarray) -> dict[str, float]:
-    """Measure what the type of a uint8 RGB image [H, W, 3] is read from.
+def image_statistics(image: NDArray[np.uint8]) -> dict[str, float]:
+    """Measure what decides the type of a uint8 RGB image [H, W, 3].
 
     Luminance and chroma (largest minus smallest channel) are in 0..255; `background_chroma` is that of the
     brightest fifth; the colour differences compare medians over pixels of chroma above 30, 0 if none;
@@ -38,7 +41,7 @@ def image_statistics(image: np.ndarray) -> dict[str, float]:
     }
 
 
-def _typical_radius_px(signal):
+def _typical_radius_px(signal: NDArray[Any]) -> float:
     smooth = cv2.GaussianBlur(signal, (0, 0), 1)
     foreground = cv2.threshold(smooth, 0, 255, cv2.THRESH_OTSU)[1]
     # Above the local mean as well: otherwise dense tissue is one object.
@@ -53,7 +56,7 @@ def _typical_radius_px(signal):
     return float(radius_px[np.searchsorted(area, area[-1] / 2)]) if len(radius_px) else 0.0
 
 
-def image_type(image: np.ndarray) -> str:
+def image_type(image: NDArray[np.uint8]) -> str:
     """Name the image type of a uint8 RGB image [H, W, 3], one of IMAGE_TYPES.
 
     Each limit lies in a gap between the types of stage1_train and stage1_test (values there in the comments).

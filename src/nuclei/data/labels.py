@@ -1,17 +1,29 @@
 """Label images: small and stray parts, outlines, and which nuclei touch."""
 
+from typing import Any
+
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 
-def drop_small(labels: np.ndarray, min_area_px: int) -> np.ndarray:
+def renumber(labels: NDArray[Any], kept: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Number the kept labels from 1 without gaps, in their order, and clear the others: int [H, W] -> int32 [H, W].
+
+    kept: bool [N], for each label 0..N - 1 whether it stays; 0 is background whatever it says.
+    """
+    kept = kept.copy()
+    kept[:1] = False
+    numbers: NDArray[np.int32] = np.cumsum(kept, dtype=np.int32) * kept
+    return np.asarray(numbers[labels], np.int32)
+
+
+def drop_small(labels: NDArray[Any], min_area_px: int) -> NDArray[np.int32]:
     """Remove labels below an area and number the others from 1: int [H, W] -> int32 [H, W]."""
-    kept = np.bincount(labels.ravel()) >= min_area_px
-    kept[0] = False
-    return (np.cumsum(kept, dtype=np.int32) * kept)[labels]
+    return renumber(labels, np.bincount(labels.ravel()) >= min_area_px)
 
 
-def largest_part(part: np.ndarray, inside: np.ndarray) -> np.ndarray:
+def largest_part(part: NDArray[np.bool_], inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return the largest 4-connected component of `part` with its holes filled where `inside`, bool [H, W]."""
     n, labels, stats, _ = cv2.connectedComponentsWithStats(part.view(np.uint8), connectivity=4)
     if n == 1:
@@ -23,10 +35,10 @@ def largest_part(part: np.ndarray, inside: np.ndarray) -> np.ndarray:
     if n == 2:
         return part
     # What the background at the frame does not reach is a hole.
-    return part | ((background[1:-1, 1:-1] != background[0, 0]) & inside)
+    return np.asarray(part | ((background[1:-1, 1:-1] != background[0, 0]) & inside), np.bool_)
 
 
-def count_touching(labels: np.ndarray) -> int:
+def count_touching(labels: NDArray[Any]) -> int:
     """Return how many labels have a pixel beside another label's, int [H, W] -> count."""
     touching = set()
     for first, second in ((labels[:, 1:], labels[:, :-1]), (labels[1:], labels[:-1])):
@@ -35,15 +47,16 @@ def count_touching(labels: np.ndarray) -> int:
     return len(touching)
 
 
-def find_outlines(labels: np.ndarray, thickness_px: int = 1) -> np.ndarray:
+def find_outlines(labels: NDArray[Any], thickness_px: int = 1) -> NDArray[np.bool_]:
     """Return the pixels of labels within `thickness_px` of other labels or background, bool [H, W].
 
-    Distance is counted in 4-connected steps; the frame of the image is no boundary.
+    Distance is counted in 4-connected steps; the border of the image is no outline.
     """
-    # To float, as OpenCV erodes no int32; 2^24 labels are still exact.
+    # As float, since OpenCV does not erode int32; up to 2^24 labels are exact.
     values = labels.astype(np.float32)
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    least, most = values, values
+    least: NDArray[Any] = values
+    most: NDArray[Any] = values
     for _ in range(thickness_px):
         least, most = cv2.erode(least, cross), cv2.dilate(most, cross)
-    return (labels > 0) & ((least != values) | (most != values))
+    return np.asarray((labels > 0) & ((least != values) | (most != values)), np.bool_)

@@ -1,19 +1,23 @@
 """Synthetic microscope images of nuclei with their truth."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
+
+from nuclei.data.labels import drop_small
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Say how the nuclei of an image type are shaped, placed and seen; a pair is a range."""
+    """Describe how the nuclei of an image type are shaped, placed and stained; a pair is a range."""
 
     radius_px: float  # median
     radius_spread: float  # standard deviation of its logarithm
     coverage: tuple[float, float]  # share of the image that is nucleus
-    clumped: float  # share of the nuclei that are put against an earlier one
+    clumped: float  # share of the nuclei that are placed against an earlier one
     elongation: float  # largest logarithm of the ratio of the axes
     aligned: float  # 0: nuclei lie in all directions, 1: all in one
     roughness: float  # waves of the outline, in radii
@@ -32,13 +36,16 @@ KINDS = {
         14.0, 0.20, (0.12, 0.28), 0.15, 0.7, 0.7, 0.06, (0.9, 1.4), (0.95, 1.35, 0.22), (0.28, 0.40, 0.12)
     ),
 }
-MIN_AREA_PX = 12  # smaller slivers at the frame are not annotated
+MIN_AREA_PX = 12  # smaller slivers at the border of the image are not annotated
 _LARGEST_OVERLAP = 0.06  # of a nucleus's area
 _GAP = np.ones((5, 5), np.uint8)  # kept free around a nucleus that is in no clump
 _OUTLINE_POINTS = 64
+Nucleus = tuple[tuple[slice, slice], NDArray[np.bool_]]  # window of the canvas, and a mask of the window's shape
 
 
-def make_image(kind: str, shape: tuple[int, int], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def make_image(
+    kind: str, shape: tuple[int, int], rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     """Draw an image of one of KINDS and its truth: (image uint8 [H, W, 3] RGB, labels int32 [H, W] from 1).
 
     Nuclei touch in clumps and overlap a little; the upper one owns the pixel. Raises ValueError listing the
@@ -53,25 +60,24 @@ def make_image(kind: str, shape: tuple[int, int], rng: np.random.Generator) -> t
     labels = np.zeros(canvas, np.int32)
     for label, (window, inside) in enumerate(nuclei, start=1):
         labels[window][inside] = label
-    view = _draw_stained if any(settings.stain) else _draw_fluorescence
+    draw = _draw_stained if any(settings.stain) else _draw_fluorescence
     visible = slice(margin, margin + shape[0]), slice(margin, margin + shape[1])
-    return view(settings, nuclei, canvas, rng)[visible].copy(), drop_slivers(labels[visible])
+    return draw(settings, nuclei, canvas, rng)[visible].copy(), drop_slivers(labels[visible])
 
 
-def drop_slivers(labels: np.ndarray) -> np.ndarray:
+def drop_slivers(labels: NDArray[Any]) -> NDArray[np.int32]:
     """Remove labels below MIN_AREA_PX and number the others from 1: int [H, W] -> int32 [H, W]."""
-    kept = np.bincount(labels.ravel()) >= MIN_AREA_PX
-    kept[0] = False
-    return (np.cumsum(kept, dtype=np.int32) * kept)[labels]
+    return drop_small(labels, MIN_AREA_PX)
 
 
-def place_nuclei(settings: Kind, shape: tuple[int, int], rng: np.random.Generator) -> list[tuple]:
-    """Scatter nuclei over a canvas, lower ones first: a list of (window, mask bool of the window's shape)."""
+def place_nuclei(settings: Kind, shape: tuple[int, int], rng: np.random.Generator) -> list[Nucleus]:
+    """Scatter nuclei over a canvas [H, W], lower ones first."""
     taken = np.zeros(shape, bool)
     wanted_px = rng.uniform(*settings.coverage) * taken.size
     direction = rng.uniform(0, np.pi)
-    nuclei, centers = [], []
-    # A full canvas refuses nuclei: a bounded number of throws ends it.
+    nuclei: list[Nucleus] = []
+    centers: list[tuple[int, int]] = []
+    # On a full canvas no nucleus finds a place: the number of attempts is bounded.
     for _ in range(2000):
         inside = _draw_nucleus(settings, direction, rng)
         reach = inside.shape[0] // 2
@@ -79,8 +85,8 @@ def place_nuclei(settings: Kind, shape: tuple[int, int], rng: np.random.Generato
             path = _walk_away(centers[rng.integers(len(centers))], rng)
             reserved, largest_overlap_px = inside, rng.uniform(0, _LARGEST_OVERLAP) * np.count_nonzero(inside)
         else:
-            path = [rng.uniform((0, 0), shape)]
-            reserved, largest_overlap_px = cv2.dilate(inside.view(np.uint8), _GAP).view(bool), 0
+            path = rng.uniform((0, 0), shape)[None]
+            reserved, largest_overlap_px = cv2.dilate(inside.view(np.uint8), _GAP).view(np.bool_), 0
         for y, x in np.round(path).astype(int):
             window = slice(y - reach, y + reach + 1), slice(x - reach, x + reach + 1)
             if min(y, x) < reach or y + reach >= shape[0] or x + reach >= shape[1]:
@@ -95,7 +101,7 @@ def place_nuclei(settings: Kind, shape: tuple[int, int], rng: np.random.Generato
     return nuclei
 
 
-def smooth_noise(shape: tuple[int, int], scale_px: float, rng: np.random.Generator) -> np.ndarray:
+def smooth_noise(shape: tuple[int, int], scale_px: float, rng: np.random.Generator) -> NDArray[np.float32]:
     """Draw a random field that varies over `scale_px`: float32 [H, W], mean 0 and deviation about 1."""
     n_knots = int(shape[0] / scale_px) + 4, int(shape[1] / scale_px) + 4
     knots = rng.standard_normal(n_knots).astype(np.float32)
@@ -105,15 +111,16 @@ def smooth_noise(shape: tuple[int, int], scale_px: float, rng: np.random.Generat
     return 1.3 * field[offset : offset + shape[0], offset : offset + shape[1]]
 
 
-def _walk_away(center, rng):
-    """List the points of a ray from a nucleus's centre outwards, one pixel apart."""
+def _walk_away(center: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return the points (y, x) of a ray outwards from a nucleus's centre, one pixel apart, [N, 2]."""
     angle = rng.uniform(0, 2 * np.pi)
     distance_px = np.arange(3, 120)[:, None]
-    return np.array(center) + distance_px * np.array([np.sin(angle), np.cos(angle)])
+    points: NDArray[np.float64] = np.array(center) + distance_px * np.array([np.sin(angle), np.cos(angle)])
+    return points
 
 
-def _draw_nucleus(settings, direction, rng):
-    """Draw one nucleus, a turned ellipse with a smoothly waved outline: bool [2R + 1, 2R + 1]."""
+def _draw_nucleus(settings: Kind, direction: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Draw one nucleus, a rotated ellipse with a smoothly waved outline: bool [2R + 1, 2R + 1]."""
     radius = settings.radius_px * np.exp(settings.radius_spread * np.clip(rng.standard_normal(), -2.5, 2))
     stretch = np.exp(rng.uniform(0, settings.elongation) / 2)
     turn = direction + (1 - settings.aligned) * rng.uniform(-np.pi / 2, np.pi / 2)
@@ -125,12 +132,14 @@ def _draw_nucleus(settings, direction, rng):
     outline = np.column_stack([x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn)])
     reach = int(np.ceil(np.abs(outline).max())) + 3
     mask = np.zeros((2 * reach + 1, 2 * reach + 1), np.uint8)
-    # Four binary digits after the point keep the outline smooth.
+    # Four fractional bits keep the outline smooth.
     cv2.fillPoly(mask, [np.round((outline + reach) * 16).astype(np.int32)], 1, shift=4)
     return mask.astype(bool)
 
 
-def _stack(nuclei, shape, amounts, dome, rim=0.0):
+def _stack(
+    nuclei: list[Nucleus], shape: tuple[int, int], amounts: NDArray[np.float64], dome: float, rim: float = 0.0
+) -> NDArray[np.float32]:
     """Add up nuclei of the given amounts: float32 [H, W]; `dome` thins their rims, `rim` thickens them."""
     stacked = np.zeros(shape, np.float32)
     for (window, inside), amount in zip(nuclei, amounts, strict=True):
@@ -141,15 +150,18 @@ def _stack(nuclei, shape, amounts, dome, rim=0.0):
     return stacked
 
 
-def _out_of_focus(settings, shape, rng):
+def _out_of_focus(settings: Kind, shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float32]:
     """Draw nuclei of another focal plane, which nobody annotates: float32 [H, W] of about 0..1."""
     ghosts = place_nuclei(settings, shape, rng)
     ghosts = [ghosts[i] for i in rng.permutation(len(ghosts))[: len(ghosts) // 6]]
     blur_px = settings.radius_px * rng.uniform(0.3, 0.5)
-    return cv2.GaussianBlur(_stack(ghosts, shape, rng.uniform(0.3, 1, len(ghosts)), 0.3), (0, 0), blur_px)
+    sharp = _stack(ghosts, shape, rng.uniform(0.3, 1, len(ghosts)), 0.3)
+    return np.asarray(cv2.GaussianBlur(sharp, (0, 0), blur_px), np.float32)
 
 
-def _draw_fluorescence(settings, nuclei, shape, rng):
+def _draw_fluorescence(
+    settings: Kind, nuclei: list[Nucleus], shape: tuple[int, int], rng: np.random.Generator
+) -> NDArray[np.uint8]:
     brightness = np.exp(rng.normal(0, 0.35, len(nuclei)))
     chromatin = smooth_noise(shape, settings.radius_px / 4, rng) + smooth_noise(shape, 2.5, rng)
     light = _stack(nuclei, shape, brightness, 0.55) * (1 + rng.uniform(0.05, 0.16) * chromatin).clip(0.3)
@@ -164,19 +176,23 @@ def _draw_fluorescence(settings, nuclei, shape, rng):
     return np.repeat(noisy[..., None], 3, axis=2)
 
 
-def _draw_stained(settings, nuclei, shape, rng):
+def _draw_stained(
+    settings: Kind, nuclei: list[Nucleus], shape: tuple[int, int], rng: np.random.Generator
+) -> NDArray[np.uint8]:
     amounts = rng.uniform(0.8, 1.15) * np.exp(rng.normal(0, 0.22, len(nuclei)))
     chromatin = smooth_noise(shape, settings.radius_px / 4, rng) + smooth_noise(shape, 2, rng)
     nuclear = _stack(nuclei, shape, amounts, 0.1, rim=0.15)
     nuclear *= (1 + rng.uniform(0.1, 0.2) * chromatin).clip(0.25)
-    # Overlapping nuclei are darker, but stain saturates.
+    # Overlapping nuclei are darker, but the stain saturates.
     nuclear = 1.7 * np.tanh(nuclear / 1.7) + 0.35 * _out_of_focus(settings, shape, rng)
     halo = cv2.GaussianBlur(nuclear, (0, 0), settings.radius_px / 2)
     scales_px = {40: 0.5, 12: 0.4, 4: 0.25}
-    fibres = sum(weight * smooth_noise(shape, scale_px, rng) for scale_px, weight in scales_px.items())
+    fibres = np.zeros(shape, np.float32)
+    for scale_px, weight in scales_px.items():
+        fibres += weight * smooth_noise(shape, scale_px, rng)
     tissue = (1 + 0.35 * fibres).clip(0) + 0.7 * halo
-    density = np.multiply.outer(nuclear, np.float32(settings.stain))
-    density += np.multiply.outer(tissue, np.float32(settings.tissue))
+    density = np.multiply.outer(nuclear, np.array(settings.stain, np.float32))
+    density += np.multiply.outer(tissue, np.array(settings.tissue, np.float32))
     density *= rng.uniform(0.92, 1.08, 3)
     density = cv2.GaussianBlur(density, (0, 0), rng.uniform(*settings.blur_px))
     lamp = rng.uniform(222, 240) * np.array([1, 1, 1.01]) * rng.uniform(0.98, 1.02, 3)
@@ -185,5 +201,5 @@ def _draw_stained(settings, nuclei, shape, rng):
     return _to_bytes(image + rng.normal(0, rng.uniform(1, 3), image.shape))
 
 
-def _to_bytes(values):
+def _to_bytes(values: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
     return values.round().clip(0, 255).astype(np.uint8)

@@ -5,85 +5,123 @@ entry to RECIPES.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.filters import threshold_li, threshold_otsu
 from skimage.morphology import local_maxima, reconstruction
 from skimage.segmentation import watershed
 
+from nuclei.config.schema import ClassicalConfig
 from nuclei.data.image_types import image_type
 from nuclei.data.labels import drop_small, largest_part
+from nuclei.errors import UserError
+
+Image = NDArray[np.uint8]
+Labels = NDArray[np.int32]
+Signal = NDArray[np.float32]
 
 
-def segment(image: np.ndarray, recipe: str, **settings) -> np.ndarray:
+@dataclass(frozen=True)
+class Otsu:
+    """Hold the settings of the vanilla recipe."""
+
+    min_area_px: int = 30  # smaller components are dropped
+    opening_px: int = 1  # radius of the disk whose opening cuts thin bridges; 0: no opening
+
+
+@dataclass(frozen=True)
+class Strong:
+    """Hold the settings of the strong recipe."""
+
+    level: float = 1.2  # height of the threshold over the background, in units of the automatic threshold's own height
+    window_px: int = (
+        49  # about three nuclei wide: the neighbourhood that a nucleus in stained tissue must stand out from
+    )
+    opening_px: int = 2  # radius of the disk that smooths the foreground and cuts its bridges
+    smooth_px: float = 1.0  # sigma of the blur of the distance to the background
+    depth_px: float = 1.0  # a maximum of that distance is a nucleus if it rises this far above the pass to a higher one
+    edge: float = 0.5  # where the outline lies between the background (0) and the median of the nucleus (1)
+    min_area_px: int = 30  # smaller nuclei are dropped
+
+
+def segment_by_recipe(image: Image, config: ClassicalConfig) -> Labels:
     """Segment an image, uint8 RGB [H, W, 3], by one of RECIPES: labels int32 [H, W] from 1, 0 is background.
 
-    `settings` are the keyword arguments of the recipe. Raises ValueError listing the recipes on an unknown one.
+    Raises UserError as `check_recipe` does.
     """
-    if recipe not in RECIPES:
-        raise ValueError(f"unknown recipe {recipe!r}; choose from {', '.join(RECIPES)}")
-    return RECIPES[recipe](image, **settings)
+    check_recipe(config)
+    settings, recipe = RECIPES[config.recipe]
+    # YAML gives 2 as well as 2.0: pixels are whole.
+    given = {name: int(value) if name in whole_numbers(settings) else value for name, value in config.settings.items()}
+    return recipe(image, settings(**given))
 
 
-def segment_otsu(image: np.ndarray, min_area_px: int = 30, opening_px: int = 1) -> np.ndarray:
+def whole_numbers(settings: type) -> set[str]:
+    """Return the names of the settings of a recipe that are whole numbers."""
+    return {field.name for field in fields(settings) if isinstance(field.default, int)}
+
+
+def check_recipe(config: ClassicalConfig) -> None:
+    """Raise UserError listing the recipes, or a recipe's settings, on an unknown one."""
+    if config.recipe not in RECIPES:
+        raise UserError(f"classical.recipe: unknown recipe {config.recipe!r}; valid: {', '.join(RECIPES)}")
+    valid = [field.name for field in fields(RECIPES[config.recipe][0])]
+    if unknown := sorted(config.settings.keys() - set(valid)):
+        raise UserError(
+            f"classical.settings: {config.recipe} has no setting {', '.join(unknown)}; valid: {', '.join(valid)}"
+        )
+
+
+def segment_otsu(image: Image, settings: Otsu) -> Labels:
     """Segment by Otsu's threshold (1979) on the gray image; the majority is background.
 
-    An opening by a disk of radius `opening_px` cuts thin bridges (0 leaves it out); what is left of the foreground
-    falls into 4-connected components, and those below `min_area_px` are dropped.
+    What an opening leaves of the foreground falls into 4-connected components.
     """
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    foreground = cv2.threshold(gray, 0, 1, cv2.THRESH_OTSU)[1]
+    foreground = cv2.threshold(gray, 0, 1, cv2.THRESH_OTSU)[1].astype(np.uint8)
     if foreground.mean() > 0.5:
         foreground = 1 - foreground
-    return drop_small(cv2.connectedComponents(open_disk(foreground, opening_px), connectivity=4)[1], min_area_px)
+    return drop_small(
+        cv2.connectedComponents(open_disk(foreground, settings.opening_px), connectivity=4)[1], settings.min_area_px
+    )
 
 
-def segment_strong(
-    image: np.ndarray,
-    level: float = 1.2,
-    window_px: int = 49,
-    opening_px: int = 2,
-    smooth_px: float = 1.0,
-    depth_px: float = 1.0,
-    edge: float = 0.5,
-    min_area_px: int = 30,
-) -> np.ndarray:
-    """Segment by a threshold that suits the image type, split by the distance transform, and outline each nucleus.
-
-    level: height of the threshold over the background, in units of the automatic threshold's own height.
-    window_px: width of the neighbourhood, about three nuclei, that a nucleus in stained tissue must stand out from.
-    opening_px: radius of the disk that smooths the foreground and cuts its bridges.
-    smooth_px, depth_px: a maximum of the distance to the background, blurred by `smooth_px`, is a nucleus of its own
-    if it rises by `depth_px` above the pass to a higher one.
-    edge: where the outline lies between the background (0) and the median of the nucleus (1).
-    min_area_px: smaller nuclei are dropped.
-    """
-    kind = image_type(image)
-    signal = nuclear_signal(image, kind, window_px)
-    foreground, background = find_foreground(signal, kind, level, window_px)
-    foreground = open_disk(ndimage.binary_fill_holes(foreground).astype(np.uint8), opening_px)
-    nuclei = split_by_distance(foreground, smooth_px, depth_px)
-    return drop_small(trim_edges(nuclei, signal, background, edge), min_area_px)
+def segment_strong(image: Image, settings: Strong) -> Labels:
+    """Segment by a threshold that suits the image type, split by the distance transform, and outline each nucleus."""
+    s, kind = settings, image_type(image)
+    signal = nuclear_signal(image, kind, s.window_px)
+    foreground, background = find_foreground(signal, kind, s.level, s.window_px)
+    opened = open_disk(ndimage.binary_fill_holes(foreground).astype(np.uint8), s.opening_px)
+    nuclei = split_by_distance(opened, s.smooth_px, s.depth_px)
+    return drop_small(trim_edges(nuclei, signal, background, s.edge), s.min_area_px)
 
 
-RECIPES: dict[str, Callable[..., np.ndarray]] = {"otsu": segment_otsu, "strong": segment_strong}
+# name -> its settings and what segments an image by them
+RECIPES: dict[str, tuple[type, Callable[..., Labels]]] = {
+    "otsu": (Otsu, segment_otsu),
+    "strong": (Strong, segment_strong),
+}
 
 
-def nuclear_signal(image: np.ndarray, kind: str, window_px: int) -> np.ndarray:
+def nuclear_signal(image: Image, kind: str, window_px: int) -> Signal:
     """Return a gray picture of an image of type `kind` on which nuclei are bright, float32 [H, W] in 0..255."""
     if kind.startswith("dark"):
-        return image.max(axis=2).astype(np.float32)
+        brightest: Signal = image.max(axis=2).astype(np.float32)
+        return brightest
     # Haematoxylin alone shows best in green; but eosin absorbs green as well, and lets red pass.
     signal = 255 - image[..., 0 if kind == "pink_and_purple" else 1].astype(np.float32)
     if kind == "black_on_white":
         # Cytoplasm is gray: only what is narrower than half a window can be a nucleus.
-        signal = cv2.morphologyEx(cv2.GaussianBlur(signal, (0, 0), 1), cv2.MORPH_TOPHAT, disk(window_px // 4))
+        blurred = cv2.GaussianBlur(signal, (0, 0), 1)
+        return np.asarray(cv2.morphologyEx(blurred, cv2.MORPH_TOPHAT, disk(window_px // 4)), np.float32)
     return signal
 
 
-def find_foreground(signal: np.ndarray, kind: str, level: float, window_px: int) -> tuple[np.ndarray, float]:
+def find_foreground(signal: Signal, kind: str, level: float, window_px: int) -> tuple[NDArray[np.bool_], float]:
     """Return where the signal of an image of type `kind` is nucleus, bool [H, W], and the background's median.
 
     Li's threshold (1993, minimum cross entropy) keeps dim nuclei that Otsu's gives up for the bright ones, but takes
@@ -97,12 +135,12 @@ def find_foreground(signal: np.ndarray, kind: str, level: float, window_px: int)
     return foreground, background
 
 
-def split_by_distance(foreground: np.ndarray, smooth_px: float, depth_px: float) -> np.ndarray:
+def split_by_distance(foreground: NDArray[np.uint8], smooth_px: float, depth_px: float) -> Labels:
     """Cut a foreground, uint8 [H, W] of 0 and 1, at the necks between its bulges: labels int32 [H, W].
 
     Objects that are nowhere deeper than `depth_px` are lost. See `segment_strong` for the settings.
     """
-    # Nuclei go on beyond the frame: the frame is no edge of theirs.
+    # Nuclei continue beyond the frame: it is no edge of theirs.
     framed = cv2.copyMakeBorder(foreground, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     distance = cv2.distanceTransform(framed, cv2.DIST_L2, 5)[1:-1, 1:-1]
     distance = cv2.GaussianBlur(distance, (0, 0), smooth_px) * foreground
@@ -110,10 +148,11 @@ def split_by_distance(foreground: np.ndarray, smooth_px: float, depth_px: float)
     lowered = reconstruction(distance - depth_px, distance)
     # Without the frame of zeros a maximum that touches the image's edge would not count as one.
     seeds = ndimage.label(local_maxima(np.pad(lowered * foreground, 1))[1:-1, 1:-1], np.ones((3, 3)))[0]
-    return watershed(-distance, seeds, mask=foreground > 0)
+    nuclei: Labels = watershed(-distance, seeds, mask=foreground > 0)
+    return nuclei
 
 
-def trim_edges(labels: np.ndarray, signal: np.ndarray, background: float, edge: float) -> np.ndarray:
+def trim_edges(labels: Labels, signal: Signal, background: float, edge: float) -> Labels:
     """Cut each label back to its largest part where the signal is above its own threshold, holes filled.
 
     The threshold lies at `edge` of the way from the background to the label's median: the halo of a bright nucleus is
@@ -127,10 +166,11 @@ def trim_edges(labels: np.ndarray, signal: np.ndarray, background: float, edge: 
     return trimmed
 
 
-def open_disk(foreground: np.ndarray, radius_px: int) -> np.ndarray:
+def open_disk(foreground: NDArray[np.uint8], radius_px: int) -> NDArray[np.uint8]:
     """Open a mask, uint8 [H, W], by a disk; radius 0 leaves it as it is."""
-    return cv2.morphologyEx(foreground, cv2.MORPH_OPEN, disk(radius_px))
+    return np.asarray(cv2.morphologyEx(foreground, cv2.MORPH_OPEN, disk(radius_px)), np.uint8)
 
 
-def disk(radius_px: int) -> np.ndarray:
-    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius_px + 1, 2 * radius_px + 1))
+def disk(radius_px: int) -> NDArray[np.uint8]:
+    side = 2 * radius_px + 1
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), np.uint8)

@@ -1,13 +1,16 @@
 """Uncertainty of mean scores: bootstrap over groups of images that are not independent of each other."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 _PERCENTILES = (2.5, 97.5)
 _DRAWS_PER_CHUNK = 2_000_000
 
 
 def bootstrap_mean(
-    values: np.ndarray, groups: np.ndarray, n: int = 10_000, seed: int = 0
+    values: NDArray[Any], groups: NDArray[Any], n: int = 10_000, seed: int = 0
 ) -> tuple[float, float, float]:
     """Return the mean of N image values and the ends of its 95 % percentile bootstrap interval.
 
@@ -37,7 +40,7 @@ def bootstrap_mean(
 
 
 def paired_difference(
-    a: np.ndarray, b: np.ndarray, groups: np.ndarray, n: int = 10_000, seed: int = 0
+    a: NDArray[Any], b: NDArray[Any], groups: NDArray[Any], n: int = 10_000, seed: int = 0
 ) -> tuple[float, float, float]:
     """Return the mean of a − b over N images scored by both, and the ends of its 95 % bootstrap interval.
 

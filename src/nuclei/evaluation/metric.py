@@ -2,8 +2,10 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 # Thresholds are kept as twentieths k, so that IoU > t is the integer comparison
 # 20 · intersection > k · union: no rounding can turn an IoU of exactly 0.55 into a match.
@@ -12,6 +14,8 @@ THRESHOLDS = _TWENTIETHS / 20
 _WELL_OUTLINED_TWENTIETHS = 15
 NUCLEUS_KINDS = ("found", "merged", "split", "badly_outlined", "missed")
 _LARGEST_LABEL = 2**31 - 1
+_Column = NDArray[np.int64]
+_Areas = tuple[_Column, _Column]  # labels, ascending, and the area_px of each
 
 
 @dataclass(frozen=True)
@@ -21,21 +25,21 @@ class Overlaps:
     Pairs refer to rows of ``truth_labels`` and ``prediction_labels``, which ascend.
     """
 
-    truth_labels: np.ndarray  # int64 [n_true]
-    prediction_labels: np.ndarray  # int64 [n_pred]
-    truth_area_px: np.ndarray  # int64 [n_true]
-    prediction_area_px: np.ndarray  # int64 [n_pred]
-    truth: np.ndarray  # int64 [K]: nucleus of each pair
-    prediction: np.ndarray  # int64 [K]: prediction of each pair
-    intersection_px: np.ndarray  # int64 [K], > 0
+    truth_labels: NDArray[np.int64]  # [n_true]
+    prediction_labels: NDArray[np.int64]  # [n_pred]
+    truth_area_px: NDArray[np.int64]  # [n_true]
+    prediction_area_px: NDArray[np.int64]  # [n_pred]
+    truth: NDArray[np.int64]  # [K]: nucleus of each pair
+    prediction: NDArray[np.int64]  # [K]: prediction of each pair
+    intersection_px: NDArray[np.int64]  # [K], > 0
 
-    def union_px(self) -> np.ndarray:
+    def union_px(self) -> NDArray[np.int64]:
         """Return the union of each pair in pixels, int64 [K]."""
-        areas_px = self.truth_area_px[self.truth] + self.prediction_area_px[self.prediction]
+        areas_px: NDArray[np.int64] = self.truth_area_px[self.truth] + self.prediction_area_px[self.prediction]
         return areas_px - self.intersection_px
 
 
-def overlap_labels(truth: np.ndarray, prediction: np.ndarray) -> Overlaps:
+def overlap_labels(truth: NDArray[Any], prediction: NDArray[Any]) -> Overlaps:
     """Count the pixels that each nucleus of one label image shares with each prediction of another.
 
     Both are integer arrays of one shape with 0 as background; labels may have gaps and need no background.
@@ -44,10 +48,10 @@ def overlap_labels(truth: np.ndarray, prediction: np.ndarray) -> Overlaps:
     if np.shape(truth) != np.shape(prediction):
         raise ValueError(f"truth has shape {np.shape(truth)} but prediction has {np.shape(prediction)}")
     true, predicted, count = _count_pairs(truth, prediction)
-    return _overlaps(_sum_by(true, count), _sum_by(predicted, count), true, predicted, count)
+    return _overlaps(_sum_by(true, count), _sum_by(predicted, count), (true, predicted, count))
 
 
-def overlap_masks(indptr: np.ndarray, pixels: np.ndarray, labels: np.ndarray) -> Overlaps:
+def overlap_masks(indptr: NDArray[np.int64], pixels: NDArray[Any], labels: NDArray[Any]) -> Overlaps:
     """Count the pixels that each of N masks, which may overlap, shares with each label of a label image.
 
     Mask i owns the flat row-major pixels[indptr[i]:indptr[i + 1]]; it is nucleus i + 1 of the result, which
@@ -55,11 +59,11 @@ def overlap_masks(indptr: np.ndarray, pixels: np.ndarray, labels: np.ndarray) ->
     """
     area_px = np.diff(indptr)
     numbers = np.arange(1, len(area_px) + 1)
-    mask, label, count = _count_pairs(np.repeat(numbers, area_px), np.ravel(labels)[pixels])
-    return _overlaps((numbers, area_px), _count_values(_checked(labels)), mask, label, count)
+    pairs = _count_pairs(np.repeat(numbers, area_px), np.ravel(labels)[pixels])
+    return _overlaps((numbers, area_px), _count_values(_checked(labels)), pairs)
 
 
-def pair_iou(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+def pair_iou(truth: NDArray[Any], prediction: NDArray[Any]) -> NDArray[np.float64]:
     """Return the IoU of every nucleus with every prediction, float64 [n_true, n_pred], labels ascending.
 
     Takes and raises what ``overlap_labels`` does.
@@ -70,7 +74,7 @@ def pair_iou(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
     return table
 
 
-def match_counts(truth: np.ndarray, prediction: np.ndarray) -> dict[str, np.ndarray]:
+def match_counts(truth: NDArray[Any], prediction: NDArray[Any]) -> dict[str, NDArray[np.int64]]:
     """Count the matches of two label images at each threshold: tp, fp and fn, int64 [10] each.
 
     Takes and raises what ``overlap_labels`` does.
@@ -78,7 +82,7 @@ def match_counts(truth: np.ndarray, prediction: np.ndarray) -> dict[str, np.ndar
     return count_matches(overlap_labels(truth, prediction))
 
 
-def count_matches(overlaps: Overlaps) -> dict[str, np.ndarray]:
+def count_matches(overlaps: Overlaps) -> dict[str, NDArray[np.int64]]:
     """Count true positives, false positives and false negatives at each threshold, int64 [10] each.
 
     A nucleus and a prediction match when IoU > t. No assignment problem has to be solved: t >= 1/2, so a
@@ -93,7 +97,7 @@ def count_matches(overlaps: Overlaps) -> dict[str, np.ndarray]:
     return {"tp": tp, "fp": n_pred - tp, "fn": n_true - tp}
 
 
-def score_image(truth: np.ndarray, prediction: np.ndarray) -> tuple[float, np.ndarray]:
+def score_image(truth: NDArray[Any], prediction: NDArray[Any]) -> tuple[float, NDArray[np.float64]]:
     """Return an image's competition score, 0..1, and its precision at each threshold, float64 [10].
 
     Precision is TP / (TP + FP + FN), the score their mean over the ten thresholds (Kaggle, Data Science
@@ -102,7 +106,7 @@ def score_image(truth: np.ndarray, prediction: np.ndarray) -> tuple[float, np.nd
     return score_counts(match_counts(truth, prediction))
 
 
-def score_counts(counts: dict[str, np.ndarray]) -> tuple[float, np.ndarray]:
+def score_counts(counts: dict[str, NDArray[np.int64]]) -> tuple[float, NDArray[np.float64]]:
     """Return the score, 0..1, and the precision at each threshold, float64 [10], of an image's match counts.
 
     An image without nuclei scores 1 if nothing is predicted, else 0.
@@ -112,7 +116,9 @@ def score_counts(counts: dict[str, np.ndarray]) -> tuple[float, np.ndarray]:
     return float(precision.mean()), precision
 
 
-def best_iou(truth: np.ndarray, indptr: np.ndarray, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def best_iou(
+    truth: NDArray[Any], indptr: NDArray[np.int64], pixels: NDArray[Any]
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Return the IoU of each of N candidates with its best nucleus, float32 [N], and that label, int32 [N].
 
     Candidate i owns the flat row-major pixels[indptr[i]:indptr[i + 1]] of the label image ``truth``;
@@ -131,8 +137,8 @@ def best_iou(truth: np.ndarray, indptr: np.ndarray, pixels: np.ndarray) -> tuple
     return iou, label
 
 
-def sort_errors(truth: np.ndarray, prediction: np.ndarray) -> tuple[dict[int, str], list[int]]:
-    """Say of each nucleus how it was found, {label: kind}, and list the labels of predictions that are no nucleus.
+def sort_errors(truth: NDArray[Any], prediction: NDArray[Any]) -> tuple[dict[int, str], list[int]]:
+    """Return how each nucleus was found, {label: kind}, and the labels of the predictions that are no nucleus.
 
     Every nucleus falls into the first kind that applies; "mostly" is more than half of the pixels:
 
@@ -162,15 +168,16 @@ def sort_errors(truth: np.ndarray, prediction: np.ndarray) -> tuple[dict[int, st
     return dict(zip(overlaps.truth_labels.tolist(), kind.tolist(), strict=True)), false.tolist()
 
 
-def count_errors(truth: np.ndarray, prediction: np.ndarray) -> dict[str, int]:
+def count_errors(truth: NDArray[Any], prediction: NDArray[Any]) -> dict[str, int]:
     """Count the nuclei of an image of each kind, and the ``false`` predictions, as ``sort_errors`` defines them."""
     kinds, false = sort_errors(truth, prediction)
     counts = Counter(kinds.values())
     return {kind: counts[kind] for kind in NUCLEUS_KINDS} | {"false": len(false)}
 
 
-def _overlaps(truth_areas, prediction_areas, true, predicted, count) -> Overlaps:
-    """Drop the background from two (labels, area_px) tables and from the pairs, and point pairs at rows."""
+def _overlaps(truth_areas: _Areas, prediction_areas: _Areas, pairs: tuple[_Column, _Column, _Column]) -> Overlaps:
+    """Drop the background from two tables (labels, area_px) and from the pairs, and make pairs refer to rows."""
+    true, predicted, count = pairs
     truth_labels, truth_area_px = (column[truth_areas[0] > 0] for column in truth_areas)
     prediction_labels, prediction_area_px = (column[prediction_areas[0] > 0] for column in prediction_areas)
     both = (true > 0) & (predicted > 0)
@@ -185,19 +192,19 @@ def _overlaps(truth_areas, prediction_areas, true, predicted, count) -> Overlaps
     )
 
 
-def _count_pairs(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _count_pairs(first: NDArray[Any], second: NDArray[Any]) -> tuple[_Column, _Column, _Column]:
     """Return the distinct pairs of two label arrays, ascending, and how often each occurs."""
     first, second = _checked(first), _checked(second)
     width = int(second.max(initial=0)) + 1
     narrow = (int(first.max(initial=0)) + 1) * width <= 2**32
-    key = first.astype(np.uint32 if narrow else np.int64)
-    key *= key.dtype.type(width)
-    key += second.astype(key.dtype, copy=False)
+    key: NDArray[Any] = first.astype(np.uint32 if narrow else np.int64)
+    np.multiply(key, key.dtype.type(width), out=key)
+    np.add(key, second.astype(key.dtype, copy=False), out=key)
     keys, count = _count_values(key)
     return keys // width, keys % width, count
 
 
-def _count_values(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _count_values(values: NDArray[Any]) -> _Areas:
     """Return the distinct values of an array, int64 ascending, and how often each occurs."""
     # Neighbours in a row mostly agree: sorting runs instead of pixels is an order of magnitude faster.
     values = values.ravel()
@@ -205,7 +212,7 @@ def _count_values(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return _sum_by(values[start].astype(np.int64), np.diff(start, append=values.size))
 
 
-def _sum_by(values: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _sum_by(values: NDArray[Any], count: _Column) -> _Areas:
     """Return the distinct values, ascending, and the sum of the counts of each."""
     order = np.argsort(values, kind="stable")
     values, count = values[order], count[order]
@@ -213,13 +220,14 @@ def _sum_by(values: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return values[start], np.add.reduceat(count, start) if len(start) else count
 
 
-def _mark(index: np.ndarray, size: int) -> np.ndarray:
+def _mark(index: _Column, size: int) -> NDArray[np.bool_]:
+    """Return which of 0..size - 1 an index names, bool [size]."""
     marked = np.zeros(size, dtype=bool)
     marked[index] = True
     return marked
 
 
-def _checked(labels: np.ndarray) -> np.ndarray:
+def _checked(labels: NDArray[Any]) -> NDArray[Any]:
     labels = np.asarray(labels)
     if labels.dtype == bool:
         labels = labels.view(np.uint8)

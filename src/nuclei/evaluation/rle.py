@@ -1,21 +1,32 @@
-"""Run-length encoding as Kaggle defines it: 'start length' pairs, 1-indexed, down the columns."""
+"""Run-length encoding as Kaggle defines it: 'start length' pairs, 1-indexed, down the columns.
+
+Values are separated by single spaces, as Kaggle's own code reads them (`text.split(" ")`); any other white space is a
+violation.
+"""
 
 import re
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+from nuclei.errors import UserError
 
 _INTEGER = re.compile(r"-?[0-9]+")
-# Longer numbers are out of any image; the cap keeps start + length inside int64.
-_LARGEST_VALUE = 2**60
+# White space that is not one space between two values.
+_STRAY_SPACE = re.compile(r"[^\S ]|  |^ | $")
+# Larger numbers are outside any image; the cap keeps start + length inside int64, and int() from very long ones.
+_LARGEST_VALUE = 10**18
+_LONGEST_QUOTE = 60
 
 
-def encode_mask(mask: np.ndarray) -> str:
+def encode_mask(mask: NDArray[Any]) -> str:
     """Encode a mask [H, W] (non-zero is inside) as one RLE string; an empty mask gives an empty string."""
     rows = encode_labels((np.asarray(mask) != 0).view(np.uint8))
     return rows[0] if rows else ""
 
 
-def encode_labels(labels: np.ndarray) -> list[str]:
+def encode_labels(labels: NDArray[Any]) -> list[str]:
     """Encode a label image [H, W] (0 is background) as one RLE string per label, labels ascending."""
     flat = np.ravel(labels, order="F")
     start = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])[: flat.size]
@@ -34,25 +45,25 @@ def encode_labels(labels: np.ndarray) -> list[str]:
     return rows
 
 
-def decode_rle(text: str, shape: tuple[int, int]) -> np.ndarray:
+def decode_rle(text: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
     """Decode an RLE string into a mask, bool [H, W]; raise ValueError naming everything wrong with it."""
     mask = np.zeros(shape[0] * shape[1], dtype=bool)
     mask[decode_pixels(text, shape)] = True
     return mask.reshape(shape)
 
 
-def decode_pixels(text: str, shape: tuple[int, int]) -> np.ndarray:
+def decode_pixels(text: str, shape: tuple[int, int]) -> NDArray[np.int64]:
     """Decode an RLE string into flat row-major pixel indices of an image [H, W], int64 ascending.
 
     Raises ValueError naming everything that is wrong with the string.
     """
     violations = find_rle_violations(text, shape)
     if violations:
-        raise ValueError("; ".join(violations))
+        raise UserError("; ".join(violations))
     return decode_usable_pixels(text, shape)
 
 
-def decode_usable_pixels(text: str, shape: tuple[int, int]) -> np.ndarray:
+def decode_usable_pixels(text: str, shape: tuple[int, int]) -> NDArray[np.int64]:
     """Decode those pairs of an RLE string that lie in an image [H, W], whatever is wrong with the others.
 
     Returns distinct flat row-major pixel indices, int64 ascending.
@@ -60,14 +71,19 @@ def decode_usable_pixels(text: str, shape: tuple[int, int]) -> np.ndarray:
     height, width = shape
     start, length = _parse(text)
     usable = (start >= 1) & (length >= 1) & (start + length - 1 <= height * width)
-    start, length = start[usable], length[usable]
+    # Runs are cut down to what no earlier one holds: repeated long runs would not fit into memory.
+    order = np.argsort(start[usable], kind="stable")
+    start, end = start[usable][order], (start + length)[usable][order]
+    start[1:] = np.maximum(start[1:], np.maximum.accumulate(end)[:-1])
+    start, length = start[start < end], (end - start)[start < end]
     first = np.cumsum(length) - length
     position = np.repeat(start - 1 - first, length) + np.arange(length.sum())
     column, row = np.divmod(position, height)
-    return np.unique(row * width + column)
+    pixels: NDArray[np.int64] = np.unique(row * width + column)
+    return pixels
 
 
-def decode_masks(texts: list[str], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def decode_masks(texts: list[str], shape: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Decode the RLE strings of an image into (indptr int64 [N + 1], pixels int64 [P]).
 
     Mask i owns the flat row-major pixels[indptr[i]:indptr[i + 1]]; masks may overlap. Raises ValueError
@@ -78,12 +94,12 @@ def decode_masks(texts: list[str], shape: tuple[int, int]) -> tuple[np.ndarray, 
         try:
             masks.append(decode_pixels(text, shape))
         except ValueError as error:
-            raise ValueError(f"mask {number}: {error}") from None
+            raise UserError(f"mask {number}: {error}") from None
     indptr = np.cumsum([0, *map(len, masks)], dtype=np.int64)
     return indptr, np.concatenate([np.zeros(0, dtype=np.int64), *masks])
 
 
-def decode_labels(texts: list[str], shape: tuple[int, int]) -> np.ndarray:
+def decode_labels(texts: list[str], shape: tuple[int, int]) -> NDArray[np.int32]:
     """Decode the RLE strings of an image into a label image, int32 [H, W], numbered in their order from 1.
 
     Raises ValueError naming two masks that share pixels, or everything wrong with a string.
@@ -95,7 +111,7 @@ def decode_labels(texts: list[str], shape: tuple[int, int]) -> np.ndarray:
     lost = np.flatnonzero(labels[pixels] != owner)
     if len(lost):
         one, other = owner[lost[0]], labels[pixels[lost[0]]]
-        raise ValueError(f"masks {one} and {other} overlap; {len(lost)} pixels are claimed more than once")
+        raise UserError(f"masks {one} and {other} overlap; {len(lost)} pixels are claimed more than once")
     return labels.reshape(shape)
 
 
@@ -107,8 +123,10 @@ def find_rle_violations(text: str, shape: tuple[int, int]) -> list[str]:
     words = text.split()
     strange = [word for word in words if not _INTEGER.fullmatch(word)]
     violations = []
+    if stray := _STRAY_SPACE.search(text):
+        violations.append(f"white space {stray[0]!r} that is not a single space between two values")
     if strange:
-        violations.append(f"{len(strange)} values are not integers, first {strange[0]!r}")
+        violations.append(f"{len(strange)} values are not integers, first {quote(strange[0])}")
     if len(words) % 2:
         violations.append(f"odd number of values ({len(words)}): starts and lengths come in pairs")
     start, length = _parse(text)
@@ -134,13 +152,23 @@ def find_rle_violations(text: str, shape: tuple[int, int]) -> list[str]:
     return violations
 
 
-def _parse(text: str) -> tuple[np.ndarray, np.ndarray]:
+def quote(text: str) -> str:
+    """Return a text in quotation marks for a message, its end left out where it is long."""
+    return repr(text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "…")
+
+
+def _parse(text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the starts and lengths of those pairs that are two integers, int64."""
-    words = text.split()
-    words = words[: len(words) // 2 * 2]
-    values = [
-        max(-_LARGEST_VALUE, min(int(word), _LARGEST_VALUE)) if _INTEGER.fullmatch(word) else None for word in words
-    ]
-    pairs = [pair for pair in zip(values[::2], values[1::2], strict=True) if None not in pair]
+    values = [_parse_integer(word) for word in text.split()]
+    pairs = [pair for pair in zip(values[::2], values[1::2], strict=False) if None not in pair]
     start, length = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     return start, length
+
+
+def _parse_integer(word: str) -> int | None:
+    """Return the integer that a word stands for, at most ±_LARGEST_VALUE, None if it is none."""
+    if not _INTEGER.fullmatch(word):
+        return None
+    digits = word.removeprefix("-").lstrip("0")
+    size = int(digits or "0") if len(digits) <= 18 else _LARGEST_VALUE
+    return -size if word[0] == "-" else size

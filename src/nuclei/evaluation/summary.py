@@ -1,27 +1,31 @@
 """Summaries of scores per image: means with intervals, by threshold, by image type, and from step to step."""
 
+from collections.abc import Hashable, Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from nuclei.evaluation.bootstrap import bootstrap_mean, paired_difference
-from nuclei.evaluation.metric import THRESHOLDS
+from nuclei.evaluation.metric import NUCLEUS_KINDS, THRESHOLDS
 from nuclei.evaluation.submission import SCORE_COLUMNS
 
-ERRORS = ("found", "merged", "split", "badly_outlined", "missed", "false")
+ERRORS = (*NUCLEUS_KINDS, "false")
 
 
-def summarise(table: pd.DataFrame) -> dict:
+def summarise(table: pd.DataFrame) -> dict[str, Any]:
     """Summarise a table with one row per image and the columns of SCORE_COLUMNS, group and cluster.
 
     Scores are [mean, low, high] with the ends of the 95 % interval over groups. Returns n_images, score,
     by_threshold {'0.50': mean precision}, by_cluster {name: {n_images, score}}, mean_over_clusters and, where the
     table has them, the counts of ERRORS.
     """
-    clusters = {
+    clusters: dict[Hashable, dict[str, Any]] = {
         name: {"n_images": len(rows), "score": interval(rows["score"], rows["group"])}
         for name, rows in table.groupby("cluster")
     }
-    summary = {
+    summary: dict[str, Any] = {
         "n_images": len(table),
         "score": interval(table["score"], table["group"]),
         "by_cluster": clusters,
@@ -36,11 +40,12 @@ def summarise(table: pd.DataFrame) -> dict:
     return summary
 
 
-def interval(values: pd.Series, groups: pd.Series) -> list[float]:
+def interval(values: "pd.Series[Any]", groups: "pd.Series[Any]") -> list[float]:
+    """Return the mean of N image values and the ends of its 95 % interval over groups, rounded to 5 digits."""
     return [round(v, 5) for v in bootstrap_mean(values.to_numpy(), groups.to_numpy())]
 
 
-def compare_steps(steps: list[tuple[str, str, pd.Series]], groups: np.ndarray) -> list[dict]:
+def compare_steps(steps: list[tuple[str, str, "pd.Series[Any]"]], groups: NDArray[Any]) -> list[dict[str, Any]]:
     """Compare (run, method, score per image [N]) from step to step, the images being the same in all of them.
 
     Each step after the first has its gain, [mean, low, high] of the paired difference with the ends of its 95 %
@@ -48,16 +53,11 @@ def compare_steps(steps: list[tuple[str, str, pd.Series]], groups: np.ndarray) -
     """
     compared = []
     for i, (run, method, scores) in enumerate(steps):
-        over = None
-        if i and run == steps[0][0]:
-            over = i - 1
-        elif i:
-            over = next(j for j, step in enumerate(steps) if step[1] == method)
-        gain = (
-            None
-            if over is None
-            else [round(v, 5) for v in paired_difference(scores.to_numpy(), steps[over][2].to_numpy(), groups)]
-        )
+        over, gain = None, None
+        if i:
+            over = i - 1 if run == steps[0][0] else next(j for j, step in enumerate(steps) if step[1] == method)
+            difference = paired_difference(scores.to_numpy(), steps[over][2].to_numpy(), groups)
+            gain = [round(v, 5) for v in difference]
         compared.append(
             {
                 "run": run,
@@ -70,10 +70,33 @@ def compare_steps(steps: list[tuple[str, str, pd.Series]], groups: np.ndarray) -
     return compared
 
 
+def format_interval(interval: Sequence[float], sign: str = "") -> tuple[str, str]:
+    """Return [mean, low, high] as text: the mean, and 'low to high'; four decimals, `sign` '+' for signed numbers."""
+    mean, low, high = (f"{round(value, 4) + 0.0:{sign}.4f}" for value in interval)  # zero has no minus sign
+    return mean, f"{low} to {high}"
+
+
+def format_score(score: Sequence[float], spelled_out: bool = False) -> str:
+    """Return a score, [mean, low, high], as one text: '0.6290 (0.6004 to 0.6563)'.
+
+    spelled_out: say that the bracket holds the 95 % interval, where no heading does.
+    """
+    return _bracket(*format_interval(score), spelled_out)
+
+
+def format_gain(gain: Sequence[float], spelled_out: bool = False) -> str:
+    """Return a paired difference, [mean, low, high], as format_score returns a score, with signs."""
+    return _bracket(*format_interval(gain, "+"), spelled_out)
+
+
+def _bracket(mean: str, span: str, spelled_out: bool) -> str:
+    return f"{mean} (95 % interval {span})" if spelled_out else f"{mean} ({span})"
+
+
 SUMS = ("count", "predicted", "true", "true_squared", "squared_error")
 
 
-def bin_predictions(predicted: np.ndarray, true: np.ndarray, n_bins: int = 20) -> np.ndarray:
+def bin_predictions(predicted: NDArray[Any], true: NDArray[Any], n_bins: int = 20) -> NDArray[np.float64]:
     """Sum N pairs in 0..1 by equal bins of the predicted value: float64 [5, n_bins], rows as SUMS.
 
     The last bin holds 1. Sums of parts add up to the sums of the whole. Raises ValueError on unequal lengths and on
@@ -89,7 +112,7 @@ def bin_predictions(predicted: np.ndarray, true: np.ndarray, n_bins: int = 20) -
     return np.stack([np.bincount(index, w, n_bins).astype(np.float64) for w in weights])
 
 
-def summarise_bins(sums: np.ndarray) -> dict[str, np.ndarray]:
+def summarise_bins(sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
     """Return count, mean predicted, mean and standard deviation of the true value of each bin, [n_bins] each.
 
     Empty bins have NaN means. `sums` are those of bin_predictions.

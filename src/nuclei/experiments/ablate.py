@@ -1,31 +1,36 @@
 """Ablations: run what is missing of them and of their bases, and compare each with its base.
 
-An ablation is a config whose `base:` names the config it is compared with, and that differs from it in what it is to
-show. Bases, and the members of both, are run first; what is up to date is passed over, and stages that two runs have
-in common are made once.
+An ablation is a config whose `base:` names the config it is compared with, and that changes the one thing it is about.
+Bases, and the members of both, are run first; what is up to date is skipped, and stages that two runs have in common
+are made once.
 """
 
+import os
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import joblib
-import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from nuclei.config.load import load_config, parse_config, read_base, run_name
 from nuclei.config.schema import Config
-from nuclei.evaluation.bootstrap import bootstrap_mean, paired_difference
+from nuclei.errors import UserError, explain_os_error
+from nuclei.experiments.gains import compare
 from nuclei.pipeline import list_runs, run_stages
-from nuclei.report import reader
-from nuclei.report.comparisons import COLUMNS, add_ablations, write_ablations
+from nuclei.report.comparisons import ABLATION_COLUMNS, ablation_blocks, add_ablations
+from nuclei.report.reader import write_page
 from nuclei.runs.files import read_json, read_table, write_table
 from nuclei.runs.layout import Options, Run, comparison
+from nuclei.runs.parallel import follow
 
+RETRAINING = ("data", "model", "train")  # sections of a config that decide what the networks are
+NO_DIFFERENCE = ("hypothesis",)  # keys of a config that change no result
 BACKENDS = ("loky", "ray", "dask", "sequential")
 
 
@@ -40,7 +45,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Task:
-    """Hold a run to be made: its name, its complete config, and the names of the runs it stands on."""
+    """Hold a run to be made: its name, its complete config, and the names of the runs it depends on."""
 
     name: str
     config: Config
@@ -49,47 +54,50 @@ class Task:
 
 @dataclass(frozen=True)
 class Ablation:
-    """Hold one row of the table: the ablation's and its base's names, and what was changed."""
+    """Hold an ablation: its name, the config of its base, its own, and what it changes, one 'key: old -> new' each."""
 
     name: str
-    base: str
+    base_path: Path
     config: Config
     changed: tuple[str, ...]
 
+    @property
+    def base(self) -> str:
+        """Return the name of the base's run."""
+        return run_name(self.base_path)
+
 
 def find_configs(paths: Iterable[Path]) -> list[Path]:
-    """Return the YAML files among files and folders, in order; raise ValueError on a folder without any."""
+    """Return the YAML files among files and folders, in order; raise UserError on a folder without any."""
     found = []
     for path in paths:
         files = sorted(path.glob("*.yaml")) if path.is_dir() else [path]
         if not files:
-            raise ValueError(f"no *.yaml in {path}: name ablation files, or a folder that holds them")
+            raise UserError(f"no *.yaml in {path}: name ablation files, or a folder that holds them")
         found += files
     return list(dict.fromkeys(found))
 
 
 def read_ablation(path: Path) -> Ablation:
-    """Read an ablation; raise ValueError if it has no base, differs from it in nothing, or has other data than it."""
+    """Read an ablation; raise UserError if it has no base, differs from it in nothing, or has other data than it."""
     config, base_path = load_config(path), read_base(path)
     if base_path is None:
-        raise ValueError(
-            f"{path} has no base to be compared with: begin it with `base: <config>`, and change one thing"
-        )
+        raise UserError(f"{path} has no base to be compared with: begin it with `base: <config>`, and change one thing")
     base = load_config(base_path)
     changed = list_changes(base.model_dump(mode="json"), config.model_dump(mode="json"))
     if not changed:
-        raise ValueError(f"{path} differs from its base {base_path} in nothing: change what the ablation is about")
+        raise UserError(f"{path} differs from its base {base_path} in nothing: change what the ablation is about")
     if base.data != config.data:
-        raise ValueError(f"{path} and its base {base_path} have other data or folds: their scores cannot be compared")
-    return Ablation(run_name(path), run_name(base_path), config, tuple(changed))
+        raise UserError(f"{path} and its base {base_path} have other data or folds: their scores cannot be compared")
+    return Ablation(run_name(path), base_path, config, tuple(changed))
 
 
 def plan(paths: list[Path], seeds: int) -> tuple[list[Ablation], list[Task]]:
     """Return the ablations of config files, and the tasks that make them, their bases and members, in order."""
     found = [read_ablation(path) for path in paths]
-    tasks = {}
-    for path in paths:
-        for target in (read_base(path), path):
+    tasks: dict[str, Task] = {}
+    for ablation, path in zip(found, paths, strict=True):
+        for target in (ablation.base_path, path):
             *below, (_, config) = list_runs(target)
             for member_path, member in below:
                 name = run_name(member_path)
@@ -98,7 +106,7 @@ def plan(paths: list[Path], seeds: int) -> tuple[list[Ablation], list[Task]]:
                 seeded = parse_config(with_seed(config.model_dump(mode="json"), number), str(target))
                 name = name_seed(run_name(target), number)
                 # An ablation waits for its base: the stages that they have in common are made once.
-                after = () if target != path else (name_seed(run_name(read_base(path)), number),)
+                after = (name_seed(ablation.base, number),) if target == path else ()
                 tasks.setdefault(name, Task(name, seeded, (*config.members, *after)))
     return found, list(tasks.values())
 
@@ -121,17 +129,17 @@ def list_waves(tasks: list[Task]) -> list[list[Task]]:
 
 
 def run_tasks(tasks: list[Task], options: Options, runs: Path, cluster: Cluster) -> dict[str, str]:
-    """Run tasks, those of a wave side by side, and return what went wrong, {run: error}; what needs it is left out."""
-    failed = {}
+    """Run tasks, those of a wave side by side; return what went wrong, {run: error}: what depends on it is not run."""
+    failed: dict[str, str] = {}
     with open_backend(cluster) as parallel, tqdm(total=len(tasks), desc="runs", unit="run") as progress:
         for wave in list_waves(tasks):
             failed |= {
-                task.name: "not run: what it stands on failed" for task in wave if failed.keys() & set(task.needs)
+                task.name: "not run: a run it depends on failed" for task in wave if failed.keys() & set(task.needs)
             }
             able = [task for task in wave if task.name not in failed]
             # The first task alone prepares the data and deals the folds, which all of them need.
             for part in (able[:1], able[1:]) if not progress.n else (able,):
-                errors = parallel(joblib.delayed(run_task)(task, options, runs) for task in part)
+                errors = parallel(joblib.delayed(follow)(os.getpid(), run_task, task, options, runs) for task in part)
                 failed |= {task.name: error for task, error in zip(part, errors, strict=True) if error}
                 progress.update(len(part))
     return failed
@@ -139,12 +147,14 @@ def run_tasks(tasks: list[Task], options: Options, runs: Path, cluster: Cluster)
 
 def run_task(task: Task, options: Options, runs: Path) -> str | None:
     """Run all stages of a task and return the error it ended with, if any: one failure must not lose the others."""
-    import torch  # by the worker: the process that hands out the work has no need of it
+    import torch  # in the worker: the process that hands out the work does not need it
 
     if options.jobs > 0:
         torch.set_num_threads(options.jobs)
     try:
-        run_stages(task.name, task.config, options, runs, left_out=("report",))
+        run_stages(task.name, task.config, options, runs, skipped=("report",))
+    except (UserError, OSError) as error:
+        return explain_os_error(error) if isinstance(error, OSError) else str(error)
     except (Exception, SystemExit) as error:
         traceback.print_exc(file=sys.stderr)
         return f"{type(error).__name__}: {error}"
@@ -155,10 +165,10 @@ def run_task(task: Task, options: Options, runs: Path) -> str | None:
 def open_backend(cluster: Cluster) -> Iterator[joblib.Parallel]:
     """Yield joblib's Parallel on a backend, with local workers of its own where no cluster's address is given.
 
-    Raises ValueError listing the backends on an unknown one, or naming the package that one needs.
+    Raises UserError listing the backends on an unknown one, or naming the package that one needs.
     """
     if cluster.backend not in BACKENDS:
-        raise ValueError(f"unknown backend {cluster.backend}; valid: {', '.join(BACKENDS)}")
+        raise UserError(f"unknown backend {cluster.backend}; valid: {', '.join(BACKENDS)}")
     with ExitStack() as stack:
         try:
             if cluster.backend == "ray":
@@ -171,10 +181,11 @@ def open_backend(cluster: Cluster) -> Iterator[joblib.Parallel]:
                 from distributed import Client
 
                 local = {"n_workers": cluster.workers, "threads_per_worker": 1, "dashboard_address": None}
-                stack.enter_context(Client(cluster.address) if cluster.address else Client(**local))
+                connect: Any = Client  # which has no types
+                stack.enter_context(connect(cluster.address) if cluster.address else connect(**local))
         except ImportError as error:
             package = {"ray": "ray", "dask": "distributed"}[cluster.backend]
-            raise ValueError(
+            raise UserError(
                 f"the backend {cluster.backend} needs a package that is not installed: pip install {package}"
             ) from error
         stack.enter_context(joblib.parallel_config(cluster.backend, n_jobs=cluster.workers))
@@ -182,38 +193,31 @@ def open_backend(cluster: Cluster) -> Iterator[joblib.Parallel]:
 
 
 def tabulate(found: list[Ablation], seeds: int, runs: Path) -> pd.DataFrame:
-    """Return the table of ablations and their bases, columns COLUMNS; those without a score are left out."""
+    """Return the table of ablations and their bases, columns ABLATION_COLUMNS; those without a score are left out."""
     rows = []
     for base in dict.fromkeys(ablation.base for ablation in found):
-        tables = read_scores(base, seeds, runs)
-        if tables is None:
+        scores = read_scores(base, seeds, runs)
+        if scores is None:
             continue
-        rows.append(
-            {
-                "ablation": base,
-                "base": base,
-                "kind": "base",
-                "changed": "",
-                "hypothesis": "",
-                "seconds": count_seconds(base, seeds, runs),
-            }
-            | compare(tables, None)
-        )
+        seconds = count_seconds(base, seeds, runs)
+        said = {"kind": "base", "changed": "", "hypothesis": ""}
+        rows.append({"ablation": base, "base": base, "seconds": seconds} | said | compare(scores, None))
         for ablation in (one for one in found if one.base == base):
             own = read_scores(ablation.name, seeds, runs)
             if own is not None:
-                rows.append(
-                    {
-                        "ablation": ablation.name,
-                        "base": base,
-                        "kind": name_kind(ablation.changed),
-                        "changed": "; ".join(ablation.changed),
-                        "hypothesis": ablation.config.hypothesis,
-                        "seconds": count_seconds(ablation.name, seeds, runs),
-                    }
-                    | compare(own, tables)
-                )
-    return pd.DataFrame(rows, columns=COLUMNS)
+                seconds = count_seconds(ablation.name, seeds, runs)
+                row = {"ablation": ablation.name, "base": base, "seconds": seconds}
+                rows.append(row | describe_change(ablation) | compare(own, scores))
+    return pd.DataFrame(rows, columns=ABLATION_COLUMNS)
+
+
+def describe_change(ablation: Ablation) -> dict[str, str]:
+    """Return the columns that say what an ablation changes and why."""
+    return {
+        "kind": name_kind(ablation.changed),
+        "changed": "; ".join(ablation.changed),
+        "hypothesis": ablation.config.hypothesis,
+    }
 
 
 def read_scores(name: str, seeds: int, runs: Path) -> list[pd.DataFrame] | None:
@@ -226,7 +230,7 @@ def count_seconds(name: str, seeds: int, runs: Path) -> float:
     """Add up the seconds of a run's stages, all seeds; what another run had made already took none."""
     folders = [Run(name_seed(name, number), runs).meta("evaluate").parent for number in range(seeds)]
     metas = [read_json(path) for folder in folders for path in folder.glob("*.json")]
-    return round(sum(meta["seconds"] for meta in metas if "shared_with" not in meta), 1)
+    return round(float(sum(meta["seconds"] for meta in metas if "shared_with" not in meta)), 1)
 
 
 def ablate(paths: list[Path], seeds: int, options: Options, runs: Path, cluster: Cluster) -> dict[str, str]:
@@ -238,27 +242,23 @@ def ablate(paths: list[Path], seeds: int, options: Options, runs: Path, cluster:
     table, path = tabulate(found, seeds, runs), comparison(runs, "ablations")
     table = add_ablations(read_table(path), table) if path.is_file() else table
     write_table(path, table)
-    reader.write_report(path.parent, path.stem, "Ablations", list(write_ablations(table)))
+    write_page(path.parent, path.stem, "Ablations", list(ablation_blocks(table)))
     return failed
 
 
-RETRAINING = ("data", "model", "train")  # sections of a config that decide what the networks are
-NO_DIFFERENCE = ("hypothesis",)  # keys of a config that change no result
-
-
-def list_changes(base: dict, own: dict) -> list[str]:
+def list_changes(base: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
     """List what a config changes of its base, one 'key: old -> new' each; keys that change no result left out."""
     return [line for key in base if key not in NO_DIFFERENCE for line in _differences(base[key], own[key], key)]
 
 
-def _differences(base, own, where: str) -> list[str]:
+def _differences(base: Any, own: Any, where: str) -> list[str]:
     # Members, losses and the like are one value: half of a mapping says nothing.
     if isinstance(base, dict) and isinstance(own, dict) and base.keys() == own.keys():
         return [line for key in base for line in _differences(base[key], own[key], f"{where}.{key}")]
     return [] if base == own else [f"{where}: {_show(base)} -> {_show(own)}"]
 
 
-def _show(value) -> str:
+def _show(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_show(one)}" for key, one in value.items()) or "none"
     if isinstance(value, list | tuple):
@@ -272,38 +272,7 @@ def name_kind(changes: Iterable[str]) -> str:
     return "retrain" if sections & set(RETRAINING) else "post-process"
 
 
-def with_seed(config: dict, number: int) -> dict:
+def with_seed(config: dict[str, Any], number: int) -> dict[str, Any]:
     """Return a config, as a mapping, whose seeds are those of repetition `number`; 0 leaves them as they are."""
     changed = {part: config[part] | {"seed": config[part]["seed"] + number} for part in ("train", "scorer")}
     return config | changed
-
-
-def compare(own: list[pd.DataFrame], base: list[pd.DataFrame] | None) -> dict:
-    """Compare the scores of a run with those of its base: tables of per-image scores, one per seed of each.
-
-    Returns the columns of ablation_tables.COLUMNS from n_images to seed_spread. The score is the mean over images and seeds with its
-    95 % interval over groups of images, the gain the paired difference to the base with its interval, both of the
-    images' means over seeds. seed_spread: standard deviation over seeds of the gain (of the score, without a base),
-    which the interval does not contain. Raises ValueError if the tables are not of the same images.
-    """
-    groups, scores = _stack(own)
-    mean, low, high = bootstrap_mean(scores.mean(axis=0), groups)
-    row = {"n_images": len(groups), "score": mean, "score_low": low, "score_high": high, "seeds": len(own)}
-    per_seed = scores.mean(axis=1)
-    if base is not None:
-        base_groups, base_scores = _stack(base)
-        if base_groups.index.tolist() != groups.index.tolist():
-            raise ValueError("the two have scores of different images")
-        gain = paired_difference(scores.mean(axis=0), base_scores.mean(axis=0), groups)
-        row |= dict(zip(("gain", "gain_low", "gain_high"), gain, strict=True))
-        n = min(len(own), len(base))
-        per_seed = per_seed[:n] - base_scores.mean(axis=1)[:n]
-    return row | {"seed_spread": float(np.std(per_seed, ddof=1)) if len(per_seed) > 1 else None}
-
-
-def _stack(tables: list[pd.DataFrame]) -> tuple[pd.Series, np.ndarray]:
-    """Return the group of each image, a series by image id, and the scores of each table, [S, N]."""
-    tables = [table.set_index("image_id").sort_index() for table in tables]
-    if any(table.index.tolist() != tables[0].index.tolist() for table in tables):
-        raise ValueError("the seeds have scores of different images")
-    return tables[0]["group"], np.stack([table["score"].to_numpy(float) for table in tables])

@@ -2,42 +2,115 @@
 
     <folder>/bundle/<run>/  config.yaml  fold<k>/weights.safetensors  meta/train_fold<k>.json,
                             or select.json  scorer/fold<k>_seed<s>.json.gz
+    <folder>/bundle/manifest.json  size and sha256 of each file, and what each run must hold
 
 It is laid out as runs/ is, so whatever reads a run reads a bundle, and a run can take its networks instead of training.
 """
 
 import shutil
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from nuclei.config.load import load_config
 from nuclei.config.schema import Config
-from nuclei.inference.predictor import FILE_OF_CHECKPOINT
-from nuclei.runs.files import as_json, file_hash, read_json, write_bytes
+from nuclei.errors import UserError
+from nuclei.inference.contents import (
+    FILE_OF_CHECKPOINT,
+    check_files,
+    describe_contents,
+    list_boosters,
+    list_networks,
+    list_required,
+)
+from nuclei.runs.files import as_json, differences, file_hash, read_json, write_bytes, write_json
 from nuclei.runs.layout import Dataset, Run
+from nuclei.runs.outputs import find_damage, record_file
 
 MAX_MB = 60  # of networks, beyond which they are no part of a repository
 PUBLISHED = Path("ensembles")
+MANIFEST = "manifest.json"
+FEW = 3  # problems of a bundle that are named
+DEFAULT = "long_mobilenets"  # the best ensemble that is published with its networks
+
+
+def find_default() -> Path:
+    """Return the folder of the published ensemble: the installed package's, or that of the repository it lies in.
+
+    Raises UserError saying how to get it if it is in neither.
+    """
+    package = Path(__file__).parents[1]
+    for folder in (package / "published", package.parents[1] / PUBLISHED):
+        if (folder / DEFAULT / "bundle").is_dir():
+            return folder / DEFAULT
+    raise UserError(
+        f"the published networks ({DEFAULT}) are not installed: clone the repository and install from it with "
+        "`pip install .`, which brings them along, or name a finished run by --weights"
+    )
 
 
 def find_run(folder: Path) -> Run:
-    """Return the run in a folder of runs/, or the one that is bundled in a folder of ensembles/."""
+    """Return the run in a folder of runs/, or the one that is bundled in a folder of ensembles/.
+
+    Raises UserError as check_bundle does.
+    """
     folder = folder.resolve()
-    bundled = folder / "bundle" / folder.name
-    return Run(folder.name, bundled.parent if bundled.is_dir() else folder.parent)
+    bundle = folder / "bundle"
+    if not bundle.is_dir():
+        return Run(folder.name, folder.parent)
+    check_bundle(bundle)
+    return Run(folder.name, bundle)
 
 
-def list_networks(run: Run) -> list[Path]:
-    """Return the trained weights that a run predicts with, its members' and theirs included."""
-    config = load_config(run.config)
-    if config.members:
-        return [path for name in config.members for path in list_networks(Run(name, run.folder.parent))]
-    return sorted(run.folder.glob(f"fold*/{FILE_OF_CHECKPOINT[config.predict.checkpoint]}"))
+def check_bundle(bundle: Path) -> None:
+    """Raise UserError naming what of a bundle is missing or is not what its manifest says.
+
+    A bundle from before there were manifests has none: what is missing of it is said by Predictor alone.
+    """
+    if (bundle / MANIFEST).is_file():
+        files = sorted(path for path in bundle.rglob("*") if path.is_file())
+        _check_once(bundle, tuple(path.stat().st_mtime_ns for path in files))
+
+
+@cache
+def _check_once(bundle: Path, written: tuple[int, ...]) -> None:  # noqa: ARG001 (a key)
+    """Check a bundle; a process does it once."""
+    path = bundle / MANIFEST
+    manifest = read_json(path)
+    try:
+        runs: dict[str, dict[str, Any]] = manifest["runs"]
+        problems = [damage.text for damage in find_damage(manifest["files"], bundle)]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): fetch it anew") from error
+    if not problems and (held := describe_runs(bundle)) != runs:
+        problems = [f"{path} asks for other contents:", *differences(runs, held)]
+    if problems:
+        more = [f"and {len(problems) - FEW} more"] if len(problems) > FEW else []
+        raise UserError(
+            f"{bundle} is not whole:\n  "
+            + "\n  ".join([*problems[:FEW], *more])
+            + f"\nfetch it anew, of a clone by `git checkout -- {bundle}`"
+        )
+
+
+def describe_runs(bundle: Path) -> dict[str, dict[str, Any]]:
+    """Return what each run of a bundle must hold, by its config, metas and thresholds."""
+    runs = [Run(path.parent.name, bundle) for path in sorted(bundle.glob("*/config.yaml"))]
+    return {run.name: describe_contents(run, load_config(run.config), not run.tuned.is_file()) for run in runs}
+
+
+def write_manifest(bundle: Path) -> None:
+    """Write the manifest of all that a bundle holds now."""
+    files = sorted(path for path in bundle.glob("*/**/*") if path.is_file())
+    records = {path.relative_to(bundle).as_posix(): record_file(path) for path in files}
+    write_json(bundle / MANIFEST, {"files": records, "runs": describe_runs(bundle)})
 
 
 def find_published(config: Config, dataset: Dataset, fold: int) -> Path | None:
-    """Return the meta of the published network of a fold that was trained by `config`'s settings; None if there is none.
+    """Return the meta of the published network of a fold that was trained by these settings; None if there is none.
 
     The same fold table means the same images; how a user's archives lie on the disk, and their annotations, may differ.
+    Raises UserError as check_bundle does.
     """
     wanted = as_json(config.record_training())
     folds, file = file_hash(dataset.folds), Path(f"fold{fold}") / FILE_OF_CHECKPOINT[config.predict.checkpoint]
@@ -45,6 +118,7 @@ def find_published(config: Config, dataset: Dataset, fold: int) -> Path | None:
         found = read_json(meta)
         same = found["settings"] == wanted and found["inputs"]["folds"] == folds
         if same and (meta.parents[1] / file).is_file():
+            check_bundle(meta.parents[2])
             return meta
     return None
 
@@ -52,9 +126,12 @@ def find_published(config: Config, dataset: Dataset, fold: int) -> Path | None:
 def write_bundle(run: Run, folder: Path) -> str:
     """Copy what Predictor needs of a run into <folder>/bundle and return what was done, in a line.
 
-    Networks of more than MAX_MB together are left out, and then there is no bundle.
+    Networks of more than MAX_MB together are left out, and then there is no bundle. Raises UserError naming what of the
+    run is missing.
     """
-    target, networks = folder / "bundle", list_networks(run)
+    config = load_config(run.config)
+    target, networks = folder / "bundle", list_networks(run, config)
+    check_files(run, list_required(run, config))
     shutil.rmtree(target, ignore_errors=True)
     size_mb = sum(path.stat().st_size for path in networks) / 1e6
     if not networks or size_mb > MAX_MB:
@@ -62,7 +139,8 @@ def write_bundle(run: Run, folder: Path) -> str:
     trained = dict.fromkeys(path.parents[1] for path in networks)
     configs = [run.config, *(one / "config.yaml" for one in trained)]
     metas = [path for one in trained for path in sorted(one.glob("meta/train_fold*.json"))]
-    boosters = sorted(run.scorer.glob("fold*_seed*.json.gz"))
+    boosters = list_boosters(run, config)
     for path in (*configs, *networks, *metas, run.tuned, *boosters):
         write_bytes(target / path.relative_to(run.folder.parent), path.read_bytes())
+    write_manifest(target)
     return f"{target}: {len(networks)} networks of {size_mb:.0f} MB, {len(boosters)} sets of boosters"

@@ -2,28 +2,30 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from nuclei.candidates.boosters import TARGETS
-from nuclei.candidates.table import Candidates
 from nuclei.config.schema import Config
-from nuclei.decoding.methods import choose_candidates
-from nuclei.decoding.tuning import find_setting
+from nuclei.decoding.methods import choose_candidates, is_scored
 from nuclei.inference.exports import to_coco, to_coco_results
-from nuclei.runs.files import read_arrays, read_json, read_labels, read_table, write_bytes
+from nuclei.inference.predictions import read_scored, read_tuned
+from nuclei.runs.files import read_labels, write_bytes
 from nuclei.runs.layout import Dataset, Run, find_fingerprint, open_run
 
 
 def export_coco(name: str, root: Path) -> list[Path]:
     """Write <run>/coco/<split>.json with all predicted nuclei as COCO results, and the truth of those out of fold.
 
-    Raises StageError if the run's instances are missing.
+    Raises UserError if the run's instances are missing.
     """
     run, config, dataset = open_run(name, root)
-    find_fingerprint(run, "instances")
-    manifest, written = read_table(dataset.manifest).set_index("image_id"), []
+    for split in dataset.splits():
+        find_fingerprint(run, "instances", split)
+    manifest, written = dataset.read_manifest().set_index("image_id"), []
     for split, image_ids in dataset.splits().items():
         images = [
             {"id": i, "file_name": f"{i}.png", "height": int(manifest["height"][i]), "width": int(manifest["width"][i])}
@@ -33,7 +35,7 @@ def export_coco(name: str, root: Path) -> list[Path]:
             (i, read_labels(run.instances(split) / f"{i}.png"), read_scores(run, config, dataset, split, i))
             for i in tqdm(image_ids, f"{name} coco {split}", unit="image", mininterval=2)
         )
-        contents = {f"{split}_predictions.json": to_coco_results(images, predicted)}
+        contents: dict[str, Any] = {f"{split}_predictions.json": to_coco_results(images, predicted)}
         if split == "oof":
             truth = ((i, read_labels(dataset.labels(i)), None) for i in image_ids)
             contents[f"{split}_truth.json"] = to_coco(images, truth)
@@ -45,16 +47,12 @@ def export_coco(name: str, root: Path) -> list[Path]:
     return written
 
 
-def read_scores(run: Run, config: Config, dataset: Dataset, split: str, image_id: str) -> np.ndarray | None:
-    """Return the predicted IoU of the selected candidates in the order of their labels, None where none is predicted."""
-    if config.selection.method != "scored":
+def read_scores(run: Run, config: Config, dataset: Dataset, split: str, image_id: str) -> NDArray[np.float32] | None:
+    """Return the predicted IoU of the selected candidates in the order of their labels, None unless it is predicted."""
+    if not is_scored(config):
         return None
-    candidates = Candidates.unpack(read_arrays(run.candidates(split) / f"{image_id}.npz"))
-    scores = read_arrays(run.scores(split) / f"{image_id}.npz")["scores"]
-    chosen = choose_candidates(
-        candidates,
-        scores,
-        find_setting(read_json(run.tuned), dataset.fold_of(split, image_id)),
-        config.selection.search,
-    )
-    return scores[chosen, TARGETS.index("iou")]
+    candidates, scores = read_scored(run, split, image_id)
+    setting = read_tuned(run).setting(dataset.fold_of(split, image_id))
+    chosen = choose_candidates(candidates, scores, setting, config.selection.search)
+    iou: NDArray[np.float32] = scores[chosen, TARGETS.index("iou")]
+    return iou

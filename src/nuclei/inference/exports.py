@@ -3,7 +3,10 @@
 import io
 import json
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import cv2
 import networkx
@@ -11,16 +14,23 @@ import numpy as np
 import pandas as pd
 import shapely
 import tifffile
+from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from roifile import ROI_TYPE, ImagejRoi
+from shapely.geometry.base import BaseGeometry
 from skimage.measure import regionprops, regionprops_table
 from skimage.segmentation import expand_labels
 
 from nuclei.candidates.tree import find_saddles
-from nuclei.data.images import stretch_contrast
+from nuclei.data.images import encode_image_png, stretch_contrast
 from nuclei.data.labels import find_outlines
 
-# What regionprops_table measures and what it is called here: units in names, y before x as in arrays.
+# Label -> its outline, a polygon or several, labels ascending: what `trace_outlines` returns.
+Outlines = Mapping[int, BaseGeometry]
+# One image of a COCO data set: its id, its labels, int [H, W], and a score for each label, or None.
+LabelledImage = tuple[str, NDArray[Any], NDArray[Any] | None]
+# What regionprops_table measures and what it is called here: units in names, y before x as in arrays; raw: the values
+# of the user's file, such as 0..4095 of a 12-bit camera.
 MEASURES = {
     "label": "label",
     "centroid-0": "centroid_y_px",
@@ -37,14 +47,14 @@ MEASURES = {
     "bbox-1": "box_left_px",
     "bbox-2": "box_bottom_px",
     "bbox-3": "box_right_px",
-    "intensity_mean-0": "gray_mean",
-    "intensity_std-0": "gray_std",
-    "intensity_mean-1": "red_mean",
-    "intensity_mean-2": "green_mean",
-    "intensity_mean-3": "blue_mean",
+    "intensity_mean-0": "gray_mean_raw",
+    "intensity_std-0": "gray_std_raw",
+    "intensity_mean-1": "red_mean_raw",
+    "intensity_mean-2": "green_mean_raw",
+    "intensity_mean-3": "blue_mean_raw",
 }
 # Light enough for black, strong enough for white and purple; six are enough for any planar map of neighbours.
-OUTLINE_COLOURS = np.uint8(
+OUTLINE_COLOURS = np.array(
     [
         (0, 190, 255),
         (255, 96, 0),
@@ -54,7 +64,8 @@ OUTLINE_COLOURS = np.uint8(
         (170, 130, 255),
         (255, 255, 255),
         (200, 140, 80),
-    ]
+    ],
+    np.uint8,
 )
 NEIGHBOUR_PX = 6  # nuclei this close get different colours
 OBJECT_TYPES = ("detection", "annotation")
@@ -64,26 +75,42 @@ MOVE_TO, LINE_TO, CLOSE = 0, 1, 4  # of java.awt.geom.PathIterator, in which Ima
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold: the same nuclei give the same bytes
 
 
-def measure_nuclei(labels: np.ndarray, image: np.ndarray) -> pd.DataFrame:
-    """Measure each nucleus of labels, int [H, W], on an image, uint8 [H, W, 3] RGB: a table with a row per label.
+def measure_nuclei(labels: NDArray[Any], image: NDArray[Any], pixel_size_um: float | None = None) -> pd.DataFrame:
+    """Measure each nucleus of labels, int [H, W], on a gray image, [H, W], or RGB, [H, W, 3]: a row per label.
 
     Columns are the values of MEASURES and `touches_frame`, defined as in skimage.measure.regionprops; intensities are
-    0..255, the box's bottom and right are exclusive, the orientation is the angle between the y axis and the major
-    axis, −π/2..π/2. Raises ValueError where the image has another size.
+    in the image's own units, those of a gray image alike in all colours; the box's bottom and right are exclusive, the
+    orientation is the angle between the y axis and the major axis, −π/2..π/2. With the side of a pixel every length and
+    area, the box aside, has a column in µm or µm² as well. Raises ValueError where the image has another size.
     """
-    if image.shape != (*labels.shape, 3):
-        raise ValueError(f"image has shape {image.shape}, labels {labels.shape}: an RGB image of their size is needed")
-    channels = np.dstack([cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), image])
+    if image.shape not in (labels.shape, (*labels.shape, 3)):
+        raise ValueError(
+            f"image has shape {image.shape}, labels {labels.shape}: a gray or RGB image of their size is needed"
+        )
     properties = sorted({name.split("-")[0] for name in MEASURES})
-    table = pd.DataFrame(regionprops_table(labels, channels, properties))[list(MEASURES)].rename(columns=MEASURES)
+    table = pd.DataFrame(regionprops_table(labels, stack_colours(image), properties))
+    table = table[list(MEASURES)].rename(columns=MEASURES)
     table["area_px"] = table["area_px"].astype(int)
     height, width = labels.shape
     at_start = table[["box_top_px", "box_left_px"]].eq(0).any(axis=1)
     table["touches_frame"] = at_start | table["box_bottom_px"].eq(height) | table["box_right_px"].eq(width)
+    if pixel_size_um is not None:
+        for name in [name for name in map(str, table) if name.endswith("_px") and not name.startswith("box_")]:
+            side, unit = (pixel_size_um**2, "um2") if name == "area_px" else (pixel_size_um, "um")
+            table[f"{name.removesuffix('_px')}_{unit}"] = table[name] * side
     return table
 
 
-def encode_tiff(labels: np.ndarray) -> bytes:
+def stack_colours(image: NDArray[Any]) -> NDArray[Any]:
+    """Return gray, red, green and blue of an image, [H, W] gray or [H, W, 3] RGB, as [H, W, 4] in its own units."""
+    if image.ndim == 2:
+        return np.dstack([image] * 4)
+    # OpenCV weighs the colours of these types alone.
+    known = image if image.dtype in (np.uint8, np.uint16, np.float32) else image.astype(np.float32)
+    return np.dstack([cv2.cvtColor(known, cv2.COLOR_RGB2GRAY), image])
+
+
+def encode_tiff(labels: NDArray[Any]) -> bytes:
     """Encode labels, int [H, W], as a zlib-compressed gray TIFF of 16 bits, or of 32 where a label exceeds 65535.
 
     Raises ValueError on labels outside 0..2³² − 1.
@@ -97,7 +124,7 @@ def encode_tiff(labels: np.ndarray) -> bytes:
     return result.getvalue()
 
 
-def colour_neighbours(labels: np.ndarray) -> np.ndarray:
+def colour_neighbours(labels: NDArray[Any]) -> NDArray[np.uint8]:
     """Return a colour for each label, uint8 [max label + 1, 3], that its neighbours within NEIGHBOUR_PX do not have.
 
     Neighbours are labels that meet along an edge when all grow as far as they can within half of that. Greedy
@@ -105,7 +132,7 @@ def colour_neighbours(labels: np.ndarray) -> np.ndarray:
     colours repeat only where nuclei of several pieces would need more than there are.
     """
     near = expand_labels(labels, NEIGHBOUR_PX / 2)
-    # Only who meets whom is asked, not how high the pass between them is.
+    # What matters is which labels meet, not how high the pass between them is.
     pairs, _ = find_saddles(near, np.zeros(labels.shape, np.uint8))
     number = np.zeros(int(labels.max(initial=0)) + 1, np.int64)
     for label, colour in networkx.greedy_color(networkx.Graph(pairs.tolist()), "smallest_last").items():
@@ -113,8 +140,8 @@ def colour_neighbours(labels: np.ndarray) -> np.ndarray:
     return OUTLINE_COLOURS[number % len(OUTLINE_COLOURS)]
 
 
-def draw_outlines(image: np.ndarray, labels: np.ndarray, thickness_px: int = 1) -> np.ndarray:
-    """Outline each label, int [H, W], on its image, uint8 [H, W, 3], just inside of it and unlike its neighbours.
+def draw_outlines(image: NDArray[np.uint8], labels: NDArray[Any], thickness_px: int = 1) -> NDArray[np.uint8]:
+    """Outline each label, int [H, W], on its image, uint8 [H, W, 3], just inside it, neighbours in different colours.
 
     Dark images are brightened; returns uint8 [H, W, 3].
     """
@@ -124,38 +151,38 @@ def draw_outlines(image: np.ndarray, labels: np.ndarray, thickness_px: int = 1) 
     return drawn
 
 
-def trace_outlines(labels: np.ndarray) -> dict[int, shapely.Polygon | shapely.MultiPolygon]:
+def trace_outlines(labels: NDArray[Any]) -> Outlines:
     """Trace the outline of each label, int [H, W], along the edges of its pixels: {label: polygon}, labels ascending.
 
     Pixel (y, x) is the square from (x, y) to (x + 1, y + 1), so the area of a polygon is its nucleus's in pixels. Parts
-    that meet at a corner only are polygons of their own, as OGC demands; holes run against the outer ring.
+    that meet at a corner only are polygons of their own, as OGC demands; holes wind against the outer ring.
     """
-    outlines = {}
+    outlines: dict[int, BaseGeometry] = {}
     for nucleus in regionprops(labels):
         y, x = nucleus.coords.T
         outline = shapely.normalize(shapely.coverage_union_all(shapely.box(x, y, x + 1, y + 1)))
-        # Normalised rings start at a corner, so that simplifying by nothing leaves corners only.
+        # Normalised rings start at a corner, so simplifying with tolerance 0 leaves only corners.
         outlines[int(nucleus.label)] = shapely.orient_polygons(shapely.simplify(outline, 0))
     return outlines
 
 
-def to_geojson(labels: np.ndarray, measures: pd.DataFrame | None = None, object_type: str = "detection") -> dict:
-    """Turn labels, int [H, W], into a GeoJSON FeatureCollection that QuPath imports, one feature per nucleus.
+def to_geojson(
+    outlines: Outlines, measures: pd.DataFrame | None = None, object_type: str = "detection"
+) -> dict[str, Any]:
+    """Turn the outlines of labels into a GeoJSON FeatureCollection that QuPath imports, one feature per nucleus.
 
     Coordinates are pixels, x first, (0, 0) the upper left corner of the image (qupath.lib.io.QuPathTypeAdapters, from
-    version 0.4). measures: a row for every label and a column `label`, as of `measure_nuclei`; its numbers become
+    version 0.4). measures: a row for every label and a column `label`, as `measure_nuclei` returns; its numbers become
     the measurements, without it the area does. Raises ValueError on an object type that is not in OBJECT_TYPES and on
-    labels that `measures` lacks.
+    a label without a row.
     """
     if object_type not in OBJECT_TYPES:
         raise ValueError(f"unknown object type {object_type!r}; valid: {', '.join(OBJECT_TYPES)}")
-    outlines = trace_outlines(labels)
     if measures is None:
         measures = pd.DataFrame({"label": list(outlines), "area_px": [outline.area for outline in outlines.values()]})
     rows = measures.set_index("label").astype(float)
-    lacking = outlines.keys() - set(rows.index)
-    if lacking:
-        raise ValueError(f"measures have no row of label {min(lacking)}: measure the same labels")
+    if missing := outlines.keys() - set(rows.index):
+        raise ValueError(f"measures have no row of label {min(missing)}: measure the same labels")
     features = [
         {
             "type": "Feature",
@@ -173,27 +200,27 @@ def to_geojson(labels: np.ndarray, measures: pd.DataFrame | None = None, object_
     return {"type": "FeatureCollection", "features": features}
 
 
-def to_rois(labels: np.ndarray) -> bytes:
-    """Turn labels, int [H, W], into a zip for ImageJ's ROI Manager with one ROI per nucleus, named by its label.
+def to_rois(outlines: Outlines) -> bytes:
+    """Turn the outlines of labels into a zip for ImageJ's ROI Manager with one ROI per nucleus, named by its label.
 
     A nucleus of one piece is a traced polygon, one with holes or several pieces a composite ROI.
     """
     result = io.BytesIO()
     with zipfile.ZipFile(result, "w") as archive:
-        for label, outline in trace_outlines(labels).items():
+        for label, outline in outlines.items():
             entry = zipfile.ZipInfo(f"{label:05d}.roi", ZIP_DATE)
             archive.writestr(entry, make_roi(outline, f"{label:05d}").tobytes(), zipfile.ZIP_DEFLATED)
     return result.getvalue()
 
 
-def make_roi(outline: shapely.Polygon | shapely.MultiPolygon, name: str) -> ImagejRoi:
+def make_roi(outline: BaseGeometry, name: str) -> ImagejRoi:
     """Turn an outline along pixel edges into an ImageJ ROI."""
     rings = [shapely.get_coordinates(ring)[:-1].astype(int) for ring in shapely.get_rings(shapely.get_parts(outline))]
     if len(rings) == 1:
         roi = ImagejRoi.frompoints(rings[0], name=name)
         roi.roitype = ROI_TYPE.TRACED
         return roi
-    path = []
+    path: list[int] = []
     for ring in rings:
         path += [MOVE_TO, *ring[0]]
         for corner in ring[1:]:
@@ -208,19 +235,19 @@ def make_roi(outline: shapely.Polygon | shapely.MultiPolygon, name: str) -> Imag
         right=right,
         bottom=bottom,
         shape_roi_size=len(path),
-        multi_coordinates=np.float32(path),
+        multi_coordinates=np.array(path, np.float32),
     )
 
 
-def to_coco(images: list[dict], labels_of: Iterable[tuple[str, np.ndarray, np.ndarray | None]]) -> dict:
+def to_coco(images: Sequence[dict[str, Any]], labels_of: Iterable[LabelledImage]) -> dict[str, Any]:
     """Turn label images into COCO instances with compressed RLE (cocodataset.org/#format-data).
 
-    images: dicts of `id`, the project's own, `file_name`, which should hold it, `height` and `width`; they are numbered
-    from 1 in their order, as COCO needs integers. labels_of: (id, labels int [H, W], scores [N] of the N labels in
-    ascending order, or None); scores are kept, though COCO has none in instances. Raises ValueError on an image that
-    is not listed or listed twice, and on one of another size.
+    images: dicts of `id`, the project's own, `file_name`, which should contain it, `height` and `width`; they are
+    numbered from 1 in their order, as COCO needs integers. labels_of: (id, labels int [H, W], scores [N] of the N
+    labels in ascending order, or None); scores are kept, though COCO has none in instances. Raises ValueError on an
+    image that is not in the list, is in it twice, or has another size.
     """
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for annotation, score in encode_instances(images, labels_of):
         rle = annotation["segmentation"]
         box, area = coco_mask.toBbox(rle).tolist(), int(coco_mask.area(rle))
@@ -236,7 +263,7 @@ def to_coco(images: list[dict], labels_of: Iterable[tuple[str, np.ndarray, np.nd
     }
 
 
-def to_coco_results(images: list[dict], labels_of: Iterable[tuple[str, np.ndarray, np.ndarray | None]]) -> list[dict]:
+def to_coco_results(images: Sequence[dict[str, Any]], labels_of: Iterable[LabelledImage]) -> list[dict[str, Any]]:
     """Turn predicted label images into COCO results, numbered as `to_coco` numbers the same images.
 
     Arguments and errors are those of `to_coco`; a nucleus without a score gets 1.
@@ -245,7 +272,9 @@ def to_coco_results(images: list[dict], labels_of: Iterable[tuple[str, np.ndarra
     return [annotation | {"score": 1.0 if score is None else score} for annotation, score in found]
 
 
-def encode_instances(images: list[dict], labels_of: Iterable[tuple]) -> Iterator[tuple[dict, float | None]]:
+def encode_instances(
+    images: Sequence[dict[str, Any]], labels_of: Iterable[LabelledImage]
+) -> Iterator[tuple[dict[str, Any], float | None]]:
     """Yield what COCO instances and results share for each nucleus, and its score: arguments as `to_coco`."""
     numbered = {image["id"]: (number, image) for number, image in enumerate(images, start=1)}
     if len(numbered) < len(images):
@@ -264,6 +293,32 @@ def encode_instances(images: list[dict], labels_of: Iterable[tuple]) -> Iterator
         columns = np.asfortranarray(labels)
         for i, label in enumerate(present):
             rle = coco_mask.encode((columns == label).view(np.uint8))
-            segmentation = {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
+            counts: Any = rle["counts"]  # bytes, though their type allows str
+            segmentation = {"size": rle["size"], "counts": counts.decode("ascii")}
             annotation = {"image_id": number, "category_id": CATEGORY["id"], "segmentation": segmentation}
             yield annotation, None if scores is None else float(scores[i])
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """Hold an image as the networks saw it, uint8 [H, W, 3], its labels, int [H, W], and what was measured of them."""
+
+    image: NDArray[np.uint8]
+    labels: NDArray[Any]
+    measures: pd.DataFrame  # a row per label, as of `measure_nuclei`
+
+    @cached_property
+    def outlines(self) -> Outlines:
+        """The outlines of all labels, traced once for all formats that need them."""
+        return trace_outlines(self.labels)
+
+
+# What an image's file is called after the image's name -> its content. An export format is one entry here.
+FORMATS: dict[str, Callable[[Segmented], bytes]] = {
+    "_labels.tif": lambda s: encode_tiff(s.labels),
+    "_outlines.png": lambda s: encode_image_png(draw_outlines(s.image, s.labels)),
+    ".geojson": lambda s: json.dumps(to_geojson(s.outlines, s.measures)).encode(),
+    "_rois.zip": lambda s: to_rois(s.outlines),
+    "_nuclei.csv": lambda s: s.measures.to_csv(index=False, lineterminator="\n").encode(),
+}
+LABELS = "_labels.tif"

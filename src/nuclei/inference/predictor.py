@@ -1,69 +1,77 @@
 """A trained run applied to any image: its networks, boosters and thresholds, read once."""
 
-import gzip
 import json
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import cast
 
-import lightgbm as lgb
 import numpy as np
 import torch
+from lightgbm import Booster
 from lightning_fabric import Fabric
-from safetensors.torch import load_file
+from numpy.typing import NDArray
 
-from nuclei.candidates.boosters import TARGETS, predict_scores
-from nuclei.candidates.features import feature_columns
+from nuclei.candidates.boosters import TARGETS, predict_scores, unpack_boosters
 from nuclei.candidates.selection import paint
 from nuclei.config.load import load_config, parse_config
 from nuclei.config.schema import Config
-from nuclei.decoding.detections import make_maps
-from nuclei.decoding.methods import choose_candidates, cut_candidates, decode_plain
+from nuclei.decoding.methods import (
+    METHODS,
+    Labels,
+    Prediction,
+    choose_candidates,
+    cut_candidates,
+    method_of,
+    uses_networks,
+)
+from nuclei.decoding.tuning import Setting
+from nuclei.errors import UserError
+from nuclei.inference.contents import (
+    FILE_OF_CHECKPOINT,
+    check_contents,
+    check_files,
+    list_boosters,
+    list_folds,
+    list_networks,
+)
+from nuclei.inference.predictions import read_tuned
+from nuclei.networks.encoder_decoder import Network, load_weights
 from nuclei.networks.hardware import choose_precision, one_thread
-from nuclei.networks.kinds import build
-from nuclei.networks.maps import average_folds, blend, dequantise, quantise
-from nuclei.networks.mask_rcnn import detect, detector_forward, merge_detections
-from nuclei.networks.tiling import freeze, network_forward, predict_maps
-from nuclei.runs.cache import StageError
-from nuclei.runs.files import read_json
+from nuclei.networks.kinds import KINDS, Forward, build
+from nuclei.networks.maps import blend, dequantise, quantise
 from nuclei.runs.layout import Run
 
-FILE_OF_CHECKPOINT = {"last": "weights.safetensors", "best": "best.safetensors"}
-SAME_NUCLEUS = 0.5  # IoU of boxes above which the detections of two networks are of one nucleus
+Image = NDArray[np.uint8]
 
 
-def load_network(fabric: Fabric, run: Run, config: Config, fold: int):
-    """Build the network of a fold with its trained weights, in evaluation mode on `fabric`'s device."""
+def load_network(fabric: Fabric, run: Run, config: Config, fold: int) -> Network:
+    """Build the network of a fold with its trained weights, in evaluation mode on `fabric`'s device.
+
+    Raises UserError as load_weights does.
+    """
     network = build(config.model, None)
-    network.load_state_dict(load_file(run.fold(fold) / FILE_OF_CHECKPOINT[config.predict.checkpoint]))
-    return fabric.to_device(network.eval())
+    load_weights(network, run.fold(fold) / FILE_OF_CHECKPOINT[config.predict.checkpoint], str(run.config))
+    return cast("Network", fabric.to_device(network.eval()))
 
 
-def load_forwards(run: Run, config: Config, folds) -> dict:
+def load_forwards(run: Run, config: Config, folds: Iterable[int]) -> dict[int, Forward]:
     """Return the networks of some folds as functions: fold -> batch of images to maps, or to detections."""
     precision = choose_precision(config.train.precision)
     fabric = Fabric(accelerator="auto", devices=1, precision=precision)
-    networks = {fold: load_network(fabric, run, config, fold) for fold in folds}
-    if config.detects:
-        return {fold: detector_forward(fabric, network) for fold, network in networks.items()}
-    if fabric.device.type == "cpu" and precision == "32-true":
-        networks = {fold: freeze(network) for fold, network in networks.items()}
-    return {fold: network_forward(fabric, network) for fold, network in networks.items()}
+    kind = KINDS[config.model.gives]
+    return {fold: kind.load(fabric, load_network(fabric, run, config, fold), precision) for fold in folds}
 
 
-def predict_image(forwards: list, image: np.ndarray, config: Config) -> tuple[dict, dict | None]:
-    """Return the maps of an image, uint8 and averaged over networks, and detections, pooled, where those are predicted."""
-    p = config.predict
+def predict_image(forwards: Sequence[Forward], image: Image, config: Config) -> Prediction:
+    """Predict an image, uint8 [H, W, 3], by several networks of one run."""
     with one_thread():
-        if config.detects:
-            detections = merge_detections([detect(f, image, p.tile_px, p.overlap_px) for f in forwards], SAME_NUCLEUS)
-            return quantise(make_maps(detections, image.shape[:2])), detections
-        maps = [
-            predict_maps(
-                f, image, config.model.channels, p.tta, p.scales, p.tile_px, p.overlap_px, config.model.min_side_px
-            )
-            for f in forwards
-        ]
-        return quantise(average_folds(maps)), None
+        return KINDS[config.model.gives].predict(forwards, image, config)
+
+
+def as_stored(prediction: Prediction) -> Prediction:
+    """Return a prediction as it is read back: its maps rounded to steps of 1/255."""
+    return Prediction(dequantise(quantise(prediction.maps)), prediction.detections)
 
 
 def choose_jobs(jobs: int) -> int:
@@ -78,72 +86,76 @@ def stamp(folder: Path) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=1)
-def load_once(folder: Path, config: str, folds: tuple[int, ...], written: tuple[int, ...]) -> dict:
-    """Return load_forwards of the run in a folder, its config as JSON; a process that has them does not load them again."""
+def load_once(folder: Path, config: str, folds: tuple[int, ...], written: tuple[int, ...]) -> dict[int, Forward]:  # noqa: ARG001 (a key)
+    """Return load_forwards of the run in a folder, its config as JSON; a process loads them once."""
     return load_forwards(Run(folder.name, folder.parent), parse_config(json.loads(config), str(folder)), folds)
-
-
-def read_boosters(path: Path) -> dict[str, lgb.Booster]:
-    """Read a set of boosters, one per target, from a file of the stage score."""
-    content = json.loads(gzip.decompress(path.read_bytes()))
-    return {target: lgb.Booster(model_str=content[target]) for target in TARGETS}
 
 
 class Predictor:
     """Segment images as a run segments images that it has not seen.
 
-    run: a finished run whose members lie beside it. Raises StageError naming what of it is missing.
+    run: a finished run whose members lie beside it. Raises UserError naming what of it is missing.
     """
 
     def __init__(self, run: Run):
         if not run.config.is_file():
-            raise StageError(
+            raise UserError(
                 f"{run.folder} is no run: it has no config.yaml. Name a folder of runs/, or train one first"
             )
         self.config, self.run = load_config(run.config), run
+        self.method = method_of(self.config)
+        if self.method is METHODS["labels"]:
+            raise UserError(f"{run.name} holds the label images of another tool: it cannot segment other images")
         self.members = [(Predictor(Run(name, run.folder.parent)), w) for name, w in self.config.members.items()]
-        if not self.members:
-            folds = sorted(int(path.name[4:]) for path in run.folder.glob("fold*") if path.is_dir())
-            if not folds:
-                raise StageError(f"{run.folder} has no networks: run its stage train first")
-            self.forwards = list(load_forwards(run, self.config, folds).values())
-        self.scored, self.tuned = self.config.selection.method == "scored", None
+        self.forwards = [] if self.members or not uses_networks(self.config) else self.load_networks()
 
-    def predict(self, image: np.ndarray) -> tuple[dict, dict | None]:
-        """Return the maps of an image as they are stored, and its detections if the run detects."""
+    def load_networks(self) -> list[Forward]:
+        """Return the run's own networks; raise UserError if there are none, or not one of every fold."""
+        folds = list_folds(self.run)
+        if not folds:
+            raise UserError(f"{self.run.folder} has no networks: run its stage train first")
+        check_files(self.run, list_networks(self.run, self.config))
+        return list(load_forwards(self.run, self.config, folds).values())
+
+    def predict(self, image: Image) -> Prediction:
+        """Predict an image, uint8 [H, W, 3], as it would be stored; an ensemble averages the maps of its members."""
         if not self.members:
-            return predict_image(self.forwards, image, self.config)
+            return as_stored(predict_image(self.forwards, image, self.config))
         predicted = [member.predict(image) for member, _ in self.members]
         if len(predicted) == 1:
             return predicted[0]
-        return quantise(
-            blend([dequantise(maps) for maps, _ in predicted], [weight for _, weight in self.members])
-        ), None
+        maps = blend([prediction.maps for prediction in predicted], [weight for _, weight in self.members])
+        return as_stored(Prediction(maps))
 
-    def segment(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the labels of an image, uint8 [H, W, 3] -> int32 [H, W], and the predicted IoU of each, if it is scored."""
-        self.load_tuned()
-        maps, detections = self.predict(image)
-        maps = dequantise(maps)
-        if not self.scored:
-            return decode_plain(maps, detections, self.config, self.tuned), None
-        candidates, features = cut_candidates(maps, detections, image, self.config)
-        columns = feature_columns(self.config.scorer.leave_out)
-        scores = predict_scores(self.boosters, features.to_numpy(np.float32)[:, columns])
-        chosen = choose_candidates(candidates, scores, self.tuned, self.config.selection.search)
+    def segment(self, image: Image) -> tuple[Labels, NDArray[np.float32] | None]:
+        """Return the labels of an image, uint8 [H, W, 3] -> int32 [H, W], and the predicted IoU of each, if scored."""
+        if self.method.segment:
+            return self.method.segment(image, "", self.config), None
+        prediction = self.predict(image)
+        if self.method.decode:
+            return next(self.method.decode(prediction, self.config, [self.setting])), None
+        candidates, features = cut_candidates(prediction, image, self.config)
+        scores = predict_scores(self.boosters, features)
+        chosen = choose_candidates(candidates, scores, self.setting, self.config.selection.search)
         return paint(candidates, chosen), scores[chosen, TARGETS.index("iou")]
 
-    def load_tuned(self) -> None:
-        """Read thresholds and boosters, which a member of an ensemble does without."""
-        if self.tuned is None:
-            if not self.run.tuned.is_file():
-                raise StageError(f"{self.run.tuned} is missing: run the stage select of {self.run.name} first")
-            self.tuned = read_json(self.run.tuned)["test"]
-            paths = sorted(self.run.scorer.glob("fold*_seed*.json.gz")) if self.scored else []
-            self.boosters = [read_boosters(path) for path in paths]
+    @cached_property
+    def setting(self) -> Setting:
+        """The thresholds for new images, which a member of an ensemble does without."""
+        check_files(self.run, [self.run.tuned])
+        return read_tuned(self.run).new
+
+    @cached_property
+    def boosters(self) -> list[dict[str, Booster]]:
+        """The sets of boosters of all folds and seeds."""
+        paths = list_boosters(self.run, self.config)
+        check_files(self.run, paths)
+        return [unpack_boosters(path.read_bytes(), str(path)) for path in paths]
 
 
 @lru_cache(maxsize=1)
-def load_predictor(folder: Path, written: tuple[int, ...]) -> Predictor:
-    """Return the Predictor of the run in a folder; a process that has it does not load it again."""
-    return Predictor(Run(folder.name, folder.parent))
+def load_predictor(folder: Path, written: tuple[int, ...]) -> Predictor:  # noqa: ARG001 (a key)
+    """Return the Predictor of the run in a folder, all of which is there; a process loads it once."""
+    predictor = Predictor(Run(folder.name, folder.parent))
+    check_contents(predictor.run, predictor.config)
+    return predictor

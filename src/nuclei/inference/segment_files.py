@@ -1,124 +1,254 @@
-"""A trained run applied to a user's images: label images, outlines, measurements, what other tools open, a submission."""
+"""A trained run applied to a user's images: labels, outlines, measurements, what other tools open, a submission.
 
-import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+Each image gets its files in exports.FORMATS and a record, <name>.json, of what they were made from. The record is
+written before them as unfinished and after them as finished: only a finished one of the same image, weights and
+settings means that there is nothing to do.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
 import tifffile
-from joblib import Parallel, delayed
-from tqdm import tqdm
 
-from nuclei.data.archives import open_archive
-from nuclei.data.images import decode_image, encode_image_png
+from nuclei.config.load import load_config
+from nuclei.errors import UserError
 from nuclei.evaluation.submission import validate_submission, write_submission
 from nuclei.inference.bundle import find_run
-from nuclei.inference.exports import draw_outlines, encode_tiff, measure_nuclei, to_geojson, to_rois
+from nuclei.inference.contents import check_files, list_required
+from nuclei.inference.exports import FORMATS, LABELS, Segmented, measure_nuclei
+from nuclei.inference.gallery import GENERATOR, draw_thumbnails, gallery_page
+from nuclei.inference.image_files import (
+    MADE_BY,
+    RECORD,
+    Reading,
+    Source,
+    check_folder,
+    check_names,
+    describe_change,
+    in_utf8,
+    read_record,
+    split_times,
+)
 from nuclei.inference.predictor import choose_jobs, load_predictor, stamp
-from nuclei.runs.files import atomic, read_image, write_bytes, write_table
+from nuclei.runs.files import atomic, file_hash, write_bytes, write_json, write_table
+from nuclei.runs.layout import Run
+from nuclei.runs.parallel import each_image
 
-SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".webp")
-
-
-@dataclass(frozen=True)
-class Source:
-    """Hold one image to be segmented: its name, under which its results lie, and how it is read."""
-
-    name: str
-    read: Callable[[], np.ndarray]  # -> uint8 [H, W, 3]
-
-
-def find_images(paths: Iterable[Path]) -> list[Source]:
-    """Return the images among files, folders of them, and official archives (zips or extracted), in order.
-
-    Raises ValueError on a path that is not there, a folder without images, and two images of one name, whose results
-    would replace each other.
-    """
-    found = []
-    for path in paths:
-        if not path.exists():
-            raise ValueError(f"no image or folder {path}")
-        files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
-        if path.suffix.lower() == ".zip" or (not files and any(path.glob("*/images/*.png"))):
-            archive = open_archive(path, "test")
-            found += [Source(i, partial(read_from_archive, archive, i)) for i in archive.image_ids]
-        elif not files:
-            raise ValueError(f"no images in {path}; looked for *{', *'.join(SUFFIXES)}")
-        else:
-            found += [Source(file.stem, partial(read_image, file)) for file in files]
-    names = pd.Series([source.name for source in found])
-    if names.duplicated().any():
-        raise ValueError(
-            f"two images are called {names[names.duplicated()].iloc[0]}: rename one, or give them in two calls"
-        )
-    return found
+VERSION = 1  # of the results: raised by a change of the code that makes them others
+SUMMARY, PAGE = "summary.csv", "index.html"
+MADE, UP_TO_DATE, FAILED, TO_DO = "made", "up to date", "failed", "to do"
+# What the summary takes of a record, beside the image, its file, the state and the reason.
+FACTS = ("height", "width", "axes", "channel", "plane", "pixel_size_um", "values", "normalisation", "notes")
+COLUMNS = ("image", "file", "state", "why", "nuclei", "seconds", *FACTS)
 
 
-def read_from_archive(archive, image_id: str) -> np.ndarray:
-    name = archive.image_name(image_id)
-    return decode_image(archive.read(name), f"{archive.path}: {name}")
+@dataclass
+class Task:
+    """Hold an image, what its results are made from, and how far it is."""
+
+    source: Source
+    state: str
+    why: str = ""
+    made_from: dict[str, Any] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)  # without the results, if there are none
+
+    def row(self) -> dict[str, Any]:
+        """Return the image's row of the summary."""
+        known = {key: self.record[key] for key in COLUMNS if key in self.record}
+        return known | {
+            "image": self.source.name,
+            "file": self.source.file,
+            "state": self.state,
+            "why": self.why,
+        }
 
 
 def segment_files(
-    images: Iterable[Path],
+    sources: Iterable[Source],
     weights: Path,
     output: Path,
+    reading: Reading | None = None,
+    *,
     force: bool = False,
     submission: Path | None = None,
     jobs: int = -1,
+    dry_run: bool = False,
 ) -> pd.DataFrame:
-    """Segment images by the run, or the bundle, in the folder `weights` and write their results; return a row per image.
+    """Segment images by the run or bundle in the folder `weights`, write their results and return the summary.
 
-    Per image: <name>_labels.tif, <name>_outlines.png, <name>_nuclei.csv, <name>.geojson (QuPath), <name>_rois.zip
-    (ImageJ); for all together, if it is asked for, a `submission` whose ids are the images' names. An image whose results
-    are there is passed over unless `force`; its results are written last to first, so that a killed call is not taken for
-    a finished one. jobs: processes; -1: one per core. Raises what find_images and Predictor raise, and ValueError naming
-    a damaged image.
+    The summary has a row per image and the columns COLUMNS; it is also written as SUMMARY, and as PAGE with pictures.
+    An image whose results are up to date is skipped unless `force`; one that cannot be read has the state FAILED
+    and the reason, and the others are done (`check_failures` raises the error). If asked for, a `submission` whose ids
+    are the images' names is written, if all were read. jobs: processes; -1: one per core. dry_run: nothing is written,
+    and what would be made has the state TO_DO. Raises what Predictor raises, and ValueError where results would
+    overwrite what this command did not make.
     """
-    found, folder = find_images(images), find_run(weights).folder
-    predictor = folder, stamp(folder.parent)
-    load_predictor(*predictor)  # what is missing of it is better said at once than by every process
-    tables = {source.name: output / f"{source.name}_nuclei.csv" for source in found}
-    missing = [source for source in found if force or not tables[source.name].is_file()]
-    results = Parallel(choose_jobs(jobs), return_as="generator_unordered")(
-        delayed(segment_one)(source, predictor, output) for source in missing
-    )
-    for _ in tqdm(results, "segment", len(missing), unit="image"):
-        pass
-    if submission:
-        submit(found, output, submission)
-    return pd.DataFrame([{"image": name, "n_nuclei": len(pd.read_csv(table))} for name, table in tables.items()])
+    run, reading = find_run(weights), reading or Reading()
+    if not dry_run:
+        check_folder(output)
+    predictor = run.folder, stamp(run.folder.parent)
+    if not run.config.is_file():
+        load_predictor(*predictor)  # says what is missing
+    tasks = plan(sources, {"weights_sha256": hash_weights(run), "version": VERSION}, output, reading, force)
+    check_results([task.source.name for task in tasks if task.state == TO_DO], output, force)
+    to_do = {task.source.name: task for task in tasks if task.state == TO_DO}
+    if to_do and not dry_run:
+        load_predictor(*predictor)  # reports what it lacks once, before every process does
+        work = partial(segment_one, predictor, output, reading)
+        done = each_image(list(to_do), work, "segment", choose_jobs(jobs), list(to_do.values()))
+        for task, (record, fault) in zip(to_do.values(), done, strict=True):
+            task.record = record
+            task.state, task.why = (FAILED, fault) if fault else (MADE, task.why)
+    summary = pd.DataFrame([task.row() for task in tasks], columns=list(COLUMNS))
+    summary = summary.astype(dict.fromkeys(("nuclei", "height", "width"), "Int64"))
+    if not dry_run:
+        write_table(output / SUMMARY, summary)
+        page = gallery_page([task.record | task.row() for task in tasks], list(FORMATS))
+        write_bytes(output / PAGE, page.encode())
+        if submission and not summary["state"].eq(FAILED).any():
+            submit([task.source.name for task in tasks], output, submission)
+    return summary
 
 
-def segment_one(source: Source, predictor: tuple, output: Path) -> None:
-    """Segment one image by load_predictor(*predictor) and write its results, the table of nuclei last."""
-    image, name = source.read(), source.name
-    labels, iou = load_predictor(*predictor).segment(image)
-    measures = measure_nuclei(labels, image)
+def describe(summary: pd.DataFrame, output: Path, dry_run: bool) -> str:
+    """Say what was done in a line, or, after a dry run, a line per image of what would be done and why."""
+    if dry_run:
+        rows = zip(*(summary[key] for key in ("state", "image", "file", "why")), strict=True)
+        return "\n".join(f"{state}: {image} ({file}){f': {why}' if why else ''}" for state, image, file, why in rows)
+    states = summary["state"].tolist()
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    return f"{summary['nuclei'].sum()} nuclei in {len(summary)} images ({counts}) -> {output / PAGE}"
+
+
+def check_failures(summary: pd.DataFrame, submission: Path | None = None) -> None:
+    """Raise UserError listing the images of a summary that cannot be read, each with the reason.
+
+    submission: what was asked for, and is not written without them.
+    """
+    failed = summary.loc[summary["state"] == FAILED, "why"].tolist()
+    if failed:
+        missing = f", so {submission} is not written" if submission else ""
+        raise UserError("\n  ".join([f"{len(failed)} of {len(summary)} images cannot be read{missing}:", *failed]))
+
+
+def plan(sources: Iterable[Source], common: dict[str, Any], output: Path, reading: Reading, force: bool) -> list[Task]:
+    """Return a task for each image, time points apart, with its state: TO_DO, UP_TO_DATE or FAILED, and why.
+
+    common: what all results are made from beside the image and the settings.
+    """
+    tasks = []
+    for source in sources:
+        try:
+            images, image_hash = split_times(source, reading), source.hash()
+        except (ValueError, OSError) as error:
+            tasks.append(Task(source, FAILED, in_utf8(str(error))))
+            continue
+        for image in images:
+            settings = reading.record() | {"time": image.time}
+            wanted = common | {"image_sha256": image_hash, "settings": settings}
+            record = read_record(output / f"{image.name}{RECORD}")
+            why = describe_change(record, wanted)
+            if record and not why and not all((output / file).is_file() for file in record["files"]):
+                why = "results are missing"
+            state = TO_DO if why or force else UP_TO_DATE
+            tasks.append(Task(image, state, why or "--force" * force, wanted, record if record and not why else {}))
+    check_names([task.source for task in tasks])
+    return tasks
+
+
+def hash_weights(run: Run) -> str:
+    """Return a hash of all that a run segments with: settings, thresholds, networks and boosters, also of members.
+
+    Raises UserError naming those that are missing.
+    """
+    config = load_config(run.config)
+    required = list_required(run, config)
+    check_files(run, required)
+    settings = [one.config for one in (run, *(Run(name, run.folder.parent) for name in config.members))]
+    files = [path for path in (*settings, *required) if path.is_file()]
+    lines = (f"{path.relative_to(run.folder.parent).as_posix()} {file_hash(path)}\n" for path in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def check_results(names: Sequence[str], output: Path, force: bool) -> None:
+    """Raise UserError if a file that results would overwrite was not made by this command, unless `force`."""
+    others = [
+        output / f"{name}{ending}"
+        for name in names
+        if read_record(output / f"{name}{RECORD}") is None
+        for ending in (*FORMATS, RECORD)
+    ]
+    for path, mark in ((output / PAGE, GENERATOR), (output / SUMMARY, ",".join(COLUMNS))):
+        if path.is_file() and mark not in path.read_text(errors="replace"):
+            others.append(path)
+    existing = [path for path in others if path.exists()]
+    if existing and not force:
+        more = f" and {len(existing) - 1} more files" if len(existing) > 1 else ""
+        raise UserError(
+            f"{existing[0]}{more} would be overwritten, and {MADE_BY} has no record of making it: name another folder "
+            "by --output, or overwrite it by --force"
+        )
+
+
+def segment_one(
+    predictor: tuple[Path, tuple[int, ...]],
+    output: Path,
+    reading: Reading,
+    name: str,  # noqa: ARG001 (of the progress bar's work: the task knows its name)
+    task: Task,
+) -> tuple[dict[str, Any], str]:
+    """Segment one image by load_predictor(*predictor) and write its results: (record, why it failed)."""
+    source = task.source
+    try:
+        picture, image, rule = source.read(reading)
+    except (ValueError, OSError) as error:
+        return {}, in_utf8(str(error))
+    segment = load_predictor(*predictor).segment  # takes seconds once, which are no image's
+    started = time.perf_counter()
+    files = [f"{source.name}{ending}" for ending in FORMATS]
+    record: dict[str, Any] = {"made_by": MADE_BY, "finished": False, "files": files, "made_from": task.made_from}
+    write_json(output / f"{source.name}{RECORD}", record)
+    labels, iou = segment(image)
+    measures = measure_nuclei(labels, picture.pixels, picture.pixel_size_um)
     if iou is not None:
         measures["predicted_iou"] = iou[measures["label"].to_numpy() - 1]
-    for path, content in {
-        labels_path(output, name): encode_tiff(labels),
-        output / f"{name}_outlines.png": encode_image_png(draw_outlines(image, labels)),
-        output / f"{name}.geojson": json.dumps(to_geojson(labels, measures)).encode(),
-        output / f"{name}_rois.zip": to_rois(labels),
-    }.items():
-        write_bytes(path, content)
-    write_table(output / f"{name}_nuclei.csv", measures)
+    segmented = Segmented(image, labels, measures)
+    for file, encode in zip(files, FORMATS.values(), strict=True):
+        write_bytes(output / file, encode(segmented))
+    record |= {
+        "finished": True,
+        "image": source.name,
+        "file": source.file,
+        "weights": str(predictor[0].name),
+        "height": image.shape[0],
+        "width": image.shape[1],
+        "axes": picture.axes,
+        "channel": picture.channel,
+        "plane": picture.plane,
+        "pixel_size_um": picture.pixel_size_um,
+        "values": f"{picture.pixels.dtype} {picture.pixels.min():g}..{picture.pixels.max():g}",
+        "normalisation": rule,
+        "notes": "; ".join(picture.notes),
+        "nuclei": len(measures),
+        "seconds": round(time.perf_counter() - started, 2),
+        "thumbnails": draw_thumbnails(image, labels),
+    }
+    write_json(output / f"{source.name}{RECORD}", record)
+    return record, ""
 
 
-def labels_path(output: Path, name: str) -> Path:
-    return output / f"{name}_labels.tif"
-
-
-def submit(sources: list[Source], output: Path, submission: Path) -> None:
-    """Write the label images of `output` as a submission; raise ValueError if it breaks the competition's rules."""
-    labels = {source.name: tifffile.imread(labels_path(output, source.name)) for source in sources}
+def submit(names: Sequence[str], output: Path, submission: Path) -> None:
+    """Write the label images of `output` as a submission; raise UserError if it breaks the competition's rules."""
+    labels = {name: tifffile.imread(output / f"{name}{LABELS}") for name in names}
     with atomic(submission) as temporary:
         with temporary.open("w", newline="") as file:
             write_submission(file, labels.items())
-        if violations := validate_submission(temporary, {name: array.shape for name, array in labels.items()}):
-            raise ValueError(f"{submission} would break the rules:\n  " + "\n  ".join(violations[:20]))
+        shapes = {name: (array.shape[0], array.shape[1]) for name, array in labels.items()}
+        if violations := validate_submission(temporary, shapes):
+            raise UserError(f"{submission} would break the rules:\n  " + "\n  ".join(violations[:20]))

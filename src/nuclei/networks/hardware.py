@@ -1,13 +1,17 @@
 """What the hardware at hand computes, and with how many threads."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
 
 @contextmanager
-def one_thread():
-    """Let torch compute with one thread in this block: how many share a sum decides its last digit.
+def one_thread() -> Iterator[None]:
+    """Let torch compute with one thread in this block: how many threads share a sum decides its last digit.
 
     Images are predicted by several processes instead, which small networks gain more from.
     """
@@ -19,7 +23,7 @@ def one_thread():
         torch.set_num_threads(threads)
 
 
-def choose_precision(wanted: str) -> str:
+def choose_precision(wanted: Precision | Literal["auto"]) -> Precision:
     """Return Fabric's name of a precision; 'auto' becomes one that this machine computes in hardware.
 
     A CPU without bf16 instructions takes bf16 too, but some thirty times slower than fp32.
@@ -32,7 +36,7 @@ def choose_precision(wanted: str) -> str:
     return "bf16-mixed" if fast and not torch.backends.mps.is_available() else "32-true"
 
 
-def single_thread(worker: int) -> None:
+def single_thread(worker: int) -> None:  # noqa: ARG001 (the form of a worker_init_fn)
     """Keep OpenCV from starting a thread pool in every data worker."""
     import cv2
 

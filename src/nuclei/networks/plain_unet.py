@@ -1,8 +1,10 @@
 """The two vanilla U-Nets of the field: that of the Keras starter, and the original one with valid convolutions."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 # Valid convolutions over five levels take 92 px off each side; with 2 more every pooling halves an even number.
 VALID_MARGIN_PX = 94
@@ -14,7 +16,7 @@ def double_conv(n_in: int, n_out: int, padding: int) -> nn.Sequential:
     return nn.Sequential(convolutions[0], nn.ReLU(), convolutions[1], nn.ReLU())
 
 
-def crop_to(features: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def crop_to(features: Tensor, size: tuple[int, int]) -> Tensor:
     """Cut the middle [H, W] = `size` out of features [B, C, H', W']."""
     top, left = ((a - b) // 2 for a, b in zip(features.shape[-2:], size, strict=True))
     return features[..., top : top + size[0], left : left + size[1]]
@@ -40,11 +42,13 @@ class PlainUnet(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                nn.init.zeros_(layer.bias)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        size, m = image.shape[-2:], self.margin_px
-        features, skips = mirror(image, m) if m else image, []
+    def forward(self, image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        features = mirror(image, self.margin_px) if self.margin_px else image
+        skips: list[Tensor] = []
         for level in self.encoder:
             if skips:
                 features = F.max_pool2d(features, 2)
@@ -53,12 +57,12 @@ class PlainUnet(nn.Module):
         features = self.dropout(skips.pop())
         for up, level in zip(self.up, self.decoder, strict=True):
             features = up(features)
-            skip = crop_to(skips.pop(), features.shape[-2:])
+            skip = crop_to(skips.pop(), (features.shape[-2], features.shape[-1]))
             features = level(torch.cat([skip, features], dim=1))
-        return crop_to(self.head(features), size)
+        return crop_to(self.head(features), (height, width))
 
 
-def mirror(image: torch.Tensor, margin_px: int) -> torch.Tensor:
+def mirror(image: Tensor, margin_px: int) -> Tensor:
     """Mirror an image [B, C, H, W] beyond its frame, as often as a margin wider than the image needs."""
     for axis in (-2, -1):
         period = 2 * max(1, image.shape[axis] - 1)
@@ -67,8 +71,9 @@ def mirror(image: torch.Tensor, margin_px: int) -> torch.Tensor:
     return image
 
 
-# name -> a function of the number of channels. Widths: the Keras starter of the competition; Ronneberger et al. 2015.
-VANILLA = {
+# name -> a function that builds the network of so many channels.
+# Widths: the Keras starter of the competition; Ronneberger et al. 2015.
+VANILLA: dict[str, Callable[[int], nn.Module]] = {
     "KerasUnet": lambda n_channels: PlainUnet(n_channels, (8, 16, 32, 64, 128)),
     "OriginalUnet": lambda n_channels: PlainUnet(n_channels, (64, 128, 256, 512, 1024), valid=True, dropout=0.5),
 }

@@ -1,17 +1,26 @@
 """Apply networks to whole images: padding, blended tiles, test-time augmentation over flips, turns and scales."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import cv2
 import numpy as np
 import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
+from nuclei.config.schema import ModelConfig, PredictConfig
 from nuclei.data.images import enlargement
 from nuclei.networks.encoder_decoder import STRIDE
+from nuclei.networks.maps import Maps
 
-# One view = (transpose first?, flip rows?, flip columns?); each list begins with the identity.
-VIEWS = {
+View = tuple[bool, bool, bool]  # transpose first?, flip rows?, flip columns?
+Forward = Callable[[Tensor], Tensor]  # uint8 [B, 3, H, W] -> probabilities [B, C, H, W]
+
+# Each list begins with the identity.
+VIEWS: dict[str, list[View]] = {
     "none": [(False, False, False)],
     "flips": [(False, rows, columns) for rows in (False, True) for columns in (False, True)],
     "dihedral": [
@@ -20,14 +29,14 @@ VIEWS = {
 }
 
 
-def apply_view(array: np.ndarray, view: tuple[bool, bool, bool]) -> np.ndarray:
+def apply_view(array: NDArray[Any], view: View) -> NDArray[Any]:
     """Transform the first two axes of `array` by one of the eight symmetries of the square."""
     turned, rows, columns = view
     array = array.swapaxes(0, 1) if turned else array
     return array[:: -1 if rows else 1, :: -1 if columns else 1]
 
 
-def undo_view(array: np.ndarray, view: tuple[bool, bool, bool]) -> np.ndarray:
+def undo_view(array: NDArray[Any], view: View) -> NDArray[Any]:
     """Invert apply_view."""
     turned, rows, columns = view
     array = array[:: -1 if rows else 1, :: -1 if columns else 1]
@@ -47,7 +56,7 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
     return [round(i * (length - tile) / (n - 1)) for i in range(n)]
 
 
-def tile_axis(length: int, tile: int, overlap: int) -> list[tuple[slice, np.ndarray]]:
+def tile_axis(length: int, tile: int, overlap: int) -> list[tuple[slice, NDArray[np.float32]]]:
     """Return the tiles of one axis, each with its weights float32 [n] > 0, which add up to 1 over the tiles.
 
     Weights rise from a tile's ends over `overlap` pixels, where its maps lack context.
@@ -61,14 +70,14 @@ def tile_axis(length: int, tile: int, overlap: int) -> list[tuple[slice, np.ndar
     return [(span, (ramp / total[span]).astype(np.float32)) for span in spans]
 
 
-def forward_views(forward: Callable, image: np.ndarray, views: list) -> np.ndarray:
+def forward_views(forward: Forward, image: NDArray[np.uint8], views: list[View]) -> NDArray[np.float32]:
     """Return the maps of each view turned back: uint8 [H, W, 3] -> float32 [V, C, H, W].
 
-    forward: uint8 [B, 3, H, W] -> probabilities [B, C, H, W], H and W multiples of STRIDE.
+    forward is given images whose height and width are multiples of STRIDE.
     """
     height, width = image.shape[:2]
     padded = cv2.copyMakeBorder(image, 0, -height % STRIDE, 0, -width % STRIDE, cv2.BORDER_REFLECT)
-    parts = {}
+    parts: dict[int, NDArray[np.float32]] = {}
     for turned in sorted({view[0] for view in views}):
         indices = [i for i, view in enumerate(views) if view[0] == turned]
         batch = np.stack([apply_view(padded, views[i]) for i in indices]).transpose(0, 3, 1, 2)
@@ -77,79 +86,73 @@ def forward_views(forward: Callable, image: np.ndarray, views: list) -> np.ndarr
     return np.stack([parts[i] for i in range(len(views))])
 
 
-def predict_moments(forward: Callable, image: np.ndarray, views: list, n_channels: int, tile: int, overlap: int):
+def predict_moments(
+    forward: Forward, image: NDArray[np.uint8], n_channels: int, predict: PredictConfig
+) -> NDArray[np.float32]:
     """Return the mean maps over views and, last, the variance of the first channel over them: float32 [C + 1, H, W].
 
-    Images beyond `tile` are predicted in tiles of that side whose `overlap` pixels are blended, so the network's
+    Images beyond predict.tile_px are predicted in tiles of that side whose overlap is blended, so the network's
     memory does not grow with the image.
     """
     height, width = image.shape[:2]
     moments = np.zeros((n_channels + 1, height, width), np.float32)
-    for rows, row_weight in tile_axis(height, tile, overlap):
-        for columns, column_weight in tile_axis(width, tile, overlap):
-            maps = forward_views(forward, image[rows, columns], views)
+    for rows, row_weight in tile_axis(height, predict.tile_px, predict.overlap_px):
+        for columns, column_weight in tile_axis(width, predict.tile_px, predict.overlap_px):
+            maps = forward_views(forward, image[rows, columns], VIEWS[predict.tta])
             weight = row_weight[:, None] * column_weight
             moments[:-1, rows, columns] += weight * maps.mean(0)
             moments[-1, rows, columns] += weight * maps[:, 0].var(0)
     return moments
 
 
-def predict_maps(
-    forward: Callable,
-    image: np.ndarray,
-    channels: tuple[str, ...],
-    tta: str = "flips",
-    scales: tuple[float, ...] = (1.0,),
-    tile: int = 1280,
-    overlap: int = 128,
-    min_side_px: int = 0,
-) -> dict[str, np.ndarray]:
+def predict_scales(
+    forward: Forward, image: NDArray[np.uint8], model: ModelConfig, predict: PredictConfig
+) -> Iterator[NDArray[np.float32]]:
+    """Yield predict_moments at each of the scales, at the size of the image: float32 [C + 1, H, W]."""
+    height, width = image.shape[:2]
+    factor = enlargement(image.shape, model.min_side_px)
+    for scale in (factor * scale for scale in predict.scales):
+        if scale == 1:
+            yield predict_moments(forward, image, len(model.channels), predict)
+            continue
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        # cv2 resizes about pixel centers, so going there and back shifts nothing.
+        scaled = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        moments = predict_moments(forward, cast("NDArray[np.uint8]", scaled), len(model.channels), predict)
+        yield np.stack([cv2.resize(m, (width, height), interpolation=cv2.INTER_LINEAR) for m in moments])
+
+
+def predict_maps(forward: Forward, image: NDArray[np.uint8], model: ModelConfig, predict: PredictConfig) -> Maps:
     """Predict an image: uint8 [H, W, 3] -> channel name -> float32 [H, W] in 0..1, and their `disagreement`.
 
-    scales are relative to the size that images.enlargement gives the image; disagreement: standard deviation of the
-    first channel over all views and scales, 0..0.5.
-    Raises ValueError listing the options on an unknown `tta`, and on an overlap that is no part of a tile.
+    predict.scales are relative to the size that images.enlargement gives the image; disagreement: standard deviation
+    of the first channel over all views and scales, 0..0.5. Raises ValueError unless 0 <= overlap < tile.
     """
-    if tta not in VIEWS:
-        raise ValueError(f"unknown tta {tta}; valid: {', '.join(VIEWS)}")
-    height, width = image.shape[:2]
-    factor = enlargement(image.shape, min_side_px)
-    for n, scale in enumerate((factor * scale for scale in scales), start=1):
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        # cv2 resizes about pixel centres, so going there and back shifts nothing.
-        scaled = (
-            image
-            if scale == 1
-            else cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-        )
-        moments = predict_moments(forward, scaled, VIEWS[tta], len(channels), tile, overlap)
-        if scale != 1:
-            moments = np.stack([cv2.resize(m, (width, height), interpolation=cv2.INTER_LINEAR) for m in moments])
-        if n == 1:
-            total = moments
-            continue
+    scales = predict_scales(forward, image, model, predict)
+    total = next(scales)
+    for n, moments in enumerate(scales, start=2):
         # Running means; the variance also takes what the scales' means differ (Welford 1962).
         moments -= total
         total += moments / n
         total[-1] += moments[0] ** 2 * ((n - 1) / n**2)
     np.sqrt(total[-1], out=total[-1])
-    return dict(zip((*channels, "disagreement"), total, strict=True))
+    return dict(zip((*model.channels, "disagreement"), total, strict=True))
 
 
-def network_forward(fabric, network) -> Callable:
+def network_forward(fabric: Fabric, network: Callable[[Tensor], Tensor]) -> Forward:
     """Return a function from uint8 [B, 3, H, W] to probabilities, run by `fabric`'s device and precision."""
 
-    def forward(batch: torch.Tensor) -> torch.Tensor:
+    def forward(batch: Tensor) -> Tensor:
         # One image at a time fits a processor's cache (benchmarks/inference.py); a GPU wants them all at once.
-        parts = batch.split(1 if fabric.device.type == "cpu" else len(batch))
+        parts = torch.split(batch, 1 if fabric.device.type == "cpu" else len(batch))
         with torch.inference_mode(), fabric.autocast():
             return torch.cat([network(fabric.to_device(part)) for part in parts]).float().sigmoid()
 
     return forward
 
 
-def freeze(network: torch.nn.Module) -> Callable:
-    """Return a network in evaluation mode on a CPU as a function of the same values, its batch norms folded into its weights.
+def freeze(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return a network in evaluation mode on a CPU as a function of the same values, batch norms folded into weights.
 
     A network whose traced form does not take images of any size is returned as it is.
     """
@@ -157,7 +160,8 @@ def freeze(network: torch.nn.Module) -> Callable:
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit's advice to its users
         try:
-            frozen = torch.jit.freeze(torch.jit.trace(network, small, check_trace=False))
+            traced = torch.jit.trace(network, small, check_trace=False)  # type: ignore[no-untyped-call]  # torch's own
+            frozen = torch.jit.freeze(traced)
             same = torch.allclose(frozen(other), network(other), atol=1e-3)
         except RuntimeError:
             same = False

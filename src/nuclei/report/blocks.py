@@ -3,6 +3,7 @@
 import base64
 import html
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -33,7 +34,7 @@ class Table:
     """Hold cells as they are to be read; the columns after the first `n_text` hold numbers."""
 
     columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
     n_text: int = 1
 
 
@@ -44,7 +45,7 @@ class Picture:
     name: str
     png: bytes
     caption: str
-    wide: bool = False  # of several images side by side: not to be shrunk to the width of a phone
+    wide: bool = False  # several images side by side: not shrunk to the width of a phone
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Files:
 
 @dataclass(frozen=True)
 class Missing:
-    """Name an artefact that a part of the report would have been made from."""
+    """Name a missing artefact that a part of the report would have been made from."""
 
     what: str
 
@@ -77,7 +78,7 @@ class References:
 
 Block = Heading | Subheading | Paragraph | Code | Table | Picture | Files | Missing | FillIn | References
 WRAPPED_CHARACTERS = 32  # a cell of text beyond this may be broken into lines
-BROAD_PX = 1000  # a picture beyond this is not to be shrunk to the width of a phone
+BROAD_PX = 1000  # a picture beyond this is not shrunk to the width of a phone
 CSS = """
 :root { color-scheme: light; --ink: #1f2933; --soft: #52606d; --line: #d9e2ec; --tint: #f5f7fa; --accent: #0072b2; }
 * { box-sizing: border-box; }
@@ -174,7 +175,7 @@ def render_block(block: Block) -> str:
         case Files(files):
             return "\n".join(f"- [{path.removeprefix('../')}]({path}): {what}" for what, path in files)
         case Missing(what):
-            return f"> **not there:** `{what}`"
+            return f"> **missing:** `{what}`"
         case FillIn(what):
             return f"> **to be filled in:** {what}"
         case References(sources):
@@ -216,7 +217,7 @@ def _html(block: Block) -> str:
             )
             return f"<ul>{''.join(items)}</ul>"
         case Missing(what):
-            return f'<p class="missing"><strong>not there:</strong> <code>{html.escape(what)}</code></p>'
+            return f'<p class="missing"><strong>missing:</strong> <code>{html.escape(what)}</code></p>'
         case FillIn(what):
             return f'<p class="fill-in"><strong>to be filled in:</strong> {html.escape(what)}</p>'
         case References(sources):

@@ -1,8 +1,9 @@
-"""The picture of one image's whole way: result and errors, maps, candidates, and which of them were chosen."""
+"""The picture of all that was made of one image: result and errors, maps, candidates, and which of them were chosen."""
 
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import cv2
 import matplotlib as mpl
@@ -11,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from nuclei.candidates.selection import paint
-from nuclei.candidates.table import Candidates
 from nuclei.data.images import stretch_contrast
 from nuclei.data.labels import count_touching, find_outlines
 from nuclei.evaluation.metric import THRESHOLDS, score_image, sort_errors
@@ -23,6 +24,11 @@ from nuclei.report.pictures import (
     GAP_PX,
     PREDICTION_COLOUR,
     TRUTH_COLOUR,
+    ImageSteps,
+    Labels,
+    Pixels,
+    Values,
+    Window,
     best_of_each_node,
     busiest_window,
     colour_map,
@@ -32,7 +38,7 @@ from nuclei.report.pictures import (
     place_tiles,
 )
 
-# As in figures.draw_errors.
+# As in charts.draw_errors.
 ERROR_COLOURS = {
     "found": GREEN,
     "merged": VERMILION,
@@ -41,7 +47,7 @@ ERROR_COLOURS = {
     "missed": SKY,
     "false": ORANGE,
 }
-COLUMNS = 4
+PANEL_COLUMNS = 4
 TILE_PX = 385  # four of them and their gaps are 1600 pixels
 TITLE_PX = 34  # above a tile
 CAPTION_PX = 64  # below it
@@ -54,48 +60,34 @@ SMALLEST_INSIDE_PX = 9  # radius of the circle that two numbers need
 class Panel:
     """Hold a square picture, uint8 [S, S, 3], its title and caption, a colour bar (map, largest value) and a finish.
 
-    The finish draws on the axes what is no pixel.
+    The finish draws what is not pixels onto the axes.
     """
 
     title: str
-    tile: np.ndarray
+    tile: Pixels
     caption: str = ""
     bar: tuple[str, float] | None = None
     finish: Callable[[Axes], None] | None = None
 
 
 @styled
-def draw_case(
-    image: np.ndarray,
-    truth: np.ndarray | None,
-    maps: Mapping[str, np.ndarray],
-    candidates: Candidates | None,
-    predicted_iou: np.ndarray | None,
-    true_iou: np.ndarray | None,
-    chosen: np.ndarray | None,
-    instances: np.ndarray,
-    title: str,
-    side_px: int = 256,
-) -> Figure:
-    """Draw everything about one image, uint8 [H, W, 3], in at most 1600 pixels of width; leave out what is None.
+def draw_case(steps: ImageSteps, title: str, side_px: int = 256) -> Figure:
+    """Draw everything about one image in at most 1600 pixels of width; leave out the steps that were not taken.
 
-    First truth, instances, both int [H, W], and errors; then the maps, float [H, W] in 0..1; then the N candidates:
-    coloured by predicted and by true IoU, [N] in 0..1 each, one against the other, and the `chosen` ones, indices,
-    with both in hundredths. All show the window of at most `side_px` that holds the most outlines; counts are of the
-    whole image.
+    First truth, instances and errors; then the maps; then the candidates: coloured by predicted and by true IoU, one
+    IoU against the other, and the chosen ones with both in hundredths. All show the window of at most `side_px` that
+    holds the most outlines; counts are of the whole image.
     """
-    outlines = [find_outlines(labels) for labels in (truth, instances) if labels is not None]
+    outlines = [find_outlines(labels) for labels in (steps.truth, steps.instances) if labels is not None]
     window = busiest_window(np.any(outlines, axis=0), side_px)
-    shown = stretch_contrast(image)
-    rows = [show_result(shown, truth, instances, window), show_maps(maps, window)]
-    if candidates is not None:
-        rows.append(show_candidates(shown, candidates, predicted_iou, true_iou, chosen, window))
+    steps = replace(steps, image=stretch_contrast(steps.image))
+    rows = [show_result(steps, window), show_maps(steps.maps, window), show_candidates(steps, window)]
     return place_panels([list(row) for row in rows], title)
 
 
 def place_panels(rows: list[list[Panel]], title: str) -> Figure:
-    """Place panels in rows of at most COLUMNS; longer rows are broken, empty ones left out."""
-    rows = [row[i : i + COLUMNS] for row in rows for i in range(0, len(row), COLUMNS)]
+    """Place panels in rows of at most PANEL_COLUMNS; longer rows are broken, empty ones left out."""
+    rows = [row[i : i + PANEL_COLUMNS] for row in rows for i in range(0, len(row), PANEL_COLUMNS)]
     lines = textwrap.wrap(title, CHARACTERS_PER_TILE * max(map(len, rows)))
     figure = place_tiles(
         [[p.tile for p in row] for row in rows],
@@ -140,8 +132,9 @@ def add_bar(axes: Axes, name: str, largest: float, below_px: int) -> None:
     bar.spines[:].set_visible(False)
 
 
-def show_result(image: np.ndarray, truth: np.ndarray | None, instances: np.ndarray, window) -> Iterator[Panel]:
+def show_result(steps: ImageSteps, window: Window) -> Iterator[Panel]:
     """Yield the image, the outlines of truth and prediction, and the errors."""
+    image, truth, instances = steps.image, steps.truth, steps.instances
     rows, columns = window
     height, width = image.shape[:2]
     place = f"{height} × {width} px"
@@ -163,13 +156,13 @@ def show_result(image: np.ndarray, truth: np.ndarray | None, instances: np.ndarr
         yield Panel("errors (white: prediction)", tile, finish=lambda axes: add_legend(axes, counts))
 
 
-def describe_labels(labels: np.ndarray) -> str:
+def describe_labels(labels: Labels) -> str:
     """Say how many nuclei there are and how many of them touch."""
     n = len(np.unique(labels[labels > 0]))
     return f"{n} {'nucleus' if n == 1 else 'nuclei'}, {count_touching(labels)} touching"
 
 
-def outline_labels(image: np.ndarray, labels: np.ndarray, window, colour: tuple[int, int, int]) -> np.ndarray:
+def outline_labels(image: Pixels, labels: Labels, window: Window, colour: tuple[int, int, int]) -> Pixels:
     """Outline labels on a window of the image in one colour."""
     tile = enlarge(image[window], TILE_PX, smooth=True)
     tile[find_outlines(enlarge(labels[window], TILE_PX, smooth=False), LINE_PX)] = colour
@@ -177,13 +170,13 @@ def outline_labels(image: np.ndarray, labels: np.ndarray, window, colour: tuple[
 
 
 def colour_errors(
-    image: np.ndarray,
-    truth: np.ndarray,
-    prediction: np.ndarray,
+    image: Pixels,
+    truth: Labels,
+    prediction: Labels,
     kinds: dict[int, str],
     false: list[int],
-    window,
-) -> np.ndarray:
+    window: Window,
+) -> Pixels:
     """Fill each nucleus by its kind and each false prediction on a faint window, with the predictions' outlines."""
     tile = (0.4 * enlarge(image[window], TILE_PX, smooth=True)).astype(np.uint8)
     for labels, kind_of in ((prediction, dict.fromkeys(false, "false")), (truth, kinds)):
@@ -191,7 +184,7 @@ def colour_errors(
         for label, kind in kind_of.items():
             palette[label] = 255 * np.array(mpl.colors.to_rgb(ERROR_COLOURS[kind]))
         shown = enlarge(labels[window], TILE_PX, smooth=False)
-        inside = palette.any(axis=1)[shown]
+        inside = np.asarray((palette > 0).any(axis=1))[shown]
         edge = inside & find_outlines(shown, LINE_PX)
         tile[inside] = (0.45 * tile[inside] + 0.55 * palette[shown[inside]]).astype(np.uint8)
         tile[edge] = palette[shown[edge]].astype(np.uint8)
@@ -217,7 +210,7 @@ def add_legend(axes: Axes, counts: dict[str, int]) -> None:
     )
 
 
-def show_maps(maps: Mapping[str, np.ndarray], window) -> Iterator[Panel]:
+def show_maps(maps: Mapping[str, Values], window: Window) -> Iterator[Panel]:
     """Yield the maps, each with its colour bar; disagreements, which are small, by their largest value."""
     for name, values in maps.items():
         unsure = "disagreement" in name
@@ -227,29 +220,24 @@ def show_maps(maps: Mapping[str, np.ndarray], window) -> Iterator[Panel]:
         yield Panel(name_type(name) if unsure else f"{name_type(name)} map", tile, bar=(colours, largest))
 
 
-def show_candidates(
-    image: np.ndarray,
-    candidates: Candidates,
-    predicted_iou: np.ndarray | None,
-    true_iou: np.ndarray | None,
-    chosen: np.ndarray | None,
-    window,
-) -> Iterator[Panel]:
-    """Yield the candidates coloured by each IoU there is, one IoU against the other, and the chosen candidates."""
-    known = {name: iou for name, iou in (("predicted", predicted_iou), ("true", true_iou)) if iou is not None}
+def show_candidates(steps: ImageSteps, window: Window) -> Iterator[Panel]:
+    """Yield the candidates coloured by each known IoU, one IoU against the other, and the chosen candidates."""
+    candidates, predicted, true, chosen = steps.candidates, steps.predicted_iou, steps.true_iou, steps.chosen
+    if candidates is None:
+        return
+    known = {name: iou for name, iou in (("predicted", predicted), ("true", true)) if iou is not None}
     for name, iou in known.items():
         n_nodes = len(best_of_each_node(candidates, iou))
         yield Panel(
             f"candidates by {name} IoU",
-            outline_candidates(image, candidates, iou, window, TILE_PX),
+            outline_candidates(steps.image, candidates, iou, window, TILE_PX),
             f"the best of each of {n_nodes:,} nodes",
             ("viridis", 1.0),
         )
-    if len(known) == 2:
+    if predicted is not None and true is not None:
         blank = np.full((TILE_PX, TILE_PX, 3), 255, np.uint8)
-        yield Panel(
-            "true against predicted IoU", blank, finish=lambda axes: scatter_ious(axes, predicted_iou, true_iou, chosen)
-        )
+        scatter = partial(scatter_ious, predicted=predicted, true=true, chosen=chosen)
+        yield Panel("true against predicted IoU", blank, finish=scatter)
     if chosen is not None:
         labels, ious = paint(candidates, chosen), [iou[chosen] for iou in known.values()]
         caption = f"{len(chosen):,} of {len(candidates):,} candidates"
@@ -257,13 +245,13 @@ def show_candidates(
             caption += f"\nIoU in hundredths: {' above '.join(known)}"
         yield Panel(
             "chosen candidates",
-            fill_labels(image, labels, window, TILE_PX),
+            fill_labels(steps.image, labels, window, TILE_PX),
             caption,
-            finish=lambda axes: write_ious(axes, labels[window], ious),
+            finish=partial(label_ious, labels=labels[window], ious=ious),
         )
 
 
-def scatter_ious(axes: Axes, predicted: np.ndarray, true: np.ndarray, chosen: np.ndarray | None) -> None:
+def scatter_ious(axes: Axes, predicted: Values, true: Values, chosen: NDArray[np.int64] | None) -> None:
     """Draw true against predicted IoU, [N] each, and mark the chosen ones, inside the box of a tile."""
     box, title = axes.get_position(), axes.get_title(loc="left")
     left, bottom, width, height = 0.16, 0.12, 0.81, 0.88  # of the tile
@@ -285,8 +273,8 @@ def scatter_ious(axes: Axes, predicted: np.ndarray, true: np.ndarray, chosen: np
     axes.legend(loc="upper left", fontsize=8, handletextpad=0.2, borderaxespad=0.2)
 
 
-def write_ious(axes: Axes, labels: np.ndarray, ious: list[np.ndarray]) -> None:
-    """Write IoUs in hundredths, [N] each and label i + 1 having entry i, one above the other where there is room."""
+def label_ious(axes: Axes, labels: Labels, ious: list[Values]) -> None:
+    """Write IoUs in hundredths, [N] each and label i + 1 having entry i, one above the other, in large nuclei."""
     shown = enlarge(labels, TILE_PX, smooth=False)
     inside = (shown > 0) & ~find_outlines(shown)
     depth = cv2.distanceTransform(np.pad(inside, 1).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]

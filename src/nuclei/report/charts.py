@@ -2,18 +2,29 @@
 
 import functools
 import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from cycler import cycler
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
+from numpy.typing import NDArray
 from PIL import Image
 
+from nuclei.decoding.tuning import Tuned
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Floats = NDArray[np.float64]
+Point = tuple[float, float]
+Curve = tuple[list[float], list[float]]  # x values, scores
 DPI = 160
 WIDTH_IN = 6.2
-# Okabe and Ito's colours, which stay apart for every kind of colour vision.
+# Okabe and Ito's colours, which remain distinct under every kind of colour vision.
 BLUE, ORANGE, GREEN, SKY, VERMILION, PURPLE = "#0072b2", "#e69f00", "#009e73", "#56b4e9", "#d55e00", "#cc79a7"
 COLOURS = (BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE)
 GRAY = "#52606d"
@@ -40,17 +51,17 @@ STYLE = {
     "axes.axisbelow": True,
     "lines.linewidth": 2,
     "lines.markersize": 5.5,
-    "axes.prop_cycle": mpl.cycler(color=COLOURS),
+    "axes.prop_cycle": cycler(color=COLOURS),
     "figure.dpi": DPI,
     "text.parse_math": False,
 }
 
 
-def styled(draw):
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
     """Make a function that draws do so in the style of the report, whatever the user's own settings are."""
 
     @functools.wraps(draw)
-    def wrapped(*args, **kwargs):
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         with mpl.rc_context():
             mpl.rcdefaults()
             mpl.rcParams.update(STYLE)
@@ -60,28 +71,31 @@ def styled(draw):
 
 
 def new_figure(height_in: float, width_in: float = WIDTH_IN) -> Figure:
-    """Return an empty figure of a size in inches that arranges its axes itself."""
+    """Return an empty figure of a size in inches, whose axes are laid out automatically."""
     figure = Figure((width_in, height_in), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 @styled
-def render_png(figure: Figure, keep: tuple[tuple[int, int, int], ...] = ()) -> bytes:
+def render_png(figure: Figure, keep: tuple[tuple[int, int, int], ...] = (), n_colours: int = 256) -> bytes:
     """Return a figure as PNG bytes, the same each time; with colours to `keep`, RGB 0..255, as a third of the bytes.
 
-    It then has the 256 colours that suit it best, among them those.
+    It then has the `n_colours` colours that suit it best, among them those; fewer make fewer bytes.
     """
     result = io.BytesIO()
     if not keep:
         # Matplotlib would write its version into the file.
         figure.savefig(result, format="png", dpi=DPI, metadata={"Software": None})
         return result.getvalue()
-    figure.canvas.draw()
-    pixels = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
-    fitted = pixels.quantize(256 - len(keep), Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).getpalette()
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    fitted = (
+        pixels.quantize(n_colours - len(keep), Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).getpalette() or []
+    )
     palette = Image.new("P", (1, 1))
-    palette.putpalette(fitted[: 3 * (256 - len(keep))] + [value for colour in keep for value in colour])
+    palette.putpalette(fitted[: 3 * (n_colours - len(keep))] + [value for colour in keep for value in colour])
     pixels.quantize(palette=palette, dither=Image.Dither.NONE).save(result, format="PNG", optimize=True)
     return result.getvalue()
 
@@ -92,7 +106,7 @@ def name_type(cluster: str) -> str:
 
 
 @styled
-def draw_precision(curves: dict[str, dict[str, float]]) -> Figure:
+def draw_precision(curves: Mapping[str, Mapping[str, float]]) -> Figure:
     """Draw mean precision against the IoU threshold: {series: {'0.50': precision}}."""
     figure = new_figure(3.6)
     axes = figure.subplots()
@@ -109,7 +123,7 @@ def draw_precision(curves: dict[str, dict[str, float]]) -> Figure:
 
 
 @styled
-def draw_clusters(series: dict[str, dict[str, dict]], order: tuple[str, ...]) -> Figure:
+def draw_types(series: Mapping[str, Mapping[str, dict[str, Any]]], order: Sequence[str]) -> Figure:
     """Draw the score of each image type with its interval: {series: {type: {n_images, score [mean, low, high]}}}.
 
     Types come in `order`, others after them.
@@ -142,14 +156,15 @@ def draw_clusters(series: dict[str, dict[str, dict]], order: tuple[str, ...]) ->
     return figure
 
 
-def spans(mean: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def spans(mean: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> NDArray[Any]:
     """Return the lengths of whiskers below and above the mean, [2, N], none of them negative."""
-    return np.maximum([mean - low, high - mean], 0)
+    whiskers: NDArray[Any] = np.maximum([mean - low, high - mean], 0)
+    return whiskers
 
 
 @styled
-def draw_steps(labels: list[str], steps: list[dict]) -> Figure:
-    """Draw the score of each step with its interval, and its paired gain: `steps` as evaluation.compare_steps.
+def draw_steps(labels: Sequence[str], steps: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw the score of each step with its interval, and its paired gain: `steps` as summary.compare_steps.
 
     labels: their names, the first line that of the method.
     """
@@ -197,7 +212,7 @@ def draw_steps(labels: list[str], steps: list[dict]) -> Figure:
 
 
 @styled
-def draw_importance(importance: dict[str, float], n: int = 20) -> Figure:
+def draw_importance(importance: Mapping[str, float], n: int = 20) -> Figure:
     """Draw the n features with the largest shares of the gain, {feature: share}."""
     largest = sorted(importance.items(), key=lambda item: (-item[1], item[0]))[:n]
     figure = new_figure(0.9 + 0.235 * len(largest))
@@ -212,7 +227,7 @@ def draw_importance(importance: dict[str, float], n: int = 20) -> Figure:
 
 
 @styled
-def draw_reliability(count: np.ndarray, predicted: np.ndarray, true: np.ndarray, spread: np.ndarray) -> Figure:
+def draw_reliability(count: Floats, predicted: Floats, true: Floats, spread: Floats) -> Figure:
     """Draw mean true IoU against mean predicted IoU, and how many candidates there are, of equal bins [B] of 0..1."""
     figure = new_figure(5.6, 5.2)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -240,36 +255,40 @@ def draw_reliability(count: np.ndarray, predicted: np.ndarray, true: np.ndarray,
     return figure
 
 
-def split_curve(tuned: dict, x: str, line: str | None) -> tuple[dict, dict[str, tuple], tuple]:
+def split_curve(tuned: Tuned, x: str, line: str | None) -> tuple[dict[float | None, Curve], dict[int, Point], Point]:
     """Sort what a tuning left into curves against the setting `x`, one for each value of the setting `line`.
 
-    tuned: options (a list of settings), curve (their scores), fold {fold: chosen settings} and test (chosen settings).
-    Returns ({line: (x values, scores)}, {fold: (x, score)}, (x, score) of test).
+    Returns ({line: (x values, scores)}, {fold: (x, score)}, (x, score) of new images).
     """
-    curves, score_of = {}, {}
-    for option, score in zip(tuned["options"], tuned["curve"], strict=True):
-        values, scores = curves.setdefault(option.get(line), ([], []))
+    curves: dict[float | None, Curve] = {}
+    score_of: dict[tuple[float, float | None], float] = {}
+
+    def level(setting: Mapping[str, float]) -> float | None:
+        return setting[line] if line else None
+
+    for option, score in zip(tuned.options, tuned.curve, strict=True):
+        values, scores = curves.setdefault(level(option), ([], []))
         values.append(option[x])
         scores.append(score)
-        score_of[option[x], option.get(line)] = score
+        score_of[option[x], level(option)] = score
 
-    def place(chosen):
-        return chosen[x], score_of[chosen[x], chosen.get(line)]
+    def place(chosen: Mapping[str, float]) -> Point:
+        return chosen[x], score_of[chosen[x], level(chosen)]
 
-    return curves, {fold: place(chosen) for fold, chosen in tuned["fold"].items()}, place(tuned["test"])
+    return curves, {fold: place(chosen) for fold, chosen in tuned.fold.items()}, place(tuned.new)
 
 
 @styled
-def draw_threshold(title: str, x_label: str, tuned: dict, x: str, line: str | None = None) -> Figure:
+def draw_threshold(title: str, x_label: str, tuned: Tuned, x: str, line: str | None = None) -> Figure:
     """Draw the score against a threshold and mark what was chosen: arguments as split_curve."""
     curves, folds, test = split_curve(tuned, x, line)
     figure = new_figure(3.9, WIDTH_IN + (1.2 if line else 0))
     axes = figure.subplots()
     colours = mpl.colormaps["viridis"](np.linspace(0, 0.88, len(curves))) if line else [BLUE]
-    for (value, curve), colour in zip(curves.items(), colours, strict=True):
-        label = f"{name_type(line)} {value:g}" if line else None
+    for (value_of_line, curve), colour in zip(curves.items(), colours, strict=True):
+        label = f"{name_type(line)} {value_of_line:g}" if line else None
         axes.plot(*curve, marker="o", markersize=4, color=colour, label=label)
-    folds_at = {}
+    folds_at: dict[float, dict[int, float]] = {}
     for fold, (value, score) in folds.items():
         folds_at.setdefault(value, {})[fold] = score
     for i, (value, places) in enumerate(sorted(folds_at.items())):
@@ -285,7 +304,7 @@ def draw_threshold(title: str, x_label: str, tuned: dict, x: str, line: str | No
             label="chosen for a fold" if i == 0 else None,
         )
         axes.annotate(
-            f"fold {', '.join(places)}",
+            f"fold {', '.join(map(str, places))}",
             (value, max(places.values())),
             (0, 11),
             textcoords="offset points",
@@ -310,7 +329,7 @@ def draw_threshold(title: str, x_label: str, tuned: dict, x: str, line: str | No
 
 
 @styled
-def draw_training(title: str, histories: dict[str, pd.DataFrame]) -> Figure:
+def draw_training(title: str, histories: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw loss and held-out score against the step: {fold: table with step, loss, score (NaN where not measured)}."""
     figure = new_figure(3.3, WIDTH_IN + 1.4)
     left, right = figure.subplots(1, 2)
@@ -329,7 +348,7 @@ def draw_training(title: str, histories: dict[str, pd.DataFrame]) -> Figure:
 
 
 @styled
-def draw_errors(counts: dict[str, dict[str, int]], kinds: tuple[str, ...]) -> Figure:
+def draw_errors(counts: Mapping[str, Mapping[str, int]], kinds: Sequence[str]) -> Figure:
     """Draw how many nuclei of each image type went wrong, by kind: {type: {kind: count, "n_true": nuclei}}.
 
     Bars are per 100 true nuclei, so that types of different size can be compared.

@@ -1,22 +1,29 @@
-"""Ablations as a table and a forest plot: what each change to a base gains or loses, and what can be told from it.
+"""Runs compared: ablations over their bases, the climb step by step, the field's five systems. Tables and figures.
 
-The table has one row per run, with the COLUMNS below. Scores are out of fold; gain is the paired difference ablation
-minus base with the ends of its 95 % interval, and is empty where a row is itself a base.
+Each comparison is a table with one row per run, in the columns named below. Scores are out of fold; a gain is a paired
+difference with the ends of its 95 % interval, empty where there is nothing to compare with.
+
+Scores of the field: "Deconvoluting Convolutions", talk at a Data Science Meetup, April 2018: ranges of the
+leaderboard's mean average precision, on images that this project has no truth of.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
 
-from nuclei.report.blocks import Block, Paragraph, Table
-from nuclei.report.charts import GRAY, GREEN, VERMILION, WIDTH_IN, new_figure, spans, styled
-from nuclei.report.sections import make_picture
-from nuclei.report.tables import format_interval
+from nuclei.errors import UserError
+from nuclei.evaluation.summary import format_gain, format_interval, format_score
+from nuclei.report.blocks import Block, Paragraph, Picture, Table
+from nuclei.report.charts import BLUE, GRAY, GREEN, VERMILION, WIDTH_IN, new_figure, render_png, spans, styled
+from nuclei.report.tables import each_row, name_method
 
-COLUMNS = (
+ABLATION_COLUMNS = (
     "ablation",
     "base",
     "kind",
@@ -38,22 +45,24 @@ MARKERS = {"retrain": "o", "post-process": "D"}
 ABOUT_ABLATIONS = (
     "Each row changes its base in one respect. The gain is the ablation's score minus that of its base on the same "
     "images, with the 95 % bootstrap interval over mosaic groups: where a part is taken away, a negative gain means "
-    "that the part helped. Undecided is what has zero inside its interval. The interval covers the choice of images, "
-    "not the luck of a training: where several seeds were trained, the spread between them is in the table."
+    "that the part helped. A change is undecided if zero is inside its interval. The interval covers the choice of "
+    "images, not the luck of a training: where several seeds were trained, the spread between them is in the table."
 )
 
 
 def check_ablations(table: pd.DataFrame) -> None:
-    """Raise ValueError naming the columns that a table of ablations lacks."""
-    if missing := [name for name in COLUMNS if name not in table]:
-        raise ValueError(f"the table of ablations lacks the columns {', '.join(missing)}; it has {', '.join(table)}")
+    """Raise UserError naming the columns that a table of ablations lacks."""
+    if missing := [name for name in ABLATION_COLUMNS if name not in table]:
+        raise UserError(
+            f"the table of ablations lacks the columns {', '.join(missing)}; it has {', '.join(map(str, table))}"
+        )
 
 
 def add_ablations(before: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """Return `table` with the rows of an earlier one that it does not have: few have the time to run all at once.
 
-    Rows are left out whose base has another score by now, as their gains are over what is no longer there. Raises
-    ValueError as check_ablations does.
+    Rows whose base has another score by now are left out: what they were compared with no longer exists. Raises
+    UserError as check_ablations does.
     """
     check_ablations(before)
     others = before[~before["ablation"].isin(table["ablation"])]
@@ -78,7 +87,7 @@ def sort_ablations(table: pd.DataFrame) -> pd.DataFrame:
     return order.drop(columns="is_base").reset_index(drop=True)
 
 
-def list_ablations(table: pd.DataFrame) -> Table:
+def ablations_table(table: pd.DataFrame) -> Table:
     """Tabulate the ablations, bases first, then by gain."""
     table = sort_ablations(table)
     rows = [
@@ -96,7 +105,7 @@ def list_ablations(table: pd.DataFrame) -> Table:
             as_text(row.seed_spread, ".4f"),
             as_text(row.seconds / 60, ",.0f"),
         )
-        for row, verdict in zip(table.itertuples(), judge(table), strict=True)
+        for row, verdict in zip(each_row(table), judge(table), strict=True)
     ]
     columns = (
         "ablation",
@@ -116,36 +125,36 @@ def list_ablations(table: pd.DataFrame) -> Table:
     return Table(columns, rows, n_text=7)
 
 
-def list_verdict(table: pd.DataFrame, verdict: str) -> Table:
+def verdict_table(table: pd.DataFrame, verdict: str) -> Table:
     """Tabulate the ablations of one verdict, the farthest from zero first: the gain, what was changed, and why."""
     chosen = sort_ablations(table)
     chosen = chosen[judge(chosen) == verdict]
     chosen = chosen.iloc[np.argsort(-chosen["gain"].abs(), kind="stable")]
-    rows = [
-        (row.ablation, name_gain(row), as_text(row.changed), as_text(row.hypothesis)) for row in chosen.itertuples()
-    ]
+    rows = [(row.ablation, name_gain(row), as_text(row.changed), as_text(row.hypothesis)) for row in each_row(chosen)]
     return Table(("ablation", "paired gain (95 % interval)", "changed", "hypothesis"), rows, n_text=4)
 
 
-def list_gains(table: pd.DataFrame) -> Table:
-    """Tabulate score, gain and verdict alone, in the order of list_ablations: narrow enough for a terminal."""
+def gains_table(table: pd.DataFrame) -> Table:
+    """Tabulate score, gain and verdict alone, in the order of ablations_table: narrow enough for a terminal."""
     table = sort_ablations(table)
     rows = [
         (row.ablation, as_text(row.base), f"{row.score:.4f}", name_gain(row), verdict)
-        for row, verdict in zip(table.itertuples(), judge(table), strict=True)
+        for row, verdict in zip(each_row(table), judge(table), strict=True)
     ]
     return Table(("ablation", "base", "score", "paired gain (95 % interval)", "verdict"), rows, n_text=2)
 
 
-def name_gain(row) -> str:
-    """Return a row's gain and its interval in one cell, nothing for a base."""
-    if pd.isna(row.gain):
-        return ""
-    gain, span = format_interval([row.gain, row.gain_low, row.gain_high], "+")
-    return f"{gain} ({span})"
+def name_score(row: Any) -> str:
+    """Return a row's score and its interval in one cell."""
+    return format_score([row.score, row.score_low, row.score_high])
 
 
-def as_text(value, form: str = "") -> str:
+def name_gain(row: Any) -> str:
+    """Return a row's gain and its interval in one cell, nothing for a row that is compared with none."""
+    return "" if pd.isna(row.gain) else format_gain([row.gain, row.gain_low, row.gain_high])
+
+
+def as_text(value: Any, form: str = "") -> str:
     """Return a cell as text, nothing for one that is empty."""
     return "" if pd.isna(value) else format(value, form)
 
@@ -157,7 +166,7 @@ def draw_ablations(table: pd.DataFrame) -> Figure:
     table = table[table["gain"].notna()].reset_index(drop=True)
     figure = new_figure(1.5 + 0.3 * len(table), WIDTH_IN + 1.4)
     axes = figure.subplots()
-    for i, (row, verdict) in enumerate(zip(table.itertuples(), judge(table), strict=True)):
+    for i, (row, verdict) in enumerate(zip(each_row(table), judge(table), strict=True)):
         gain, low, high = np.array([[row.gain], [row.gain_low], [row.gain_high]])
         axes.errorbar(
             gain,
@@ -172,7 +181,7 @@ def draw_ablations(table: pd.DataFrame) -> Figure:
         axes.text(1.01, i, text, transform=axes.get_yaxis_transform(), va="center", fontsize=9, color=VERDICTS[verdict])
     axes.axvline(0, color=GRAY, linewidth=1)
     several = table["base"].nunique() > 1
-    names = [f"{row.ablation} (of {row.base})" if several else row.ablation for row in table.itertuples()]
+    names = [f"{row.ablation} (of {row.base})" if several else row.ablation for row in each_row(table)]
     axes.set_yticks(range(len(table)), names, fontsize=9)
     axes.set_ylim(max(len(table), 1) - 0.4, -0.6)
     axes.set(title="What each change gains or loses", xlabel="score minus that of the base (95 % interval)")
@@ -190,14 +199,173 @@ def draw_ablations(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def write_ablations(table: pd.DataFrame) -> Iterator[Block]:
+def ablation_blocks(table: pd.DataFrame) -> Iterator[Block]:
     """Explain, draw and tabulate all ablations."""
     yield Paragraph(ABOUT_ABLATIONS)
     table = sort_ablations(table)
     if table["gain"].notna().any():
-        yield make_picture(
+        yield Picture(
             "ablations",
-            draw_ablations(table),
+            render_png(draw_ablations(table)),
             "Paired gain of each ablation over its base: green above zero, gray undecided, red below zero.",
         )
-    yield list_ablations(table)
+    yield ablations_table(table)
+
+
+CLIMB_COLUMNS = (
+    "run",
+    "method",
+    "score",
+    "score_low",
+    "score_high",
+    "mean_over_types",
+    "gain",
+    "gain_low",
+    "gain_high",
+    "networks",
+    "training_pflop",
+    "processor",
+)
+CLIMB_FIGURE = "score_against_compute"
+ABOUT_CLIMB = (
+    "All scores are out of fold, on the same images, by the competition's metric; gains are paired differences "
+    "to the row above, both with their 95 % bootstrap interval over mosaic groups. Training counts the floating point "
+    "operations of all networks' steps, three times those of the forward pass, whatever the processor: 1 PFLOP is "
+    "about 1.3 seconds of an H200's matrix products, or three hours and a half of one AVX2 core's."
+)
+
+
+def climb_table(table: pd.DataFrame) -> Table:
+    """Tabulate the steps of a climb, columns CLIMB_COLUMNS."""
+    rows = [
+        (
+            f"{row.run}: {name_method(row.method)}",
+            name_score(row),
+            name_gain(row),
+            f"{row.mean_over_types:.4f}",
+            f"{row.networks} networks, {row.training_pflop:.3g} PFLOP" if row.networks else "none",
+        )
+        for row in each_row(table)
+    ]
+    columns = ("step", "out-of-fold score", "gain over the row above", "mean over types", "training")
+    return Table(columns, rows)
+
+
+@styled
+def draw_climb(table: pd.DataFrame) -> Figure:
+    """Draw each step's score, with its interval, against the operations that training took, on a logarithmic axis."""
+    figure = new_figure(3.6)
+    axes = figure.subplots()
+    trained = table[table["training_pflop"] > 0]
+    score, low, high = (trained[name].to_numpy() for name in ("score", "score_low", "score_high"))
+    axes.errorbar(
+        trained["training_pflop"], score, yerr=spans(score, low, high), fmt="o", color=BLUE, ecolor=GRAY, elinewidth=1
+    )
+    if len(trained):
+        axes.set_xscale("log")
+    middle = np.sqrt(trained["training_pflop"].min() * trained["training_pflop"].max())
+    for row in each_row(trained):
+        right = row.training_pflop <= middle  # a label goes towards the middle, where it has room
+        axes.annotate(
+            row.run,
+            (row.training_pflop, row.score),
+            xytext=(6 if right else -6, 0),
+            textcoords="offset points",
+            ha="left" if right else "right",
+            va="center" if right else "bottom",
+            fontsize=8,
+        )
+    for row in each_row(table[table["training_pflop"] == 0]):
+        axes.axhline(row.score, color=GRAY, linestyle="--", linewidth=1)
+        axes.annotate(
+            f"{row.run}, no training",
+            (1, row.score),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="bottom",
+            fontsize=8,
+        )
+    axes.set(xlabel="operations of training, PFLOP", ylabel="out-of-fold score")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.margins(x=0.15)
+    return figure
+
+
+@dataclass(frozen=True)
+class System:
+    """Hold an approach by the talk's name, and the range of scores that it gives."""
+
+    title: str
+    low: float
+    high: float
+
+
+SYSTEMS = {
+    "classical": System("classical image processing", 0.20, 0.28),
+    "vanilla_unet": System("vanilla U-Net", 0.25, 0.42),
+    "mask_rcnn": System("Mask R-CNN", 0.37, 0.50),
+    "deep_watershed": System("U-Net + deep watershed", 0.45, 0.55),
+    "full": System("full ensemble with candidate scoring", 0.65, 0.65),
+}
+SYSTEM_COLUMNS = (
+    "system",
+    "run",
+    "score",
+    "score_low",
+    "score_high",
+    "mean_over_types",
+    "train_seconds",
+    "trainings",
+    "train_budget",
+    "rest_seconds",
+    "parameters",
+    "weights",
+    "processor",
+)
+
+
+def sort_systems(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return the table of runs, columns SYSTEM_COLUMNS, in the order of SYSTEMS; runs of no system come last."""
+    order = list(SYSTEMS)
+    table = pd.DataFrame(rows, columns=SYSTEM_COLUMNS)
+    place = table["system"].map({name: i for i, name in enumerate(order)}).fillna(len(order))
+    return table.assign(place=place).sort_values(["place", "score"]).drop(columns="place").reset_index(drop=True)
+
+
+def systems_table(table: pd.DataFrame) -> Table:
+    """Tabulate runs, columns SYSTEM_COLUMNS, beside the talk's scores of their systems."""
+    columns = (
+        "system",
+        "in the talk",
+        "run",
+        "out-of-fold score (95 % interval)",
+        "mean over types",
+        "training, minutes",
+        "allowed each",
+        "the rest, minutes",
+        "parameters, millions",
+        "initial weights",
+    )
+    rows = [
+        (
+            *name_system(SYSTEMS.get(row.system)),
+            row.run,
+            name_score(row),
+            f"{row.mean_over_types:.4f}",
+            f"{row.trainings} x {row.train_seconds / 60 / row.trainings:.1f}" if row.trainings else "none",
+            row.train_budget,
+            f"{row.rest_seconds / 60:.1f}",
+            f"{row.parameters / 1e6:.1f}" if row.parameters else "none",
+            row.weights,
+        )
+        for row in each_row(table)
+    ]
+    return Table(columns, rows, n_text=3)
+
+
+def name_system(system: System | None) -> tuple[str, str]:
+    """Return the title of a system and its scores in the talk, both empty for none."""
+    if system is None:
+        return "", ""
+    same = system.low == system.high
+    return system.title, f"{system.low:.2f}" if same else f"{system.low:.2f} – {system.high:.2f}"

@@ -4,21 +4,16 @@
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from nuclei.networks.tiling import VIEWS
 from nuclei.report.blocks import Table
 from nuclei.report.charts import name_type
 from nuclei.report.tables import format_time
 from nuclei.training.augment import GROUPS, resolve_preset
+from nuclei.training.targets import TARGETS
 
-CHANNELS = {
-    "mask": "1 on every nucleus",
-    "border": "1 where two nuclei meet in a small window, which grows with their size (the first place's rule without "
-    "its watershed gate)",
-    "center": "distance to the nucleus's outline over its largest: 1 at the core of every nucleus, whatever its size",
-    "core": "1 where center is above a half",
-    "point": "a Gaussian around the deepest pixel of every nucleus",
-}
+Setup = Mapping[str, Any]  # the complete config of one run that trains
 
 
 def weigh(weights: Mapping[str, float]) -> str:
@@ -26,24 +21,24 @@ def weigh(weights: Mapping[str, float]) -> str:
     return " + ".join(f"{weight:g} {name}" for name, weight in weights.items())
 
 
-def weigh_channels(config: dict) -> str:
+def weigh_channels(config: Setup) -> str:
     """Return the weight of each map's loss as text."""
     given = config["train"]["channel_weights"]
     return weigh({name: given.get(name, 1) for name in config["model"]["channels"]})
 
 
-def describe_weights(config: dict) -> str:
+def describe_weights(config: Setup) -> str:
     """Return what the encoder's weights are before training: a hub's name for them, a file, or random."""
-    return config["model"]["weights"] or "random"
+    return str(config["model"]["weights"] or "random")
 
 
-def describe_optimiser(config: dict) -> str:
+def describe_optimiser(config: Setup) -> str:
     """Return the optimiser with its settings."""
     train = config["train"]
     return f"AdamW, weight decay {train['weight_decay']:g}, gradient norm up to {train['clip_norm']:g}"
 
 
-def describe_rate(config: dict) -> str:
+def describe_rate(config: Setup) -> str:
     """Return the course of the learning rate."""
     train = config["train"]
     return (
@@ -52,19 +47,19 @@ def describe_rate(config: dict) -> str:
     )
 
 
-def describe_views(config: dict) -> str:
+def describe_views(config: Setup) -> str:
     """Return the views of an image that are predicted and averaged."""
     tta = config["predict"]["tta"]
     return f"{len(VIEWS[tta])} ({tta})"
 
 
-def describe_stride(config: dict) -> str:
+def describe_stride(config: Setup) -> str:
     """Return the size at which a network's decoder ends."""
     stride = config["model"]["output_stride"]
     return f"1/{stride} of the image's, enlarged bilinearly" if stride > 1 else "the image's"
 
 
-Rows = Mapping[str, Callable[[dict], str]]
+Rows = Mapping[str, Callable[[Setup], str]]
 MODEL: Rows = {
     "decoder": lambda c: c["model"]["decoder"],
     "encoder": lambda c: (c["model"]["encoder"] or "its own").removeprefix("tu-"),
@@ -100,7 +95,7 @@ INFERENCE: Rows = {
 }
 
 
-def list_choices(networks: Mapping[str, dict], rows: Rows, **more: Mapping[str, str]) -> Table:
+def choices_table(networks: Mapping[str, Setup], rows: Rows, **more: Mapping[str, str]) -> Table:
     """Tabulate settings of the networks side by side; `more` are further rows, {label: {network: text}}."""
     cells = [(label, *(value(config) for config in networks.values())) for label, value in rows.items()]
     cells += [
@@ -109,13 +104,15 @@ def list_choices(networks: Mapping[str, dict], rows: Rows, **more: Mapping[str, 
     return Table(("", *networks), cells, n_text=1 + len(networks))
 
 
-def list_channels(networks: Mapping[str, dict]) -> Table:
+def channels_table(networks: Mapping[str, Setup]) -> Table:
     """Tabulate the maps that the networks learn, with the meaning of each."""
     channels = dict.fromkeys(channel for config in networks.values() for channel in config["model"]["channels"])
-    return Table(("map", "what it is to be, 0 elsewhere"), [(name, CHANNELS[name]) for name in channels], n_text=2)
+    return Table(
+        ("map", "what it is to be, 0 elsewhere"), [(name, TARGETS[name].meaning) for name in channels], n_text=2
+    )
 
 
-def list_augmentation(networks: Mapping[str, dict]) -> Table:
+def augmentation_table(networks: Mapping[str, Setup]) -> Table:
     """Tabulate the probability with which each group of augmentations is applied to a crop."""
     presets = [resolve_preset(config["train"]["augment"]) for config in networks.values()]
     used = [group for group in GROUPS if any(preset[group] for preset in presets)]

@@ -1,7 +1,8 @@
 """Pictures of a report: images with the outlines of truth and prediction, and a prediction step by step."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import matplotlib as mpl
@@ -9,28 +10,52 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
 from nuclei.candidates.table import Candidates
 from nuclei.data.images import stretch_contrast
 from nuclei.data.labels import find_outlines
 from nuclei.report.charts import DPI, styled
 
-# Both stand out on black, on white and on purple, and from each other for every kind of colour vision.
+Pixels = NDArray[np.uint8]
+Labels = NDArray[Any]  # of any integer type
+Values = NDArray[np.floating[Any]]
+Window = tuple[slice, slice]  # rows and columns of an image
+# Both are seen on black, on white and on purple, and remain distinct under every kind of colour vision.
 TRUTH_COLOUR, PREDICTION_COLOUR = (0, 190, 255), (255, 96, 0)
 GAP_PX = 12
 CAPTION_PX = 52
 HEAD_PX = 44
+OVERVIEW_PX, OVERVIEW_COLUMNS = 1500, 3
 
 
 @dataclass(frozen=True)
 class Example:
     """Hold one image of a gallery, uint8 [H, W, 3], the label images int [H, W] outlined on it, and its caption."""
 
-    image: np.ndarray
+    image: Pixels
     caption: str
-    truth: np.ndarray | None = None
-    prediction: np.ndarray | None = None
+    truth: Labels | None = None
+    prediction: Labels | None = None
     outlined: bool = True
+
+
+@dataclass(frozen=True)
+class ImageSteps:
+    """Hold what every step made of one image; None, or no maps, for a step that was not taken.
+
+    Candidates are N; `chosen` are the indices of those selected.
+    """
+
+    image: Pixels  # uint8 [H, W, 3]
+    instances: Labels  # int [H, W], the result
+    maps: Mapping[str, Values]  # float [H, W] each, in 0..1
+    truth: Labels | None = None  # int [H, W]
+    energy: Values | None = None  # float [H, W] in 0..1
+    candidates: Candidates | None = None
+    predicted_iou: Values | None = None  # float [N] in 0..1
+    true_iou: Values | None = None  # float [N] in 0..1
+    chosen: NDArray[np.int64] | None = None
 
 
 def as_plain(example: Example, caption: str) -> Example:
@@ -38,7 +63,7 @@ def as_plain(example: Example, caption: str) -> Example:
     return replace(example, caption=caption, outlined=False)
 
 
-def busiest_window(marks: np.ndarray, side_px: int) -> tuple[slice, slice]:
+def busiest_window(marks: NDArray[np.bool_], side_px: int) -> Window:
     """Return the square of at most `side_px` that holds the most of `marks`, bool [H, W]; of equal ones the central."""
     side = min(side_px, *marks.shape)
     sums = np.pad(marks.astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
@@ -48,16 +73,18 @@ def busiest_window(marks: np.ndarray, side_px: int) -> tuple[slice, slice]:
     return slice(top, top + side), slice(left, left + side)
 
 
-def enlarge(array: np.ndarray, size_px: int, smooth: bool) -> np.ndarray:
+def enlarge(array: NDArray[Any], size_px: int, smooth: bool) -> NDArray[Any]:
     """Scale a square image (`smooth`) or label image to `size_px` × `size_px`."""
     if smooth:
         how = cv2.INTER_CUBIC if size_px >= len(array) else cv2.INTER_AREA
-        return cv2.resize(array, (size_px, size_px), interpolation=how)
+        resized: NDArray[Any] = cv2.resize(array, (size_px, size_px), interpolation=how)
+        return resized
     rows = np.arange(size_px) * len(array) // size_px
-    return array[rows[:, None], rows]
+    chosen: NDArray[Any] = array[rows[:, None], rows]
+    return chosen
 
 
-def make_tile(example: Example, size_px: int, side_px: int) -> np.ndarray:
+def make_tile(example: Example, size_px: int, side_px: int) -> Pixels:
     """Draw an example as a square tile, uint8 [size_px, size_px, 3]: its busiest window of at most `side_px`, enlarged.
 
     The truth's outline is twice as thick as the prediction's above it: where the two agree, both are seen.
@@ -66,7 +93,7 @@ def make_tile(example: Example, size_px: int, side_px: int) -> np.ndarray:
     nowhere = np.zeros(example.image.shape[:2], bool)
     marks = np.any([nowhere, *map(find_outlines, drawn)], axis=0)
     window = busiest_window(marks, side_px)
-    # Stretched by the whole image, or an empty corner would be stretched to noise.
+    # Stretched by the contrast of the whole image: that of an empty corner is noise.
     tile = enlarge(stretch_contrast(example.image)[window], size_px, smooth=True)
     line_px = max(1, round(size_px / 220))
     layers = (example.truth, 2 * line_px, TRUTH_COLOUR), (example.prediction, line_px, PREDICTION_COLOUR)
@@ -76,8 +103,10 @@ def make_tile(example: Example, size_px: int, side_px: int) -> np.ndarray:
     return tile
 
 
-def place_tiles(tiles: list[list[np.ndarray]], captions: list[list[str]], head_px: int, caption_px: int) -> Figure:
-    """Return a figure in which tiles of one size stand in rows, pixel for pixel, with captions below them."""
+def place_tiles(
+    tiles: Sequence[Sequence[Pixels]], captions: Sequence[Sequence[str]], head_px: int, caption_px: int
+) -> Figure:
+    """Return a figure in which tiles of one size are placed in rows, pixel for pixel, with captions below them."""
     size = tiles[0][0].shape[0]
     n_rows, n_columns = len(tiles), max(map(len, tiles))
     width, height = n_columns * (size + GAP_PX) + GAP_PX, n_rows * (size + caption_px) + head_px
@@ -96,35 +125,54 @@ def place_tiles(tiles: list[list[np.ndarray]], captions: list[list[str]], head_p
 
 
 @styled
-def draw_gallery(rows: list[list[Example]], size_px: int = 520, side_px: int = 320) -> Figure:
+def draw_gallery(rows: Sequence[Sequence[Example]], size_px: int = 520, side_px: int = 320) -> Figure:
     """Draw rows of examples, each with its outlines, and one legend."""
     tiles = [[make_tile(example, size_px, side_px) for example in row] for row in rows]
     figure = place_tiles(tiles, [[example.caption for example in row] for row in rows], HEAD_PX, CAPTION_PX)
     names = {"truth": TRUTH_COLOUR, "prediction": PREDICTION_COLOUR}
-    lines = [Line2D([], [], color=np.array(colour) / 255, linewidth=3) for colour in names.values()]
+    lines = [Line2D([], [], color=as_rgb(colour), linewidth=3) for colour in names.values()]
     figure.legend(
-        lines, names, loc="upper left", ncols=2, fontsize=9.5, borderaxespad=0.3, bbox_to_anchor=(0, 1), frameon=False
+        lines,
+        list(names),
+        loc="upper left",
+        ncols=2,
+        fontsize=9.5,
+        borderaxespad=0.3,
+        bbox_to_anchor=(0, 1),
+        frameon=False,
     )
     return figure
 
 
-def colour_map(values: np.ndarray, name: str) -> np.ndarray:
+def as_rgb(colour: tuple[int, int, int]) -> tuple[float, float, float]:
+    """Return a colour of 0..255 as matplotlib has it, in 0..1."""
+    red, green, blue = (value / 255 for value in colour)
+    return red, green, blue
+
+
+def draw_overview(examples: Sequence[Example]) -> Figure:
+    """Draw a run at a glance: examples with their outlines in rows of three, OVERVIEW_PX wide, and one legend."""
+    size_px = (OVERVIEW_PX - GAP_PX) // OVERVIEW_COLUMNS - GAP_PX
+    rows = [examples[i : i + OVERVIEW_COLUMNS] for i in range(0, len(examples), OVERVIEW_COLUMNS)]
+    return draw_gallery(rows, size_px, side_px=256)
+
+
+def colour_map(values: Values, name: str) -> Pixels:
     """Colour values in 0..1 by one of matplotlib's colour maps: [...] -> uint8 [..., 3]."""
-    return mpl.colormaps[name](np.clip(values, 0, 1), bytes=True)[..., :3]
+    coloured: Pixels = mpl.colormaps[name](np.clip(values, 0, 1), bytes=True)[..., :3]
+    return coloured
 
 
-def best_of_each_node(candidates: Candidates, score: np.ndarray) -> np.ndarray:
+def best_of_each_node(candidates: Candidates, score: Values) -> NDArray[np.int64]:
     """Return the index of each node's best candidate by `score` [N], those with the best scores last."""
     order = np.argsort(score, kind="stable")
     best = np.full(len(candidates.parent), -1)
     best[candidates.node[order]] = order
-    best = best[best >= 0]
-    return best[np.argsort(score[best], kind="stable")]
+    found = best[best >= 0]
+    return found[np.argsort(score[found], kind="stable")]
 
 
-def outline_candidates(
-    image: np.ndarray, candidates: Candidates, score: np.ndarray, window, size_px: int
-) -> np.ndarray:
+def outline_candidates(image: Pixels, candidates: Candidates, score: Values, window: Window, size_px: int) -> Pixels:
     """Outline each node's best candidate, coloured by its score in 0..1, on a faint window of the image."""
     tile = enlarge(image[window], size_px, smooth=True)
     tile = (tile * 0.45).astype(np.uint8)
@@ -136,7 +184,7 @@ def outline_candidates(
     return tile
 
 
-def fill_labels(image: np.ndarray, labels: np.ndarray, window, size_px: int) -> np.ndarray:
+def fill_labels(image: Pixels, labels: Labels, window: Window, size_px: int) -> Pixels:
     """Tint and outline each label of a window of the image in a colour of its own."""
     tile = enlarge(image[window], size_px, smooth=True)
     shown = enlarge(labels[window], size_px, smooth=False)
@@ -150,35 +198,27 @@ def fill_labels(image: np.ndarray, labels: np.ndarray, window, size_px: int) -> 
 
 
 @styled
-def draw_pipeline(
-    image: np.ndarray,
-    maps: Mapping[str, np.ndarray],
-    instances: np.ndarray,
-    candidates: Candidates | None = None,
-    score: np.ndarray | None = None,
-    energy: np.ndarray | None = None,
-    size_px: int = 250,
-    side_px: int = 160,
-) -> Figure:
-    """Draw the way from an image, uint8 [H, W, 3], over its maps, float [H, W] in 0..1, to its nuclei, int [H, W].
+def draw_pipeline(steps: ImageSteps, size_px: int = 250, side_px: int = 160) -> Figure:
+    """Draw the steps from an image to its nuclei, on the window of at most `side_px` with the most outlines.
 
-    Between them stand the candidates outlined by their predicted IoU, `score` [N], or else the energy [H, W].
+    Between maps and nuclei come the candidates outlined by their predicted IoU, or else the energy.
     """
-    window = busiest_window(find_outlines(instances), side_px)
-    image = stretch_contrast(image)
+    window = busiest_window(find_outlines(steps.instances), side_px)
+    image = stretch_contrast(steps.image)
     panels = {"image": enlarge(image[window], size_px, smooth=True)}
     panels |= {
         f"{name} map": enlarge(colour_map(value[window], "gray"), size_px, smooth=True)
-        for name, value in maps.items()
+        for name, value in steps.maps.items()
         if name in ("mask", "border", "center")
     }
-    if candidates is not None:
-        panels["candidates"] = outline_candidates(image, candidates, score, window, size_px)
-    elif energy is not None:
-        panels["energy"] = enlarge(colour_map(energy[window], "viridis"), size_px, smooth=True)
-    panels["nuclei"] = fill_labels(image, instances, window, size_px)
-    figure = place_tiles([list(panels.values())], [[""] * len(panels)], 34, 38 if candidates is not None else GAP_PX)
-    width, height = figure.get_size_inches() * DPI
+    if steps.candidates is not None and steps.predicted_iou is not None:
+        panels["candidates"] = outline_candidates(image, steps.candidates, steps.predicted_iou, window, size_px)
+    elif steps.energy is not None:
+        panels["energy"] = enlarge(colour_map(steps.energy[window], "viridis"), size_px, smooth=True)
+    panels["nuclei"] = fill_labels(image, steps.instances, window, size_px)
+    caption_px = 38 if "candidates" in panels else GAP_PX
+    figure = place_tiles([list(panels.values())], [[""] * len(panels)], 34, caption_px)
+    height = figure.bbox.height
     for i, (name, axes) in enumerate(zip(panels, figure.axes, strict=True)):
         number = f"{i + 1}  {name}"
         axes.set_title(number, fontsize=9.5, fontweight="bold", pad=4)

@@ -1,78 +1,124 @@
-"""Tables of results as Markdown, and their place in the README between markers."""
+"""Generated blocks of the README files: what each holds, and which file has its place.
+
+A block lies between the markers <!-- name --> and <!-- /name -->; its name is that of a comparison, or a published run
+and one of results, types and made. README.md has one line, `scores`; the tables lie beside what made them.
+"""
 
 import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from nuclei.report.blocks import render_block
-from nuclei.report.climb_tables import list_climb
-from nuclei.report.comparisons import list_gains
-from nuclei.report.systems import list_systems
-from nuclei.report.tables import METHODS
+from nuclei.errors import UserError
+from nuclei.evaluation.summary import format_gain, format_score
+from nuclei.report.blocks import Table, render_block
+from nuclei.report.charts import name_type
+from nuclei.report.comparisons import climb_table, gains_table, systems_table
+from nuclei.report.tables import Meta, name_method
 
 # Tables that compare runs, from the published file of the name.
-COMPARISONS = {"leaderboard": list_systems, "ablations": list_gains, "climb": list_climb}
+COMPARISONS: dict[str, Callable[[pd.DataFrame], Table]] = {
+    "leaderboard": systems_table,
+    "ablations": gains_table,
+    "climb": climb_table,
+}
+PUBLISHED = Path("ensembles/README.md")  # results, types and made of every published run
+PLACES = {
+    "scores": Path("README.md"),
+    "climb": PUBLISHED,
+    "leaderboard": Path("configs/systems/README.md"),
+    "ablations": Path("configs/ablations/README.md"),
+}
+# Other images than those of any score of this project, which is why it is said beside the number.
+COMPETITION = (
+    "The competition's winners reached 0.6316 on its private leaderboard (stage 2, other images; Caicedo et al. 2019)."
+)
 
 
-def results_table(metrics: dict) -> str:
-    """Return the steps of metrics.json as a Markdown table: score and gain, each with its 95 % interval."""
-    lines = ["| step | out-of-fold score | gain | over |", "|---|---|---|---|"]
-    for step in metrics["steps"]:
-        gain, over = "–", "–"
-        if step["gain"]:
-            gain, over = format_interval(step["gain"], "+.4f"), name_step(*step["over"])
-        lines.append(
-            f"| {name_step(step['run'], step['method'])} | {format_interval(step['score'], '.4f')} | {gain} | {over} |"
+def find_place(marker: str) -> Path:
+    """Return the file of the repository that has the block of a name."""
+    return PLACES.get(marker, PUBLISHED)
+
+
+def replace_block(text: str, marker: str, content: str, path: Path) -> str:
+    """Return the text of `path` with `content` between the markers; raise UserError if it lacks them."""
+    pattern = re.compile(rf"(<!-- {re.escape(marker)} -->\n).*?(<!-- /{re.escape(marker)} -->)", re.DOTALL)
+    if not pattern.search(text):
+        raise UserError(f"{path} has no markers <!-- {marker} --> and <!-- /{marker} -->: add them where it is to go")
+    return pattern.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
+
+
+def run_blocks(name: str, metrics: Mapping[str, Any], made: Mapping[str, Any]) -> dict[str, str]:
+    """Return the blocks of the published run `name`, by their markers, from its metrics.json and made.json."""
+    tables = {"results": results_table(metrics), "types": run_types_table(metrics), "made": made_table(made)}
+    return {f"{name} {kind}": render_block(table) for kind, table in tables.items()}
+
+
+def comparison_block(kind: str, table: pd.DataFrame) -> str:
+    """Return the block of a published comparison, one of COMPARISONS."""
+    return render_block(COMPARISONS[kind](table))
+
+
+def results_table(metrics: Mapping[str, Any]) -> Table:
+    """Tabulate the steps of metrics.json: score and gain, each with its 95 % interval."""
+    rows = [
+        (
+            name_step(step["run"], step["method"]),
+            format_score(step["score"]),
+            format_gain(step["gain"]) if step["gain"] else "–",
+            name_step(*step["over"]) if step["gain"] else "–",
         )
-    return "\n".join(lines)
+        for step in metrics["steps"]
+    ]
+    return Table(("step", "out-of-fold score", "gain", "over"), rows, n_text=4)
 
 
-def clusters_table(metrics: dict) -> str:
-    """Return the scores by image type of metrics.json as a Markdown table, the largest type first."""
-    lines = ["| image type | images | out-of-fold score |", "|---|---|---|"]
-    clusters = sorted(metrics["oof"]["by_cluster"].items(), key=lambda item: -item[1]["n_images"])
-    for name, cluster in clusters:
-        lines.append(
-            f"| {name.replace('_', ' ')} | {cluster['n_images']} | {format_interval(cluster['score'], '.4f')} |"
-        )
-    lines.append(f"| mean over types | {metrics['oof']['n_images']} | {metrics['oof']['mean_over_clusters']:.4f} |")
-    return "\n".join(lines)
+def run_types_table(metrics: Mapping[str, Any]) -> Table:
+    """Tabulate the scores by image type of metrics.json, the largest type first."""
+    types = sorted(metrics["oof"]["by_cluster"].items(), key=lambda item: -item[1]["n_images"])
+    rows = [(name_type(name), str(one["n_images"]), format_score(one["score"])) for name, one in types]
+    mean = ("mean over types", str(metrics["oof"]["n_images"]), f"{metrics['oof']['mean_over_clusters']:.4f}")
+    return Table(("image type", "images", "out-of-fold score"), [*rows, mean])
 
 
-def made_table(made: dict) -> str:
-    """Return how long each run took to train and to process, from made.json, as a Markdown table."""
-    lines = ["| run | training, minutes per fold | the other stages, minutes | CPU cores |", "|---|---|---|---|"]
+def made_table(made: Mapping[str, Any]) -> Table:
+    """Tabulate how long each run took to train and to process, from made.json."""
+    rows = []
     for run, stages in made.items():
         trained = [f"{meta['seconds'] / 60:.0f}" for name, meta in sorted(stages.items()) if name.startswith("train_")]
         rest = sum(meta["seconds"] for name, meta in stages.items() if not name.startswith("train_")) / 60
         cpus = next(iter(stages.values()))["cpus"]
-        lines.append(f"| {run} | {', '.join(trained) or 'nothing trained'} | {rest:.0f} | {cpus} |")
-    return "\n".join(lines)
+        rows.append((run, ", ".join(trained) or "nothing trained", f"{rest:.0f}", str(cpus)))
+    return Table(("run", "training, minutes per fold", "the other stages, minutes", "CPU cores"), rows)
 
 
 def name_step(run: str, method: str) -> str:
-    return f"{run}: {METHODS[method]}"
+    return f"{run}: {name_method(method)}"
 
 
-def format_interval(values: list[float], form: str) -> str:
-    value, low, high = (format(v, form) for v in values)
-    return f"{value} ({low} to {high})"
+def scores_line(published: Iterable[tuple[str, Mapping[str, Any], Mapping[str, Any]]], stage1: pd.DataFrame) -> str:
+    """Say in a few lines what the best of the published runs scores, beside the competition, and what it took.
+
+    published: (name, metrics.json, made.json) of each; the best is that with the highest out-of-fold score. stage1: the
+    submissions that were scored with the truth of stage1_test, elsewhere; columns run and score.
+    """
+    name, metrics, made = max(published, key=lambda one: one[1]["oof"]["score"][0])
+    stages = [(stage.startswith("train_"), meta) for own in made.values() for stage, meta in own.items()]
+    trained, rest = ([meta for is_training, meta in stages if is_training == wanted] for wanted in (True, False))
+    score = format_score(metrics["oof"]["score"], spelled_out=True)
+    elsewhere = stage1.loc[stage1["run"] == name, "score"].tolist()
+    tested = f", **{elsewhere[0]:.4f}** on stage1_test (official truth, scored elsewhere)" if elsewhere else ""
+    return (
+        f"Best published run, `{name}`: **{score}** out of fold over {metrics['oof']['n_images']} images{tested}. "
+        f"{COMPETITION} {len(trained)} networks trained for {add_minutes(trained)} in all; all other stages took "
+        f"{add_minutes(rest)}."
+    )
 
 
-def replace_block(text: str, name: str, content: str) -> str:
-    """Return `text` with `content` between <!-- name --> and <!-- /name -->; raise ValueError if they are not there."""
-    pattern = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- /{re.escape(name)} -->)", re.DOTALL)
-    if not pattern.search(text):
-        raise ValueError(f"README.md has no markers <!-- {name} --> and <!-- /{name} --> to put a table between")
-    return pattern.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
-
-
-def blocks(name: str, metrics: dict, made: dict) -> dict[str, str]:
-    """Return the generated blocks of the README for the ensemble `name`, by the name of their markers."""
-    tables = {"results": results_table(metrics), "types": clusters_table(metrics), "made": made_table(made)}
-    return {f"{name} {kind}": table for kind, table in tables.items()}
-
-
-def comparison_block(kind: str, table: pd.DataFrame) -> str:
-    """Return the README's block of a published comparison, one of COMPARISONS."""
-    return render_block(COMPARISONS[kind](table))
+def add_minutes(metas: Sequence[Meta]) -> str:
+    """Return the time of stages added up, and the processors that they ran on, where that was recorded."""
+    processors = sorted({meta["processor"] for meta in metas if meta.get("processor")})
+    minutes = f"{sum(meta['seconds'] for meta in metas) / 60:.0f} minutes"
+    return f"{minutes} ({', '.join(processors)})" if processors else minutes

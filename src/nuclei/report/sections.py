@@ -1,18 +1,47 @@
-"""Sections of a report: what was read of a run -> blocks of text, tables and figures with their captions."""
+"""Sections that the report and the write-up are made of: functions from a RunReader to blocks.
 
-from collections.abc import Iterable, Iterator
+A document is a list of Sections (REPORT in run_report.py, WRITEUP in writeup.py). To add a section, write one function
+`(reader: RunReader) -> Iterator[Block]`, here if both documents may show it, and one line in the list. A `*_section`
+reads what it needs through the reader and ends at the first missing file; a `*_picture` draws one figure from data.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
-from nuclei.evaluation.summary import ERRORS, summarise_bins
+from nuclei.candidates.tree import make_energy
+from nuclei.data.image_types import IMAGE_TYPES
+from nuclei.data.labels import count_touching
+from nuclei.decoding.methods import plain_methods
+from nuclei.decoding.tuning import Tuned
+from nuclei.evaluation.summary import summarise_bins
 from nuclei.report import charts, pictures, tables
-from nuclei.report.blocks import Block, Paragraph, Picture
+from nuclei.report.blocks import Block, Heading, Missing, Paragraph, Picture
 from nuclei.report.charts import name_type
+from nuclei.report.reader import RunReader, Shown, rank_by_median
 from nuclei.report.tables import ID_LENGTH
 
+N_GALLERY, N_EXAMPLES, N_WORST = 4, 3, 20  # images of a gallery, of each type, of the table
 KEPT = (pictures.TRUTH_COLOUR, pictures.PREDICTION_COLOUR, (0, 0, 0), (255, 255, 255))  # where colours are few
+N_COLOURS = 160  # of pictures of several images: more make the pages and the repository larger
 GALLERIES = {"best": "The best", "median": "Around the median score:", "worst": "The worst"}
+# The overview shows one image of each of the first types that there are, and one with a clump.
+OVERVIEW_TYPES = (
+    "dark_fluorescence_small",
+    "dark_fluorescence_large",
+    "purple_on_white",
+    "purple_on_purple",
+    "pink_and_purple",
+    "black_on_white",
+)
+N_OVERVIEW = 6
+MIN_NUCLEI_OF_OVERVIEW = 8  # in an image of it, if its type has such images
+NEAR_MEDIAN = 0.1  # share of the images, those nearest to the median score, among which the clump is looked for
 ABOUT_SCORES = (
     "The score is the competition's: precision TP / (TP + FP + FN) at ten IoU thresholds from 0.50 to 0.95, averaged "
     "over thresholds, then over images. Out of fold, each image was predicted, scored and selected by models and "
@@ -27,74 +56,150 @@ ABOUT_THRESHOLDS = (
     "Each threshold is chosen where the score of the other folds is highest; for new images, where that of all folds "
     "is. Curves are means over all images."
 )
-ABOUT_SETTINGS = "Settings that differ from the defaults of config.py; all are in the config.yaml of each run."
 
 
-def make_picture(name: str, figure, caption: str, wide: bool = False, keep: tuple = ()) -> Picture:
-    """Render a figure, with few colours if some are given to `keep`."""
-    return Picture(name, charts.render_png(figure, keep), caption, wide)
+@dataclass(frozen=True)
+class Section:
+    """Hold one section of a document: its heading, and the function that makes its blocks."""
+
+    title: str
+    make: Callable[[RunReader], Iterator[Block]]
 
 
-def write_pipeline(image_id: str, **drawn) -> Iterator[Block]:
-    """Show every step on one image: arguments of galleries.draw_pipeline."""
+def compose(sections: Sequence[Section], reader: RunReader, numbered: bool = False) -> Iterator[Block]:
+    """Yield all sections with their headings; a section whose file is missing ends with its name."""
+    for number, section in enumerate(sections, start=1):
+        yield Heading(f"{number}. {section.title}" if numbered else section.title)
+        yield from reader.attempt(partial(section.make, reader))
+
+
+def make_picture(name: str, figure: Figure, caption: str) -> Picture:
+    return Picture(name, charts.render_png(figure), caption)
+
+
+def pipeline_section(reader: RunReader) -> Iterator[Block]:
+    """Show every step on one typical image."""
+    image_id = reader.typical()
+    steps = reader.steps("oof", image_id)
+    if reader.has_networks and steps.candidates is None:
+        steps = replace(steps, energy=make_energy(steps.maps, reader.config.watershed.center_weight))
     caption = (
         "The steps on a part of an image whose score is near the median, by a network that was not trained on it "
         f"({image_id[:ID_LENGTH]})."
     )
-    if drawn.get("candidates") is not None:
+    if steps.candidates is not None:
         caption += " Of the candidates, the best at each node of the tree is outlined."
-    yield make_picture("pipeline", pictures.draw_pipeline(**drawn), caption, wide=True)
+    yield Picture("pipeline", charts.render_png(pictures.draw_pipeline(steps)), caption, wide=True)
 
 
-def write_scores(metrics: dict) -> Iterator[Block]:
-    """Tabulate the scores with their intervals."""
+def scores_section(reader: RunReader) -> Iterator[Block]:
+    """Tabulate the scores with their intervals, and name the solutions there is no score for."""
     yield Paragraph(ABOUT_SCORES)
-    yield tables.list_scores(metrics)
+    yield tables.scores_table(reader.metrics)
+    for name in tables.SOLUTION_TITLES:
+        if name not in reader.metrics:
+            yield Missing(f"data/{reader.dataset.name}/{name}.csv, or a submission of its images")
 
 
-def write_steps(steps: list[dict]) -> Iterator[Block]:
-    """Compare plain decodings, candidate scoring and, of an ensemble, its best member: arguments as tables.name_steps."""
+def steps_section(reader: RunReader) -> Iterator[Block]:
+    """Compare plain decodings, candidate scoring and, of an ensemble, its best member."""
+    steps = reader.metrics["steps"]
     if len(steps) > 1:
-        figure = charts.draw_steps(tables.name_steps(steps), steps)
         yield make_picture(
             "steps",
-            figure,
+            charts.draw_steps(tables.name_steps(steps), steps),
             "Out-of-fold score of each step and its paired gain: green above zero, gray undecided, red below zero.",
         )
-    yield tables.list_steps(steps)
+    yield tables.steps_table(steps)
 
 
-def write_precision(metrics: dict) -> Iterator[Block]:
+def precision_section(reader: RunReader) -> Iterator[Block]:
     """Show precision against the IoU threshold."""
-    curves = {name: result["by_threshold"] for name, result in tables.list_results(metrics).items()}
+    curves = {name: result["by_threshold"] for name, result in tables.name_results(reader.metrics).items()}
     yield make_picture(
         "precision",
         charts.draw_precision(curves),
         "Mean precision over images at each IoU threshold; the score is the mean of a curve.",
     )
-    yield tables.list_thresholds(metrics)
+    yield tables.precision_table(reader.metrics)
 
 
-def write_types(metrics: dict, order: tuple[str, ...]) -> Iterator[Block]:
-    """Show the score of each image type; types come in `order`."""
-    clusters = {name: result["by_cluster"] for name, result in tables.list_results(metrics).items()}
+def types_section(reader: RunReader) -> Iterator[Block]:
+    """Show the score of each image type."""
+    types = {name: result["by_cluster"] for name, result in tables.name_results(reader.metrics).items()}
     yield make_picture(
         "types",
-        charts.draw_clusters(clusters, order),
+        charts.draw_types(types, IMAGE_TYPES),
         "Mean score of each image type with its 95 % interval and number of images.",
     )
-    yield tables.list_clusters(metrics, order)
+    yield tables.type_scores_table(reader.metrics, IMAGE_TYPES)
 
 
-def write_errors(images: pd.DataFrame, order: tuple[str, ...]) -> Iterator[Block]:
-    """Draw the kinds of errors of the image types, from the table of images."""
-    counts = tables.count_errors_by_type(images, order)
-    kinds = tuple(kind for kind in ERRORS if kind != "found")
+def errors_section(reader: RunReader) -> Iterator[Block]:
+    """Count the kinds of errors, of all images and of each type."""
+    yield tables.errors_table(reader.metrics["oof"]["errors"])
+    counts = tables.count_errors_by_type(reader.per_image, IMAGE_TYPES)
     yield make_picture(
         "errors",
-        charts.draw_errors(counts, kinds),
+        charts.draw_errors(counts, tables.WRONG),
         "Errors out of fold. Each true nucleus is counted once; false predictions come on top.",
     )
+
+
+def galleries_section(reader: RunReader) -> Iterator[Block]:
+    """Show the best, median and worst images with their outlines."""
+    yield Paragraph(ABOUT_GALLERIES)
+    for name, chosen in choose_galleries(reader.per_image, N_GALLERY).items():
+        yield from reader.attempt(partial(gallery_picture, name, reader.examples(chosen)))
+
+
+def worst_section(reader: RunReader) -> Iterator[Block]:
+    yield tables.worst_table(reader.per_image, N_WORST)
+
+
+def examples_section(reader: RunReader) -> Iterator[Block]:
+    """Show a few images of each type."""
+    images = reader.per_image
+    for cluster in tables.order_types(images["cluster"], IMAGE_TYPES):
+        own = images[images["cluster"] == cluster]
+        examples = reader.examples(spread_examples(own, N_EXAMPLES))
+        yield from reader.attempt(partial(type_picture, cluster, examples, len(own)))
+
+
+def scoring_section(reader: RunReader) -> Iterator[Block]:
+    """Show how good the predicted IoU is and what it is predicted from."""
+    if not reader.has_scores:
+        title = tables.name_method(reader.config.selection.method)
+        yield Paragraph(f"This run's nuclei are those of its {title}: no candidates were scored.")
+        return
+    yield from reader.attempt(lambda: reliability_picture(reader.reliability))
+    yield importance_picture(reader.importance)
+
+
+def thresholds_section(reader: RunReader) -> Iterator[Block]:
+    """Show the score against every threshold that was chosen."""
+    if not plain_methods(reader.config):
+        yield Paragraph("No threshold of this run was chosen by its score: its method has none that is tuned.")
+        return
+    yield Paragraph(ABOUT_THRESHOLDS)
+    if reader.has_scores:
+        yield from reader.attempt(lambda: keep_picture(reader.tuned))
+    for method in plain_methods(reader.config):
+        yield from reader.attempt(partial(plain_section, reader, method))
+
+
+def training_section(reader: RunReader) -> Iterator[Block]:
+    """Show the training of every network that the maps come from, and name the folds without a history."""
+    for network in reader.networks:
+        histories = reader.histories(network)
+        yield from reader.missing(reader.history_paths(network))
+        if histories:
+            yield training_picture(network.name, histories)
+
+
+def plain_section(reader: RunReader, method: str) -> Iterator[Block]:
+    """Show the score against the thresholds of one plain decoding."""
+    yield plain_picture(method, reader.plain(method))
 
 
 def choose_galleries(images: pd.DataFrame, n: int) -> dict[str, pd.DataFrame]:
@@ -114,24 +219,28 @@ def rank(images: pd.DataFrame) -> pd.DataFrame:
     return images.sort_values(["score", "image_id"], ascending=[False, True])
 
 
-def write_gallery(name: str, examples: Iterable[tuple]) -> Iterator[Block]:
-    """Show images with their outlines: `examples` are (row of the table, image, truth, prediction)."""
+def gallery_picture(name: str, examples: Iterable[Shown]) -> Picture:
+    """Show images with their outlines, in two rows; name is one of GALLERIES."""
     shown = [
         pictures.Example(
-            image, f"{row.image_id[:ID_LENGTH]}   score {row.score:.3f}\n{name_type(row.cluster)}", *labels
+            one.image,
+            f"{one.row.image_id[:ID_LENGTH]}   score {one.row.score:.3f}\n{name_type(one.row.cluster)}",
+            one.truth,
+            one.prediction,
         )
-        for row, image, *labels in examples
+        for one in examples
     ]
     figure = pictures.draw_gallery([part for part in (shown[:2], shown[2:]) if part])
-    yield make_picture(f"gallery_{name}", figure, f"{GALLERIES[name]} {len(shown)} images, out of fold.", keep=KEPT)
+    caption = f"{GALLERIES[name]} {len(shown)} images, out of fold."
+    return Picture(f"gallery_{name}", charts.render_png(figure, KEPT, N_COLOURS), caption)
 
 
-def write_type(cluster: str, examples: Iterable[tuple], n_images: int) -> Iterator[Block]:
-    """Show images of one type, above as they are, below with their outlines: `examples` as write_gallery."""
+def type_picture(cluster: str, examples: Iterable[Shown], n_images: int) -> Picture:
+    """Show images of one type, above as they are, below with their outlines."""
     plain, outlined = [], []
-    for row, image, *labels in examples:
+    for row, image, truth, prediction in examples:
         counts = f"{row.n_true} nuclei, {row.n_pred} predicted"
-        example = pictures.Example(image, f"score {row.score:.3f}\n{counts}", *labels)
+        example = pictures.Example(image, f"score {row.score:.3f}\n{counts}", truth, prediction)
         size = f"{image.shape[1]} × {image.shape[0]} px"
         plain.append(pictures.as_plain(example, f"{row.image_id[:ID_LENGTH]}\n{size}"))
         outlined.append(example)
@@ -139,51 +248,80 @@ def write_type(cluster: str, examples: Iterable[tuple], n_images: int) -> Iterat
         f"{name_type(cluster).capitalize()}: {len(outlined)} of {n_images} images, from a good score to a bad one, "
         "without and with outlines."
     )
-    yield make_picture(f"type_{cluster}", pictures.draw_gallery([plain, outlined], 340, 256), caption, True, KEPT)
+    figure = pictures.draw_gallery([plain, outlined], 340, 256)
+    return Picture(f"type_{cluster}", charts.render_png(figure, KEPT, N_COLOURS), caption, wide=True)
 
 
-def write_reliability(sums: np.ndarray) -> Iterator[Block]:
-    """Compare predicted and true IoU of candidates: `sums` as calibration.bin_predictions."""
+def reliability_picture(sums: NDArray[np.float64]) -> Picture:
+    """Compare predicted and true IoU of candidates: `sums` as summary.bin_predictions."""
     n, squared_error = int(sums[0].sum()), sums[4].sum()
-    figure = charts.draw_reliability(**summarise_bins(sums))
-    yield make_picture(
+    return make_picture(
         "reliability",
-        figure,
+        charts.draw_reliability(**summarise_bins(sums)),
         f"Predicted and true IoU of {n:,} out-of-fold candidates; root mean squared "
         f"error {np.sqrt(squared_error / max(n, 1)):.3f}.",
     )
 
 
-def write_importance(importance: dict[str, float]) -> Iterator[Block]:
+def importance_picture(importance: Mapping[str, float]) -> Picture:
     """Show the features that the candidates' scores come from."""
-    yield make_picture(
-        "importance",
-        charts.draw_importance(importance),
-        "Share of the total gain of the boosted trees, averaged over all of them.",
-    )
+    caption = "Share of the total gain of the boosted trees, averaged over all of them."
+    return make_picture("importance", charts.draw_importance(importance), caption)
 
 
-def write_keep(tuned: dict) -> Iterator[Block]:
-    """Show the curve of the keep threshold: `tuned` as the stage select leaves it for scored candidates."""
-    tuned = tuned | {"options": [{"keep": value} for value in tuned["options"]]}
+def keep_picture(tuned: Tuned) -> Picture:
+    """Show the curve of the keep threshold of scored candidates."""
+    tuned = replace(tuned, options=[{"keep": value} for value in tuned.options])
     figure = charts.draw_threshold("Which candidates to keep", "expected gain a candidate must exceed", tuned, "keep")
-    yield make_picture("keep", figure, "Score against the keep threshold of the selection.")
+    return make_picture("keep", figure, "Score against the keep threshold of the selection.")
 
 
-def write_plain(method: str, tuned: dict) -> Iterator[Block]:
-    """Show the curves of a plain decoding: `tuned` as the stage plain leaves it."""
-    line = {"watershed": "seed_level", "detections": "score"}.get(method)
+def plain_picture(method: str, tuned: Tuned) -> Picture:
+    """Show the curves of a plain decoding, one for each value of its threshold beside that of the mask, if any."""
+    line = next((name for name in tuned.new if name != "mask_threshold"), None)
     title, x_label = f"Plain decoding by {method}", "threshold of the mask map"
     figure = charts.draw_threshold(title, x_label, tuned, "mask_threshold", line)
-    yield make_picture(method, figure, f"Score of the plain decoding by {method} against its thresholds.")
+    return make_picture(method, figure, f"Score of the plain decoding by {method} against its thresholds.")
 
 
-def write_training(run: str, histories: dict[str, pd.DataFrame]) -> Iterator[Block]:
+def training_picture(run: str, histories: Mapping[str, pd.DataFrame]) -> Picture:
     """Show the training of a run's networks, {fold: history}."""
-    figure = charts.draw_training("Training loss", histories)
-    yield make_picture(
+    return make_picture(
         f"training_{run}",
-        figure,
+        charts.draw_training("Training loss", histories),
         f"Training of {run}, one network per fold. The score on the right is a "
         "quick look at some images of the fold left out; it chooses nothing that is reported.",
     )
+
+
+def overview_picture(reader: RunReader) -> Picture:
+    """Show a run at a glance: the images of choose_overview with the outlines of truth and prediction."""
+    examples = [
+        pictures.Example(image, f"{name_type(row.cluster)}{row.note}\nscore {row.score:.3f}", truth, prediction)
+        for row, image, truth, prediction in reader.examples(choose_overview(reader))
+    ]
+    caption = "Out-of-fold predictions: an image of median score of each type, and one with a clump."
+    return Picture("gallery", charts.render_png(pictures.draw_overview(examples), KEPT, N_COLOURS), caption, wide=True)
+
+
+def choose_overview(reader: RunReader) -> pd.DataFrame:
+    """Choose the images of the overview, rows of per_image: a typical one of each type, then one with a clump.
+
+    Of each of the first N_OVERVIEW - 1 types of OVERVIEW_TYPES that occur, the image nearest to the type's median score
+    that has MIN_NUCLEI_OF_OVERVIEW nuclei or more, or any number if none has. The last is the one with the most
+    touching nuclei among the images nearest to the median score, a share NEAR_MEDIAN of all; the column `note` says so.
+    Of equal ones, the first by id.
+    """
+    images = reader.per_image
+    types = [name for name in OVERVIEW_TYPES if (images["cluster"] == name).any()][: N_OVERVIEW - 1]
+    chosen = []
+    for name in types:
+        ranked = rank_by_median(images[images["cluster"] == name])
+        enough = ranked[ranked["n_true"] >= MIN_NUCLEI_OF_OVERVIEW]
+        chosen.append((enough if len(enough) else ranked).head(1).assign(note=""))
+    near = rank_by_median(images).head(max(1, round(NEAR_MEDIAN * len(images))))
+    near = near[~near["image_id"].isin([one["image_id"].iloc[0] for one in chosen])].sort_values("image_id")
+    touching = [count_touching(reader.truth(image_id)) for image_id in near["image_id"]]
+    if touching:
+        chosen.append(near.iloc[[int(np.argmax(touching))]].assign(note=": touching nuclei"))
+    return pd.concat(chosen)

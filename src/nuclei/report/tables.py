@@ -1,21 +1,31 @@
-"""Tables of a report, from what the stages of a run left: metrics, scores per image and metas."""
+"""Tables of a report, from what the stages of a run left: metrics, scores per image and metas.
+
+A meta is what a finished stage left beside its outputs: stage, seconds, commit, machine, versions; `metas` are those of
+several runs, {run: [meta]}.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
-from nuclei.evaluation.summary import ERRORS
+from nuclei.data.competition import SOLUTIONS, TITLES
+from nuclei.decoding.methods import METHODS
+from nuclei.decoding.tuning import Tuned
+from nuclei.evaluation.summary import ERRORS, format_interval
 from nuclei.report.blocks import Table
 from nuclei.report.charts import name_type
 
-SOLUTIONS = {"stage1_solution": "stage 1 test", "stage2_solution_final": "stage 2 test"}
-NAMES = {"oof": "out of fold", **SOLUTIONS}
-METHODS = {
-    "classical": "classical recipe",
-    "components": "components",
-    "watershed": "watershed",
-    "detections": "detections",
-    "scored": "candidate scoring",
+Meta = Mapping[str, Any]
+Metas = Mapping[str, Sequence[Meta]]
+SOLUTION_TITLES = {name: TITLES[split] for split, name in SOLUTIONS.items()}
+RESULTS = {"oof": TITLES["oof"], **SOLUTION_TITLES}
+SEARCH_SENTENCES = {
+    "exact": "Dynamic programming on the tree picks, exactly, the non-overlapping candidates with the greatest "
+    "expected gain of the metric",
+    "greedy": "Candidates are picked greedily by their expected gain of the metric, none overlapping another",
 }
-KINDS = {
+ERROR_MEANINGS = {
     "found": "IoU above 0.75 with a prediction",
     "merged": "in one prediction together with another nucleus",
     "split": "cut into several predictions",
@@ -23,60 +33,44 @@ KINDS = {
     "missed": "no prediction covers it",
     "false": "a prediction without a nucleus",
 }
-STAGE_ORDER = (
-    "prepare",
-    "folds",
-    "train",
-    "predict",
-    "ensemble",
-    "plain",
-    "candidates",
-    "score",
-    "select",
-    "submit",
-    "evaluate",
-)
-PARTS_OF_TIME = {
-    "data": ("prepare", "folds"),
-    "training": ("train",),
-    "maps": ("predict", "ensemble"),
-    "post-processing": ("classical", "plain", "candidates", "score", "select"),
-    "submission": ("submit", "evaluate"),
-}
+WRONG = tuple(kind for kind in ERRORS if kind != "found")
 ID_LENGTH = 8
 
 
-def list_results(metrics: dict) -> dict[str, dict]:
+def each_row(table: pd.DataFrame) -> Iterator[Any]:
+    """Yield the rows of a table as named tuples, whose cells may be of any type."""
+    yield from table.itertuples()
+
+
+def name_method(method: str) -> str:
+    """Return the title of a method, or the method itself if it has none."""
+    return METHODS[method].title if method in METHODS else method
+
+
+def name_results(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return what was scored, by a name to read: the summaries out of fold and of each solution file."""
-    first = [key for key in NAMES if key in metrics]
-    others = sorted(key for key, value in metrics.items() if isinstance(value, dict) and key not in NAMES)
-    return {NAMES.get(key, key): metrics[key] for key in first + others}
+    first = [key for key in RESULTS if key in metrics]
+    others = sorted(key for key, value in metrics.items() if isinstance(value, dict) and key not in RESULTS)
+    return {RESULTS.get(key, key): metrics[key] for key in first + others}
 
 
-def format_interval(interval: list[float], sign: str = "") -> tuple[str, str]:
-    """Return [mean, low, high] as two cells."""
-    mean, low, high = (f"{round(value, 4) + 0.0:{sign}.4f}" for value in interval)  # zero has no sign
-    return mean, f"{low} to {high}"
-
-
-def list_scores(metrics: dict) -> Table:
+def scores_table(metrics: Mapping[str, Any]) -> Table:
     """Tabulate the score out of fold and of each solution, with its interval."""
     rows = [
         (name, str(r["n_images"]), *format_interval(r["score"]), f"{r['mean_over_clusters']:.4f}")
-        for name, r in list_results(metrics).items()
+        for name, r in name_results(metrics).items()
     ]
     return Table(("images", "n", "score", "95 % interval", "mean over image types"), rows)
 
 
-def name_steps(steps: list[dict]) -> list[str]:
-    """Name the steps of evaluation.compare_steps; the run in a second line, where there are several."""
+def name_steps(steps: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Name the steps of summary.compare_steps; the run in a second line, where there are several."""
     several = len({step["run"] for step in steps}) > 1
-    names = [METHODS.get(step["method"], step["method"]) for step in steps]
-    return [f"{name}\n{step['run']}" if several else name for name, step in zip(names, steps, strict=True)]
+    return [name_method(step["method"]) + (f"\n{step['run']}" if several else "") for step in steps]
 
 
-def list_steps(steps: list[dict]) -> Table:
-    """Tabulate the steps with their paired gains, named as name_steps does."""
+def steps_table(steps: Sequence[Mapping[str, Any]]) -> Table:
+    """Tabulate the steps of summary.compare_steps with their paired gains, named as name_steps does."""
     name_of = {(s["run"], s["method"]): n for s, n in zip(steps, name_steps(steps), strict=True)}
     rows = []
     for step in steps:
@@ -89,26 +83,26 @@ def list_steps(steps: list[dict]) -> Table:
     )
 
 
-def list_thresholds(metrics: dict) -> Table:
+def precision_table(metrics: Mapping[str, Any]) -> Table:
     """Tabulate the mean precision at each IoU threshold."""
-    results = list_results(metrics)
+    results = name_results(metrics)
     rows = [
         (t, *(f"{r['by_threshold'][t]:.4f}" for r in results.values())) for t in sorted(metrics["oof"]["by_threshold"])
     ]
     return Table(("IoU threshold", *results), rows)
 
 
-def order_clusters(names, order: tuple[str, ...]) -> list[str]:
+def order_types(names: Iterable[str], order: Sequence[str]) -> list[str]:
     """Return image types as `order` has them, others after them by name."""
     return sorted(set(names), key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
-def list_clusters(metrics: dict, order: tuple[str, ...]) -> Table:
+def type_scores_table(metrics: Mapping[str, Any], order: Sequence[str]) -> Table:
     """Tabulate the score of each image type, out of fold and of each solution."""
-    results = list_results(metrics)
+    results = name_results(metrics)
     rows = []
-    for cluster in order_clusters((c for r in results.values() for c in r["by_cluster"]), order):
-        cells = []
+    for cluster in order_types((c for r in results.values() for c in r["by_cluster"]), order):
+        cells: list[str] = []
         for result in results.values():
             one = result["by_cluster"].get(cluster)
             cells += [str(one["n_images"]), *format_interval(one["score"])] if one else ["0", "", ""]
@@ -117,29 +111,28 @@ def list_clusters(metrics: dict, order: tuple[str, ...]) -> Table:
     return Table(("image type", *columns), rows)
 
 
-def count_errors_by_type(images: pd.DataFrame, order: tuple[str, ...]) -> dict[str, dict[str, int]]:
+def count_errors_by_type(images: pd.DataFrame, order: Sequence[str]) -> dict[str, dict[str, int]]:
     """Sum the kinds of errors over all images and over each type: {type: {kind: count, "n_true": nuclei}}."""
-    columns = [*ERRORS, "n_true"]
-    counts = {"all images": images[columns].sum().to_dict()}
-    for cluster in order_clusters(images["cluster"], order):
-        counts[cluster] = images.loc[images["cluster"] == cluster, columns].sum().to_dict()
-    return counts
+
+    def count(some: pd.DataFrame) -> dict[str, int]:
+        return {name: int(some[name].sum()) for name in (*ERRORS, "n_true")}
+
+    types = order_types(images["cluster"], order)
+    return {"all images": count(images), **{name: count(images[images["cluster"] == name]) for name in types}}
 
 
-def list_errors(errors: dict[str, int]) -> Table:
+def errors_table(errors: Mapping[str, int]) -> Table:
     """Tabulate the kinds of errors, counted out of fold."""
     n_true = sum(errors[kind] for kind in ERRORS if kind != "false")
     rows = [
         (name_type(kind), meaning, f"{errors[kind]:,}", f"{100 * errors[kind] / max(n_true, 1):.1f}")
-        for kind, meaning in KINDS.items()
+        for kind, meaning in ERROR_MEANINGS.items()
     ]
     return Table(("kind", "meaning", "count", "per 100 true nuclei"), rows, n_text=2)
 
 
-def list_worst(images: pd.DataFrame, n: int) -> Table:
+def worst_table(images: pd.DataFrame, n: int) -> Table:
     """Tabulate the n images with the lowest scores."""
-    worst = images.sort_values(["score", "image_id"]).head(n)
-    kinds = [kind for kind in ERRORS if kind != "found"]
     rows = [
         (
             row.image_id[:ID_LENGTH],
@@ -149,57 +142,51 @@ def list_worst(images: pd.DataFrame, n: int) -> Table:
             f"{row.p75:.3f}",
             str(row.n_true),
             str(row.n_pred),
-            *(str(getattr(row, kind)) for kind in kinds),
+            *(str(getattr(row, kind)) for kind in WRONG),
         )
-        for row in worst.itertuples()
+        for row in each_row(images.sort_values(["score", "image_id"]).head(n))
     ]
-    columns = (
-        "image",
-        "image type",
-        "score",
-        "at IoU 0.50",
-        "at IoU 0.75",
-        "nuclei",
-        "predicted",
-        *map(name_type, kinds),
-    )
-    return Table(columns, rows, n_text=2)
+    counts = ("nuclei", "predicted", *map(name_type, WRONG))
+    return Table(("image", "image type", "score", "at IoU 0.50", "at IoU 0.75", *counts), rows, n_text=2)
 
 
-def stage_rank(stage: str) -> tuple[int, str]:
-    """Return where a stage comes in the pipeline; parts of one, such as train_fold0, by name."""
-    place = next((i for i, name in enumerate(STAGE_ORDER) if stage.split("_")[0] == name), len(STAGE_ORDER))
-    return place, stage
+def stage_of(meta: Meta) -> str:
+    """Return the stage that a meta is of; parts of a stage, such as train_fold0, are named after it."""
+    return str(meta["stage"]).split("_")[0]
 
 
-def list_stages(metas: dict[str, list[dict]]) -> Table:
-    """Tabulate what each stage of each run took, {run: metas}, in the order of the pipeline."""
-    rows = []
-    for run, found in metas.items():
-        rows += [
-            (run, meta["stage"], commit_of(meta), describe_machine(meta), f"{meta['seconds']:,.1f}")
-            for meta in sorted(found, key=lambda m: stage_rank(m["stage"]))
-        ]
+def stages_table(metas: Metas, order: Sequence[str]) -> Table:
+    """Tabulate what each stage of each run took, stages in the `order` of the pipeline."""
+
+    def rank(meta: Meta) -> tuple[int, str]:
+        stage = stage_of(meta)
+        return order.index(stage) if stage in order else len(order), meta["stage"]
+
+    rows = [
+        (run, meta["stage"], name_commit(meta), describe_machine(meta), f"{meta['seconds']:,.1f}")
+        for run, found in metas.items()
+        for meta in sorted(found, key=rank)
+    ]
     total = sum(meta["seconds"] for found in metas.values() for meta in found)
     return Table(
         ("run", "stage", "commit", "machine", "seconds"), [*rows, ("all", "", "", "", f"{total:,.1f}")], n_text=4
     )
 
 
-def commit_of(meta: dict) -> str:
+def name_commit(meta: Meta) -> str:
     """Return the commit a stage ran at, and whether files differed from it."""
     return f"{(meta.get('commit') or 'none')[:10]}{' + changes' if meta.get('dirty') else ''}"
 
 
-def describe_machine(meta: dict) -> str:
+def describe_machine(meta: Meta) -> str:
     """Return what a meta says of the machine."""
     parts = [str(meta[key]) for key in ("device", "gpu", "processor") if meta.get(key)]
     return ", ".join([*parts, f"{meta['cpus']} CPU cores"] if meta.get("cpus") else parts) or "not recorded"
 
 
-def list_versions(metas: dict[str, list[dict]]) -> Table:
+def versions_table(metas: Metas) -> Table:
     """Tabulate the versions of Python and packages; several, where stages were run with different ones."""
-    versions = {}
+    versions: dict[str, set[str]] = {}
     for meta in (m for found in metas.values() for m in found):
         for package, number in {"python": meta.get("python"), **meta.get("versions", {})}.items():
             versions.setdefault(package, set()).update([number] if number else [])  # a stage may do without a package
@@ -207,16 +194,16 @@ def list_versions(metas: dict[str, list[dict]]) -> Table:
     return Table(("package", "version"), rows, n_text=2)
 
 
-def flatten(content: dict, where: str = "") -> dict[str, str]:
+def flatten(content: Mapping[str, Any], where: str = "") -> dict[str, str]:
     """Return the settings of nested sections by their dotted names, as text."""
-    flat = {}
+    flat: dict[str, str] = {}
     for key, value in content.items():
         nested = isinstance(value, dict) and value
         flat |= flatten(value, f"{where}{key}.") if nested else {f"{where}{key}": str(value)}
     return flat
 
 
-def list_settings(configs: dict[str, dict], defaults: dict) -> Table:
+def settings_table(configs: Mapping[str, Mapping[str, Any]], defaults: Mapping[str, Any]) -> Table:
     """Tabulate the settings of each run that differ from the defaults, {run: config}."""
     usual = flatten(defaults)
     rows = [
@@ -228,21 +215,21 @@ def list_settings(configs: dict[str, dict], defaults: dict) -> Table:
     return Table(("run", "setting", "value", "default"), rows, n_text=4)
 
 
-def list_splits(manifest: pd.DataFrame) -> Table:
+def splits_table(manifest: pd.DataFrame) -> Table:
     """Tabulate images and nuclei of each split of the manifest."""
     rows = []
     for split, images in manifest.groupby("split", sort=False):
         sizes = images[["width", "height"]].drop_duplicates().shape[0]
         nuclei = f"{images['n_nuclei'].sum():,.0f}" if images["n_nuclei"].notna().all() else "not given"
-        rows.append((split, f"{len(images):,}", nuclei, str(sizes)))
+        rows.append((str(split), f"{len(images):,}", nuclei, str(sizes)))
     return Table(("split", "images", "nuclei", "image sizes"), rows)
 
 
-def list_types(folds: pd.DataFrame, manifest: pd.DataFrame, order: tuple[str, ...]) -> Table:
+def types_table(folds: pd.DataFrame, manifest: pd.DataFrame, order: Sequence[str]) -> Table:
     """Tabulate the image types: images, mosaic groups and nuclei of the fold table, and images without masks."""
     rest = manifest[manifest["split"] != "train"]
     rows = []
-    for cluster in order_clusters({*folds["cluster"], *rest["cluster"]}, order):
+    for cluster in order_types({*folds["cluster"], *rest["cluster"]}, order):
         own = folds[folds["cluster"] == cluster]
         rows.append(
             (
@@ -256,7 +243,7 @@ def list_types(folds: pd.DataFrame, manifest: pd.DataFrame, order: tuple[str, ..
     return Table(("image type", "training images", "mosaic groups", "nuclei", "test images"), rows)
 
 
-def list_folds(folds: pd.DataFrame, order: tuple[str, ...]) -> Table:
+def folds_table(folds: pd.DataFrame, order: Sequence[str]) -> Table:
     """Tabulate the folds side by side: images, mosaic groups, nuclei, and images of each type."""
     numbers = sorted(folds["fold"].unique().tolist())
     of_fold = [folds[folds["fold"] == fold] for fold in numbers]
@@ -267,15 +254,15 @@ def list_folds(folds: pd.DataFrame, order: tuple[str, ...]) -> Table:
     ]
     rows += [
         (name_type(cluster), *(str((own["cluster"] == cluster).sum()) for own in of_fold))
-        for cluster in order_clusters(folds["cluster"], order)
+        for cluster in order_types(folds["cluster"], order)
     ]
     return Table(("", *(f"fold {fold}" for fold in numbers)), rows)
 
 
-def list_chosen(tuned: dict) -> Table:
-    """Tabulate the thresholds chosen for each fold on the others, and for new images: `tuned` as select leaves it."""
-    chosen = {**{f"fold {fold}": setting for fold, setting in tuned["fold"].items()}, "new images": tuned["test"]}
-    names = [name for name, value in tuned["test"].items() if not isinstance(value, list)]
+def thresholds_table(tuned: Tuned) -> Table:
+    """Tabulate the thresholds chosen for each fold on the others, and for new images."""
+    chosen = {**{f"fold {fold}": setting for fold, setting in tuned.fold.items()}, "new images": tuned.new}
+    names = [name for name, value in tuned.new.items() if not isinstance(value, list)]
     rows = [(images, *(f"{setting[name]:g}" for name in names)) for images, setting in chosen.items()]
     return Table(("images", *map(name_type, names)), rows)
 
@@ -288,19 +275,28 @@ def format_time(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def list_times(metas: dict[str, list[dict]]) -> Table:
-    """Tabulate the time that each run took, by parts of the pipeline, {run: metas}: wall clock, and processor in all."""
-    rows, everything = [], []
-    for run, found in metas.items():
-        everything += found
-        rows.append((run, "; ".join(sorted({describe_machine(m) for m in found})) or "not recorded", *sum_times(found)))
-    rows.append(("all", "", *sum_times(everything)))
-    return Table(("run", "machine", *PARTS_OF_TIME, "all", "processor time"), rows, n_text=2)
+def times_table(metas: Metas, parts: Mapping[str, str]) -> Table:
+    """Tabulate the time that each run took, wall clock by parts of the pipeline, and processor time in all.
+
+    parts: the part of the time that each stage counts as, {stage: part}, in the order of the pipeline; the columns have
+    the parts in the order in which they end.
+    """
+    everything = [meta for found in metas.values() for meta in found]
+    machines = {run: "; ".join(sorted({describe_machine(meta) for meta in found})) for run, found in metas.items()}
+    rows = [(run, machines[run] or "not recorded", *sum_times(found, parts)) for run, found in metas.items()]
+    rows.append(("all", "", *sum_times(everything, parts)))
+    columns = ("run", "machine", *order_parts(parts), "all", "processor time")
+    return Table(columns, rows, n_text=2)
 
 
-def sum_times(metas: list[dict]) -> list[str]:
-    """Return the time of each of PARTS_OF_TIME, of all stages and of the processor, where that was recorded."""
-    sums = [[m["seconds"] for m in metas if m["stage"].split("_")[0] in stages] for stages in PARTS_OF_TIME.values()]
-    processor = [m["cpu_seconds"] for m in metas if "cpu_seconds" in m]
-    cells = [format_time(sum(seconds)) if seconds else "–" for seconds in [*sums, [m["seconds"] for m in metas]]]
+def order_parts(parts: Mapping[str, str]) -> list[str]:
+    """Return the parts of the time, {stage: part}, by the place of their last stage."""
+    return list(dict.fromkeys(reversed([*parts.values()])))[::-1]
+
+
+def sum_times(metas: Sequence[Meta], parts: Mapping[str, str]) -> list[str]:
+    """Return the time of each part, of all stages, and of the processor if that was recorded: cells of times_table."""
+    seconds = [[meta["seconds"] for meta in metas if parts.get(stage_of(meta)) == part] for part in order_parts(parts)]
+    processor = [meta["cpu_seconds"] for meta in metas if "cpu_seconds" in meta]
+    cells = [format_time(sum(some)) if some else "–" for some in [*seconds, [meta["seconds"] for meta in metas]]]
     return [*cells, format_time(sum(processor)) if metas and len(processor) == len(metas) else "not recorded"]

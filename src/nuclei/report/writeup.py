@@ -1,43 +1,73 @@
-"""A competition write-up: what was read of a run -> text, tables and pictures in the form that Kaggle asks of winners.
+"""The write-up of a run, in the form that Kaggle asks of winners: its texts and the list of its sections.
 
-A config is a complete one as a nested dict, a network's or the run's own; `networks` are {run: config} of those that
-trained; metas are those of finished stages, {run: [meta]}; steps are those of evaluation.compare_steps.
+A section is added by one function and one line of WRITEUP. Steps are those of summary.compare_steps.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from nuclei.candidates.features import FEATURES
-from nuclei.report import comparisons, pictures, tables
-from nuclei.report.blocks import Block, Code, Paragraph, Subheading, Table
+from nuclei.config.schema import ScorerConfig, SelectionConfig, WatershedConfig
+from nuclei.data.image_types import IMAGE_TYPES
+from nuclei.decoding.methods import method_of, plain_methods
+from nuclei.evaluation.summary import format_gain, format_interval, format_score
+from nuclei.report import charts, comparisons, network_tables, pictures, tables
+from nuclei.report.blocks import (
+    Block,
+    Code,
+    FillIn,
+    Heading,
+    Missing,
+    Paragraph,
+    Picture,
+    References,
+    Subheading,
+    Table,
+)
 from nuclei.report.charts import name_type, styled
-from nuclei.report.sections import make_picture
-from nuclei.report.tables import format_interval, format_time
+from nuclei.report.reader import RunReader, Shown
+from nuclei.report.sections import (
+    ABOUT_THRESHOLDS,
+    Section,
+    compose,
+    errors_section,
+    galleries_section,
+    importance_picture,
+    keep_picture,
+    pipeline_section,
+    plain_picture,
+    precision_section,
+    reliability_picture,
+    scores_section,
+    steps_section,
+    training_section,
+    types_section,
+)
+from nuclei.report.tables import SEARCH_SENTENCES, Metas, each_row, format_time, name_method
+from nuclei.runs.files import file_hash
+from nuclei.runs.stage_table import TIMES
 
-DECODINGS = {
-    "classical": "No network: a classical recipe on the image itself.",
-    "components": "Nuclei are the connected components of the mask map above a threshold chosen on the other folds.",
-    "watershed": "A watershed floods an energy made of these maps from its parts above a seed level and cuts the "
-    "basins at a mask threshold; both thresholds were chosen on the other folds.",
-    "detections": "Nuclei are the network's detections above a score chosen on the other folds.",
-    "scored": "A deep watershed floods an energy made of these maps and merges the basins into a tree of nested "
-    "candidates: parts, nuclei and clumps, each at several thresholds. LightGBM predicts from {n_features} "
-    "features how likely the IoU of each candidate passes each of the metric's ten thresholds. {search}, "
-    "above a keep threshold chosen on the other folds.",
-}
-SEARCHES = {
-    "exact": "Dynamic programming on the tree picks, exactly, the non-overlapping candidates with the greatest "
-    "expected gain of the metric",
-    "greedy": "Candidates are picked greedily by their expected gain of the metric, none overlapping another",
-}
+ABOUT_TEAM = (
+    "team name; members with place and e-mail; place and score on the public and on the private leaderboard",
+    "professional and academic background of each member, and what in it helped here",
+    "why you entered, how the team was formed, who did what, and how much time it took",
+    "what you liked about the competition and about this solution",
+)
+ABOUT_RIGHTS = (
+    "the statement of the licence under which code, weights and this document are given; the code's is in LICENSE",
+    "external data and initial weights used, with their licences and where they were declared",
+    "acknowledgements",
+)
 VERDICTS = {1: "worked", 0: "undecided", -1: "did not work"}
 ABOUT_ABLATIONS = {
     "worse": (
         "Changes for the worse",
         "Worse than the base, interval below zero: the change did not work, and what "
-        "the base has in its place is worth keeping. Of a part taken away, the loss is what it is worth.",
+        "the base has in its place is worth keeping. The loss from taking a part away is what it is worth.",
     ),
     "better": ("Changes for the better", "Better than the base, interval above zero: what the base does without."),
     "undecided": ("Undecided changes", "Zero is inside the interval: these images cannot tell it from the base."),
@@ -52,7 +82,7 @@ ABOUT_INFERENCE = (
     "tiles with blended overlap."
 )
 ABOUT_PUBLISHED = (
-    "To stand beside: the first three of the private leaderboard, stage 2, reached 0.6316, 0.6147 and 0.6141 (Caicedo "
+    "For comparison: the first three of the private leaderboard, stage 2, reached 0.6316, 0.6147 and 0.6141 (Caicedo "
     "et al. 2019, table 1). Only scores of the same images compare with these; out-of-fold scores do not."
 )
 ABOUT_FEATURES = (
@@ -78,8 +108,8 @@ REFERENCES = [
         "https://www.kaggle.com/competitions/data-science-bowl-2018/overview/evaluation",
     ),
     (
-        "Caicedo et al. 2019: Nucleus segmentation across imaging experiments: the 2018 Data Science Bowl. Nature Methods "
-        "16, 1247.",
+        "Caicedo et al. 2019: Nucleus segmentation across imaging experiments: the 2018 Data Science Bowl. Nature "
+        "Methods 16, 1247.",
         "https://doi.org/10.1038/s41592-019-0612-7",
     ),
     ("The data: image set BBBC038, Broad Bioimage Benchmark Collection.", "https://bbbc.broadinstitute.org/BBBC038"),
@@ -102,28 +132,30 @@ REFERENCES = [
 ]
 
 
-def write_opening(metrics: dict) -> Iterator[Block]:
+def opening_section(reader: RunReader) -> Iterator[Block]:
     """Say the score in one line."""
-    mean, span = format_interval(metrics["oof"]["score"])
+    metrics = reader.metrics
     said = [
-        f"Nuclei of the 2018 Data Science Bowl, segmented one by one: out-of-fold score {mean} (95 % interval "
-        f"{span}) over {metrics['oof']['n_images']} images"
+        "Nuclei of the 2018 Data Science Bowl, segmented one by one: out-of-fold score "
+        f"{format_score(metrics['oof']['score'], spelled_out=True)} over {metrics['oof']['n_images']} images"
     ]
-    for key, name in tables.SOLUTIONS.items():
+    for key, name in tables.SOLUTION_TITLES.items():
         if key in metrics:
             said.append(f"{format_interval(metrics[key]['score'])[0]} on {name}")
     yield Paragraph(", ".join(said) + ".")
 
 
-def write_summary(config: dict, networks: Mapping[str, dict], n_folds: int) -> Iterator[Block]:
-    """Say in a few sentences what the method is."""
-    search = SEARCHES[config["selection"]["search"]]
-    n_features = count_features(config["scorer"]["leave_out"])
-    decoding = DECODINGS[config["selection"]["method"]].format(n_features=n_features, search=search)
-    yield Paragraph(" ".join([*describe_networks(networks, n_folds), decoding]))
+def summary_section(reader: RunReader) -> Iterator[Block]:
+    """Say what the method is, how much of it there is and what it took."""
+    config, n_folds = reader.config, len(reader.folds)
+    decoding = method_of(config).sentence.format(
+        n_features=count_features(config.scorer.leave_out), search=SEARCH_SENTENCES[config.selection.search]
+    )
+    yield Paragraph(" ".join([*describe_networks(reader.network_configs, n_folds), decoding]))
+    yield glance_table(reader.network_configs, n_folds, reader.parameters, reader.metas)
 
 
-def describe_networks(networks: Mapping[str, dict], n_folds: int) -> list[str]:
+def describe_networks(networks: Mapping[str, network_tables.Setup], n_folds: int) -> list[str]:
     """Return a sentence on what the networks are and predict, none without networks."""
     if not networks:
         return []
@@ -141,7 +173,9 @@ def count_features(leave_out: Iterable[str]) -> int:
     return sum(len(features) for group, features in FEATURES.items() if group not in leave_out)
 
 
-def list_glance(networks: Mapping[str, dict], n_folds: int, parameters: Mapping[str, int], metas: dict) -> Table:
+def glance_table(
+    networks: Mapping[str, network_tables.Setup], n_folds: int, parameters: Mapping[str, int], metas: Metas
+) -> Table:
     """Tabulate what a reader asks first: networks, parameters, time, machine and tools."""
     found = [meta for metas_of_run in metas.values() for meta in metas_of_run]
     trainings = [meta["seconds"] for meta in found if meta["stage"].startswith("train_")]
@@ -154,20 +188,38 @@ def list_glance(networks: Mapping[str, dict], n_folds: int, parameters: Mapping[
         rows += [
             ("everything else", format_time(sum(meta["seconds"] for meta in found) - sum(trainings))),
             ("machine", "; ".join(sorted({tables.describe_machine(meta) for meta in found}))),
-            ("tools", ", ".join(" ".join(row) for row in tables.list_versions(metas).rows)),
+            ("tools", ", ".join(" ".join(row) for row in tables.versions_table(metas).rows)),
         ]
     return Table(("what", "this solution"), rows, n_text=2)
 
 
-def choose_examples(folds: pd.DataFrame, order: tuple[str, ...]) -> pd.DataFrame:
+def data_section(reader: RunReader) -> Iterator[Block]:
+    """Tabulate images, types and folds, and show an image of each type."""
+    yield from reader.attempt(lambda: tables.splits_table(reader.manifest))
+    folds = reader.fold_table
+    yield from reader.attempt(lambda: tables.types_table(folds, reader.manifest, IMAGE_TYPES))
+    yield Paragraph(ABOUT_FOLDS)
+    yield tables.folds_table(folds, IMAGE_TYPES)
+    if only := reader.config.data.only_folds:
+        yield Paragraph(f"Only these folds were trained and scored: {', '.join(map(str, only))}.")
+    yield from reader.attempt(lambda: examples_picture(read_annotated(reader, choose_examples(folds, IMAGE_TYPES))))
+
+
+def choose_examples(folds: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
     """Return one row of the fold table for each image type: that with the median number of nuclei."""
     ranked = folds.sort_values(["n_nuclei", "image_id"])
-    of_type = [ranked[ranked["cluster"] == cluster] for cluster in tables.order_clusters(folds["cluster"], order)]
+    of_type = [ranked[ranked["cluster"] == cluster] for cluster in tables.order_types(folds["cluster"], order)]
     return pd.concat([images.iloc[[(len(images) - 1) // 2]] for images in of_type])
 
 
+def read_annotated(reader: RunReader, folds: pd.DataFrame) -> Iterator[Shown]:
+    """Yield the images of some rows of the fold table with their annotation."""
+    for row in each_row(folds):
+        yield Shown(row, reader.image(row.image_id), reader.truth(row.image_id))
+
+
 @styled
-def draw_examples(examples: list[pictures.Example]) -> Figure:
+def draw_examples(examples: Sequence[pictures.Example]) -> Figure:
     """Draw images in two rows, as they are and outlined; captions are of two lines, one for each row."""
     captions = [list(line) for line in zip(*(example.caption.split("\n") for example in examples), strict=True)]
     rows = [
@@ -177,115 +229,203 @@ def draw_examples(examples: list[pictures.Example]) -> Figure:
     return pictures.place_tiles(rows, captions, 12, 38)
 
 
-def write_examples(examples: Iterable[tuple]) -> Iterator[Block]:
-    """Show one image of each type: (row of the fold table, image, labels)."""
+def examples_picture(examples: Iterable[Shown]) -> Picture:
+    """Show one image of each type as it is and with the outlines of its annotation."""
     shown = []
-    for row, image, labels in examples:
-        size = f"{labels.shape[1]} × {labels.shape[0]} px"
-        shown.append(pictures.Example(image, f"{name_type(row.cluster)}\n{row.n_nuclei} nuclei, {size}", labels))
+    for row, image, truth, _ in examples:
+        size = f"{truth.shape[1]} × {truth.shape[0]} px"
+        shown.append(pictures.Example(image, f"{name_type(row.cluster)}\n{row.n_nuclei} nuclei, {size}", truth))
     caption = (
         "An image of each type, that with the median number of nuclei, as it is and with the outlines of its "
         "annotation. Dark images are brightened; of large ones the square with the most outlines is shown."
     )
     keep = (pictures.TRUTH_COLOUR, (0, 0, 0), (255, 255, 255))
-    yield make_picture("data", draw_examples(shown), caption, wide=True, keep=keep)
+    return Picture("data", charts.render_png(draw_examples(shown), keep), caption, wide=True)
 
 
-def write_postprocessing(config: dict) -> Iterator[Block]:
-    """Describe the way from maps to nuclei, with its settings."""
-    watershed, method = config["watershed"], config["selection"]["method"]
-    if method in ("watershed", "scored"):
-        weight = watershed["center_weight"]
-        yield Paragraph(
-            f"Energy (Bai and Urtasun 2017): {weight:g} · center + {1 - weight:g} · mask · (1 − border), "
-            "high at centres and low where nuclei meet."
+def networks_section(reader: RunReader) -> Iterator[Block]:
+    """Tabulate what the networks predict and what they are made of."""
+    networks = reader.network_configs
+    yield network_tables.channels_table(networks)
+    yield from (Missing(f"{one.name}/config.yaml") for one in reader.networks if one.name not in networks)
+    counts = {name: f"{count:,}" for name, count in reader.parameters.items()}
+    yield network_tables.choices_table(networks, network_tables.MODEL, parameters=counts)
+    yield from reader.missing(reader.weights.values())
+
+
+def settings_and_training_section(reader: RunReader) -> Iterator[Block]:
+    """Tabulate how the networks were trained, and show how it went."""
+    networks = reader.network_configs
+    times = {
+        network.name: ", ".join(
+            "not recorded" if seconds is None else format_time(seconds) for seconds in reader.training_seconds(network)
         )
-    if method != "scored":
-        yield Paragraph(DECODINGS[method])
+        for network in reader.networks
+    }
+    yield network_tables.choices_table(networks, network_tables.TRAINING, time_of_each_fold=times)
+    yield network_tables.augmentation_table(networks)
+    yield from training_section(reader)
+
+
+def inference_section(reader: RunReader) -> Iterator[Block]:
+    yield Paragraph(ABOUT_INFERENCE)
+    yield network_tables.choices_table(reader.network_configs, network_tables.INFERENCE)
+
+
+def postprocessing_section(reader: RunReader) -> Iterator[Block]:
+    """Show the steps from an image to its nuclei, describe them, and show how their thresholds were chosen."""
+    config, method = reader.config, reader.config.selection.method
+    yield from reader.attempt(lambda: pipeline_section(reader))
+    if reader.has_energy:
+        yield Paragraph(describe_energy(config.watershed))
+    if reader.has_scores:
+        yield Paragraph(describe_tree(config.watershed))
+        yield Paragraph(describe_scorer(config.scorer))
+        yield Paragraph(describe_selection(config.selection))
+    else:
+        yield Paragraph(method_of(config).sentence)
+    if not plain_methods(config):
         return
-    thresholds = ", ".join(f"{threshold:g}" for threshold in watershed["mask_thresholds"])
-    yield Paragraph(
-        f"Tree of candidates: the region where mask exceeds {watershed['floor']:g}, holes filled, is flooded from the "
-        f"maxima of the energy, blurred by {watershed['smooth_px']:g} px; a maximum that rises less than "
-        f"{watershed['depth']:g} above its pass is none. Basins are merged over descending passes, and every node of "
-        f"that tree, a part, a nucleus or a clump of up to {watershed['max_leaves']} seeds, is cut at mask thresholds "
-        f"{thresholds}: the candidates, of {watershed['min_area_px']} px or more."
+    yield Subheading("Thresholds chosen out of fold")
+    yield Paragraph(ABOUT_THRESHOLDS)
+    yield tables.thresholds_table(reader.tuned)
+    if method in plain_methods(config):
+        yield plain_picture(method, reader.tuned)
+    if reader.has_scores:
+        yield keep_picture(reader.tuned)
+        yield reliability_picture(reader.reliability)
+
+
+def describe_energy(watershed: WatershedConfig) -> str:
+    """Return the energy that is flooded, with its weights."""
+    weight = watershed.center_weight
+    return (
+        f"Energy (Bai and Urtasun 2017): {weight:g} · center + {1 - weight:g} · mask · (1 − border), "
+        "high at centres and low where nuclei meet."
     )
-    yield Paragraph(describe_scorer(config["scorer"]))
-    yield Paragraph(describe_selection(config["selection"]))
 
 
-def describe_scorer(scorer: dict) -> str:
+def describe_tree(watershed: WatershedConfig) -> str:
+    """Return how candidates are cut, with the settings."""
+    thresholds = ", ".join(f"{threshold:g}" for threshold in watershed.mask_thresholds)
+    return (
+        f"Tree of candidates: the region where mask exceeds {watershed.floor:g}, holes filled, is flooded from the "
+        f"maxima of the energy, blurred by {watershed.smooth_px:g} px; a maximum that rises less than "
+        f"{watershed.depth:g} above its pass does not count. Basins are merged over descending passes, and every node "
+        f"of that tree, a part, a nucleus or a clump of up to {watershed.max_leaves} seeds, is cut at mask thresholds "
+        f"{thresholds}: the candidates, of {watershed.min_area_px} px or more."
+    )
+
+
+def describe_scorer(scorer: ScorerConfig) -> str:
     """Return how the boosters learn, with their settings."""
     return (
         "Scorer: LightGBM, for each of the ten IoU thresholds the probability to pass it (log loss), and the IoU "
-        f"itself (squared error); {scorer['rounds']} rounds, {scorer['leaves']} leaves, rate "
-        f"{scorer['learning_rate']:g}, at least {scorer['min_leaf_rows']} candidates a leaf, {100 * scorer['share']:g} % of candidates and of features "
-        f"per tree; seeds averaged: {scorer['seeds']}. Trained by the networks' own folds; a candidate weighs one over "
+        f"itself (squared error); {scorer.rounds} rounds, {scorer.leaves} leaves, rate {scorer.learning_rate:g}, "
+        f"at least {scorer.min_leaf_rows} candidates a leaf, {100 * scorer.share:g} % of candidates and of features "
+        f"per tree; seeds averaged: {scorer.seeds}. Trained by the networks' own folds; a candidate weighs one over "
         "the root of their number in its image."
     )
 
 
-def describe_selection(selection: dict) -> str:
+def describe_selection(selection: SelectionConfig) -> str:
     """Return how candidates are chosen, with the settings."""
-    keep = ", ".join(f"{value:g}" for value in selection["keep_grid"])
+    keep = ", ".join(f"{value:g}" for value in selection.keep_grid)
     return (
         "Selection: a candidate's expected gain is the mean over thresholds of p − (1 − p) · precision, precision "
-        f"being what the other folds reach there. {SEARCHES[selection['search']]}. A keep threshold is taken off each "
-        f"gain; each fold uses the one of {keep} that is best on the other folds."
+        f"being what the other folds reach there. {SEARCH_SENTENCES[selection.search]}. A keep threshold is subtracted "
+        f"from each gain; each fold uses the one of {keep} that is best on the other folds."
     )
 
 
-def list_features(leave_out: Iterable[str], importance: Mapping[str, float]) -> Table:
-    """Tabulate the features by group: how many, their share of the boosters' gain and the most used one."""
-    rows = []
-    for group, features in FEATURES.items():
-        shares = {name: importance[name] for name in features if name in importance}
-        best = max(shares, key=shares.get, default="left out" if group in leave_out else "")
-        cells = (f"{100 * sum(shares.values()):.1f}", f"{100 * shares[best]:.1f}") if shares else ("", "")
-        rows.append((group, best, str(0 if group in leave_out else len(features)), *cells))
-    columns = ("group", "most used feature", "features", "% of the gain, group", "% of the gain, that feature")
-    return Table(columns, rows, n_text=2)
+def ensembling_section(reader: RunReader) -> Iterator[Block]:
+    """Tabulate the members with weight and score, and say what their ensemble gains over the best."""
+    members = reader.config.members
+    if not members:
+        yield Paragraph("This run is no ensemble: unseen images are predicted by the networks of its folds, averaged.")
+        return
+    yield from (Missing(f"{name}/metrics.json") for name in members if name not in reader.member_scores)
+    steps = reader.metrics["steps"]
+    yield members_table(members, reader.member_scores)
+    yield from map(Paragraph, describe_gain(reader.run.name, steps))
 
 
-def write_members(
-    name: str, members: Mapping[str, float], scores: Mapping[str, list[float]], steps: list[dict]
-) -> Iterator[Block]:
-    """Tabulate the members of the ensemble `name` with weight and score, and say what it gains over the best."""
+def members_table(members: Mapping[str, float], scores: Mapping[str, Sequence[float]]) -> Table:
+    """Tabulate the members of an ensemble, {run: weight}, with their out-of-fold scores."""
     total = sum(members.values())
-    yield Table(
-        ("member", "weight", "% of the average", "out-of-fold score", "95 % interval"),
-        [
-            (
-                member,
-                f"{weight:g}",
-                f"{100 * weight / total:.1f}",
-                *(format_interval(scores[member]) if member in scores else ("not there", "")),
-            )
-            for member, weight in members.items()
-        ],
-    )
-    over = [step for step in steps if step["run"] == name and step["over"] and step["over"][0] != name]
-    for step in over[-1:]:
-        gain, span = format_interval(step["gain"], "+")
-        yield Paragraph(
-            f"Averaging the maps gains {gain} (95 % interval {span}) over the best member, "
-            f"{step['over'][0]}, both by {name_method(step)}: {VERDICTS[sign(step['gain'])]}."
+    rows = [
+        (
+            member,
+            f"{weight:g}",
+            f"{100 * weight / total:.1f}",
+            *(format_interval(scores[member]) if member in scores else ("missing", "")),
         )
+        for member, weight in members.items()
+    ]
+    return Table(("member", "weight", "% of the average", "out-of-fold score", "95 % interval"), rows)
 
 
-def name_method(step: dict) -> str:
-    return tables.METHODS.get(step["method"], step["method"])
+def describe_gain(name: str, steps: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a sentence on what the ensemble `name` gains over its best member, none if they cannot be compared."""
+    over = [step for step in steps if step["run"] == name and step["over"] and step["over"][0] != name]
+    return [
+        f"Averaging the maps gains {format_gain(step['gain'], spelled_out=True)} over the best member, "
+        f"{step['over'][0]}, both by {name_method(step['method'])}: {VERDICTS[sign(step['gain'])]}."
+        for step in over[-1:]
+    ]
 
 
-def sign(interval: list[float]) -> int:
+def sign(interval: Sequence[float]) -> int:
     """Return 1 if [mean, low, high] lies above zero, -1 if below, 0 if zero is inside."""
     return int(interval[1] > 0) - int(interval[2] < 0)
 
 
-def list_findings(steps: list[dict]) -> Table:
+def results_section(reader: RunReader) -> Iterator[Block]:
+    """Show the scores from all sides, and what goes wrong."""
+    yield from scores_section(reader)
+    yield Paragraph(ABOUT_PUBLISHED)
+    yield Subheading("Steps")
+    yield from steps_section(reader)
+    yield Subheading("Simpler versions")
+    yield Paragraph(ABOUT_SIMPLER)
+    yield simpler_table(reader.metrics["steps"])
+    yield Subheading("Precision by IoU threshold")
+    yield from precision_section(reader)
+    yield Subheading("Image types")
+    yield from types_section(reader)
+    yield Subheading("Errors")
+    yield from errors_section(reader)
+    yield Subheading("Best, median and worst images")
+    yield from galleries_section(reader)
+
+
+def simpler_table(steps: Sequence[Mapping[str, Any]]) -> Table:
+    """Tabulate the score of every step and its share of the last one's."""
+    full = max(steps[-1]["score"][0], 1e-9)
+    rows = [
+        (step["run"], name_method(step["method"]), f"{step['score'][0]:.4f}", f"{100 * step['score'][0] / full:.1f}")
+        for step in steps
+    ]
+    return Table(("run", "decoding", "score", "% of the full score"), rows, n_text=2)
+
+
+def findings_section(reader: RunReader) -> Iterator[Block]:
+    """Sort the steps and the ablations by what they gained."""
+    yield Subheading("The steps of the method")
+    yield from reader.attempt(lambda: findings_table(reader.metrics["steps"]))
+    for verdict, (title, text) in ABOUT_ABLATIONS.items():
+        found = comparisons.verdict_table(reader.ablations, verdict)
+        yield Subheading(f"{title}: {len(found.rows) or 'none'}")
+        if found.rows:
+            yield Paragraph(text)
+            yield found
+    yield Subheading("All ablations")
+    yield from comparisons.ablation_blocks(reader.ablations)
+
+
+def findings_table(steps: Sequence[Mapping[str, Any]]) -> Table:
     """Tabulate what each step of the method gained and whether that can be told from zero."""
-    names = {(step["run"], step["method"]): f"{name_method(step)} of {step['run']}" for step in steps}
+    names = {(step["run"], step["method"]): f"{name_method(step['method'])} of {step['run']}" for step in steps}
     rows = [
         (
             names[step["run"], step["method"]],
@@ -299,34 +439,73 @@ def list_findings(steps: list[dict]) -> Table:
     return Table(("step", "compared with", "verdict", "paired gain", "95 % interval"), rows, n_text=3)
 
 
-def list_simpler(steps: list[dict]) -> Table:
-    """Tabulate the score of every step and its share of the last one's."""
-    full = max(steps[-1]["score"][0], 1e-9)
-    rows = [
-        (step["run"], name_method(step), f"{step['score'][0]:.4f}", f"{100 * step['score'][0] / full:.1f}")
-        for step in steps
-    ]
-    return Table(("run", "decoding", "score", "% of the full score"), rows, n_text=2)
+def features_section(reader: RunReader) -> Iterator[Block]:
+    """Tabulate the features by group, and show the most used."""
+    if not reader.has_scores:
+        yield Paragraph(f"This run decodes its maps by {reader.config.selection.method}, which uses no features.")
+        return
+    yield Paragraph(ABOUT_FEATURES)
+    leave_out = reader.config.scorer.leave_out
+    if not reader.importance_path.is_file():
+        yield features_table(leave_out, {})
+    else:
+        yield features_table(leave_out, reader.importance)
+    yield importance_picture(reader.importance)
 
 
-def write_ablations(table: pd.DataFrame) -> Iterator[Block]:
-    """Sort the ablations by what they show, then draw and tabulate all of them."""
-    for verdict, (title, text) in ABOUT_ABLATIONS.items():
-        found = comparisons.list_verdict(table, verdict)
-        yield Subheading(f"{title}: {len(found.rows) or 'none'}")
-        if found.rows:
-            yield Paragraph(text)
-            yield found
-    yield Subheading("All ablations")
-    yield from comparisons.write_ablations(table)
+def features_table(leave_out: Iterable[str], importance: Mapping[str, float]) -> Table:
+    """Tabulate the features by group: how many, their share of the boosters' gain and the most used one."""
+    rows = []
+    for group, features in FEATURES.items():
+        shares = {name: importance[name] for name in features if name in importance}
+        best = max(shares, key=lambda name: shares[name], default="left out" if group in leave_out else "")
+        cells = (f"{100 * sum(shares.values()):.1f}", f"{100 * shares[best]:.1f}") if shares else ("", "")
+        rows.append((group, best, str(0 if group in leave_out else len(features)), *cells))
+    columns = ("group", "most used feature", "features", "% of the gain, group", "% of the gain, that feature")
+    return Table(columns, rows, n_text=2)
 
 
-def write_commands(path: str, metas: Mapping[str, list[dict]]) -> Iterator[Block]:
+def times_section(reader: RunReader) -> Iterator[Block]:
+    """Tabulate what every run took, on what."""
+    yield Paragraph(ABOUT_TIMES)
+    yield tables.times_table(reader.metas, TIMES)
+    yield from (Missing(f"{name}/meta") for name, found in reader.metas.items() if not found)
+
+
+def reproduction_section(reader: RunReader) -> Iterator[Block]:
+    """Give the commands, commits, versions and checksums that it takes to make a run again."""
+    run = reader.run
+    yield FillIn("the public address of the repository")
+    yield from command_blocks(find_config(run.name, is_ensemble=bool(reader.config.members)), reader.metas)
+    yield tables.versions_table(reader.metas)
+    yield Paragraph(ABOUT_CHECKS)
+    inputs = [reader.dataset.folds, *list_initial_weights(reader.network_configs)]
+    optional = run.submission("stage2")
+    paths = [*inputs, run.submission("test"), optional, run.metrics]
+    if sums := [f"{file_hash(path)}  {path}" for path in paths if path.is_file()]:
+        yield Code("\n".join(sums))
+    yield from reader.missing(path for path in paths if path != optional)
+
+
+def find_config(name: str, is_ensemble: bool) -> str:
+    """Return the path of the config of a run: the one that exists, or else where it ought to be."""
+    folders = {True: Path("ensembles"), False: Path("configs")}
+    found = (path for folder in folders.values() for path in sorted(folder.rglob(f"{name}.yaml")))
+    return str(next(found, folders[is_ensemble] / f"{name}.yaml"))
+
+
+def list_initial_weights(networks: Mapping[str, network_tables.Setup]) -> list[Path]:
+    """Return the local files of initial weights."""
+    weights = dict.fromkeys(config["model"]["weights"] for config in networks.values())
+    return [Path(name) for name in weights if name and Path(name).suffix]
+
+
+def command_blocks(path: str, metas: Metas) -> Iterator[Block]:
     """Give the commands that make a run again from the config at `path`, and say at which commits it was made."""
-    stages = {}
+    stages: dict[str, list[str]] = {}
     for run, found in metas.items():
         for meta in found:
-            stages.setdefault(tables.commit_of(meta), []).append(f"{run} {meta['stage']}")
+            stages.setdefault(tables.name_commit(meta), []).append(f"{run} {meta['stage']}")
     clean = len(stages) == 1 and not stages.keys() & {"none"} and "changes" not in next(iter(stages))
     yield Code(
         "\n".join(
@@ -344,3 +523,34 @@ def write_commands(path: str, metas: Mapping[str, list[dict]]) -> Iterator[Block
             (commit, str(len(made)), ", ".join(made[:6]) + ", …" * (len(made) > 6)) for commit, made in stages.items()
         ]
         yield Table(("commit", "stages", "which"), rows, n_text=3)
+
+
+def references_section(_: RunReader) -> Iterator[Block]:
+    yield References(REFERENCES)
+
+
+WRITEUP = [
+    Section("Summary", summary_section),
+    Section("Data and folds", data_section),
+    Section("Targets and networks", networks_section),
+    Section("Training", settings_and_training_section),
+    Section("Inference", inference_section),
+    Section("Post-processing", postprocessing_section),
+    Section("Ensembling", ensembling_section),
+    Section("Results", results_section),
+    Section("What worked and what did not", findings_section),
+    Section("Importance of features", features_section),
+    Section("Hardware and time", times_section),
+    Section("How to reproduce", reproduction_section),
+    Section("References", references_section),
+]
+
+
+def writeup_blocks(reader: RunReader) -> Iterator[Block]:
+    """Yield all blocks of a run's write-up; a section whose file is missing ends with its name."""
+    yield from reader.attempt(lambda: opening_section(reader))
+    yield Heading("The team")
+    yield from map(FillIn, ABOUT_TEAM)
+    yield from compose(WRITEUP, reader, numbered=True)
+    yield Heading("Licence and acknowledgements")
+    yield from map(FillIn, ABOUT_RIGHTS)

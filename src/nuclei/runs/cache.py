@@ -1,104 +1,421 @@
-"""What is up to date: fingerprints of settings and inputs, and the guard of a stage."""
+"""What is up to date: fingerprints of settings, code and inputs, and the guard of a stage."""
 
+import os
 import shutil
+import socket
 import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from nuclei.runs.files import as_json, content_hash, differences, link, read_json, write_json
+from filelock import FileLock, Timeout
+
+from nuclei.errors import UserError
+from nuclei.runs.files import (
+    as_json,
+    content_hash,
+    differences,
+    link,
+    named,
+    read_json,
+    remove_partial_files,
+    write_json,
+)
+from nuclei.runs.outputs import Damage, find_damage, record_outputs
 from nuclei.runs.provenance import cpu_seconds, provenance
+from nuclei.runs.stage_table import stage_of
+
+WHOLE = "all"  # the one part of a stage that is not divided
+NEW = "not made yet"
+FEW = 3  # reasons said in full
 
 
-class StageError(ValueError):
-    """Say why a stage cannot run, naming the file and the fix."""
+@dataclass(frozen=True)
+class Part:
+    """Describe outputs of a stage that depend on inputs of their own, such as those of one split.
+
+    inputs: name -> fingerprint or hash, beside the inputs of the whole stage; outputs: files and folders; same_as:
+    fingerprint of what the outputs are a copy of, to be that of this part too.
+    """
+
+    inputs: Mapping[str, str]
+    outputs: Sequence[Path] = ()
+    same_as: str | None = None
 
 
-def expected_fingerprint(stage: str, settings: dict, inputs: dict[str, str]) -> str:
-    """Return the fingerprint that a stage leaves which is run with these settings and inputs."""
-    return content_hash([stage, as_json({"settings": settings, "inputs": inputs})])
+@dataclass(frozen=True)
+class Recipe:
+    """Hold what a stage is made of: settings, its code's version and lists, and the inputs of each part."""
+
+    settings: Mapping[str, Any]
+    version: int
+    code: Mapping[str, Any]
+    inputs: Mapping[str, Mapping[str, str]]
+
+    def of(self, part: str) -> dict[str, Any]:
+        """Return what one part is made of, as JSON gives it back."""
+        common = {"settings": self.settings, "version": self.version, "code": self.code}
+        return as_json({**common, "inputs": self.inputs[part]})
 
 
-def fingerprint(meta: Path) -> str:
-    """Return the fingerprint a finished stage left; raise StageError naming the stage that has not finished."""
+def expected_fingerprint(
+    stage: str,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    version: int = 1,
+    code: Mapping[str, Any] | None = None,
+) -> str:
+    """Return the fingerprint of a stage, or part of one, that is run with these settings, inputs, version and code."""
+    made_of: dict[str, Any] = {"settings": settings, "inputs": inputs}
+    # Left out where they say nothing, so that what was made before there were versions keeps its fingerprint.
+    made_of |= ({"version": version} if version > 1 else {}) | ({"code": code} if code else {})
+    return content_hash([stage, as_json(made_of)])
+
+
+def read_meta(meta: Path) -> dict[str, Any]:
+    """Read what a finished stage left; raise UserError naming the file and the fix if it is missing or damaged."""
     if not meta.is_file():
-        raise StageError(f"{meta} is missing: the stage before this one has not finished; run it first")
-    return read_json(meta)["fingerprint"]
+        raise UserError(f"{meta} is missing: the stage before this one has not finished; run it first")
+    maker = f"the stage {stage_of(meta.stem)}"
+    found = read_json(meta, maker)
+    with named(meta, maker):
+        kinds = {"fingerprint": str, "settings": dict, "inputs": dict, "files": dict, "parts": dict}
+        if wrong := [key for key, kind in kinds.items() if not isinstance(found.get(key, kind()), kind)]:
+            raise ValueError(f"{wrong[0]} is not of the kind that stages write")
+        found["fingerprint"], found["settings"], found["inputs"]
+    return found
 
 
-def is_up_to_date(meta: Path, settings: dict, inputs: dict[str, str]) -> bool:
-    """Return whether `meta` was left by a finished stage with these settings and inputs."""
-    wanted = as_json({"settings": settings, "inputs": inputs})
-    return meta.is_file() and {key: read_json(meta)[key] for key in wanted} == wanted
+def fingerprint(meta: Path, part: str | None = None) -> str:
+    """Return the fingerprint that a finished stage left, of the whole or of one part.
+
+    Raises UserError naming the stage that has not finished, or has not made the part.
+    """
+    found = read_meta(meta)
+    if part is None or "parts" not in found:  # stages were not divided once: then their parts are as the whole
+        return str(found["fingerprint"])
+    if part not in found["parts"]:
+        raise UserError(f"{meta} has no {part}: run the stage {meta.stem} again, which makes only what is missing")
+    return str(found["parts"][part]["fingerprint"])
+
+
+def recorded_inputs(meta: Path, part: str) -> dict[str, str]:
+    """Return the inputs that one part of a finished stage was made of; raise UserError as `fingerprint` does."""
+    fingerprint(meta, part)
+    found = read_meta(meta)
+    inputs: dict[str, str] = found["parts"][part]["inputs"] if "parts" in found else found["inputs"]
+    return inputs
+
+
+def is_up_to_date(
+    meta: Path,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    version: int = 1,
+    code: Mapping[str, Any] | None = None,
+) -> bool:
+    """Return whether `meta` was left by a finished, undivided stage with these settings, inputs, version and code.
+
+    And whether what it made is still as it was.
+    """
+    recipe = Recipe(settings, version, code or {}, {WHOLE: inputs})
+    if not meta.is_file():
+        return False
+    found = read_meta(meta)
+    return not any(_compare(found, recipe, WHOLE)) and not find_damage(found.get("files", {}), meta.parent.parent)
 
 
 @contextmanager
 def stage(
     meta: Path,
-    settings: dict,
-    inputs: dict[str, str],
-    outputs: list[Path] = (),
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    outputs: Sequence[Path] = (),
     force: bool = False,
+    *,
+    version: int = 1,
+    code: Mapping[str, Any] | None = None,
+    parts: Mapping[str, Part] | None = None,
+    protect: bool = False,
     share: bool = False,
     twin: Path | None = None,
-    same_as: str | None = None,
-):
-    """Guard one stage: yield True if it must run, False if `meta` says that it is up to date.
+) -> Iterator[list[str]]:
+    """Guard one stage: yield the parts of it that must be made, none if `meta` says that all are up to date.
 
     settings: what the stage reads of the config; inputs: name -> fingerprint or hash of what it reads from disk;
-    outputs: what it writes. What a killed stage left in `outputs` is kept to go on from if it was begun with the
-    same settings and inputs, and removed otherwise. `meta` is written last, so a killed stage never looks finished.
-    share: take the outputs of another run whose stage had the same settings and inputs, if there is one; not for
-    outputs that name the run. twin: meta of a stage whose outputs are to be taken whatever its inputs.
-    same_as: fingerprint of what the outputs are a copy of, to be that of this stage too.
-    Raises StageError that says what differs if `meta` was left by other settings or inputs, unless `force`.
+    outputs: what it writes. version: raised when the code of the stage changes what it makes; code: lists of the code
+    that decide what it makes, such as the names of features. parts: outputs that depend on inputs of their own, beside
+    `inputs`: name -> Part; without them the stage has the one part WHOLE.
+
+    Other settings than those of the finished stage are refused by a UserError that says what differs, for they may be
+    a slip, unless `force`. A part of another version, code or inputs is made again, and the others kept; with
+    `protect`, for stages of hours, this is refused as well. So it is where outputs are missing or damaged: what of a
+    part is left and good is kept to resume from.
+
+    What a killed stage left in the outputs of a part is kept to resume from if it was begun with all the same, and
+    removed otherwise. `meta` is written last, so a killed stage never looks finished. From the decision to the last
+    write the stage holds a lock: another process that wants it waits, and then finds it up to date.
+
+    share: take the outputs of another run whose stage was made of the same, if there is one; not for outputs that name
+    the run. twin: meta of a stage whose outputs are to be taken whatever its inputs.
     """
-    wanted = as_json({"settings": settings, "inputs": inputs})
-    begun = meta.with_suffix(".begun")
-    name = f"{meta.parent.parent.name} {meta.stem}"
-    if meta.is_file() and not force:
-        if differs := differences({key: read_json(meta)[key] for key in wanted}, wanted):
-            raise StageError(
-                f"{name} was made with other settings or inputs:\n  "
-                + "\n  ".join(differs)
+    parts = parts or {WHOLE: Part({}, outputs)}
+    own = {name: {**inputs, **part.inputs} for name, part in parts.items()}
+    job = _Job(meta, Recipe(settings, version, code or {}, own), dict(inputs), parts, list(outputs))
+    with lock(meta, job.name):
+        needed, why = job.decide(force, protect)
+        if not needed:
+            print(f"{job.name}: up to date", flush=True)
+            yield []
+            return
+        job.begin(needed, force)
+        start, cpu_start = time.monotonic(), cpu_seconds()
+        twin = twin or (find_twin(meta, job.recipe, needed) if share else None)
+        if twin and (theirs := job.take(twin, needed)):
+            print(f"{job.name}: the same as that of {twin.parent.parent}", flush=True)
+            yield []
+            # Whoever asks how the outputs were made, and in what time, means the run that made them.
+            made = {"shared_with": twin.parent.parent.name} | theirs
+        else:
+            print(f"{job.name}: running{why}", flush=True)
+            yield needed
+            made = {"stage": meta.stem} | provenance()
+            made |= {"seconds": time.monotonic() - start, "cpu_seconds": cpu_seconds() - cpu_start}
+        job.finish(needed, made)
+
+
+@dataclass
+class _Job:
+    """Hold one stage while it is guarded: what it is made of, and what of it was found on the disk."""
+
+    meta: Path
+    recipe: Recipe
+    inputs: dict[str, str]
+    parts: Mapping[str, Part]
+    outputs: list[Path]
+    found: dict[str, Any] | None = None
+    kept: dict[str, dict[str, Any]] = field(default_factory=dict)  # records of the parts that stay as they are
+    damaged: dict[str, list[Damage]] = field(default_factory=dict)  # of the parts that are else up to date
+
+    @property
+    def name(self) -> str:
+        return f"{self.folder.name} {self.meta.stem}"
+
+    @property
+    def folder(self) -> Path:
+        return self.meta.parent.parent
+
+    @property
+    def begun(self) -> Path:
+        return self.meta.with_suffix(".begun")
+
+    def decide(self, force: bool, protect: bool) -> tuple[list[str], str]:
+        """Return the parts to be made, and why in words; raise UserError if their results must not be replaced."""
+        self.found = read_meta(self.meta) if self.meta.is_file() else None
+        if self.found is None or force:
+            return list(self.parts), ""
+        compared = {part: _compare(self.found, self.recipe, part) for part in self.parts}
+        changed = {part: changes for part, (_, changes) in compared.items() if changes}
+        settings = compared[next(iter(compared))][0]
+        if settings or (protect and changed):
+            lines = dict.fromkeys([*settings, *(line for changes in changed.values() for line in changes)])
+            raise UserError(
+                f"{self.name} was made with other settings, inputs or code:\n  "
+                + "\n  ".join(lines)
                 + "\nadd --force to replace it, or give the config another file name"
             )
-        print(f"{name}: up to date", flush=True)
-        yield False
-        return
-    if meta.is_file() or not begun.is_file() or read_json(begun) != wanted:
-        meta.unlink(missing_ok=True)
-        for path in outputs:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        write_json(begun, wanted)
-    start, cpu_start = time.monotonic(), cpu_seconds()
-    twin = twin or (share and find_twin(meta, wanted))
-    print(f"{name}: the same as that of {twin.parent.parent}" if twin else f"{name}: running", flush=True)
-    if twin:
-        link_outputs(outputs, meta.parent.parent, twin.parent.parent)
-        yield False
-        # Whoever asks how the outputs were made, and in what time, means the run that made them.
-        made = {"shared_with": twin.parent.parent.name} | read_json(twin)
-    else:
-        yield True
-        made = {
-            "stage": meta.stem,
-            "fingerprint": same_as or expected_fingerprint(meta.stem, settings, inputs),
-        } | provenance()
-        made |= {"seconds": round(time.monotonic() - start, 1), "cpu_seconds": round(cpu_seconds() - cpu_start, 1)}
-    write_json(meta, made | wanted)
-    begun.unlink()
+        damage = find_damage(self.found.get("files", {}), self.folder)
+        if protect and damage:
+            lines = dict.fromkeys(one.text for one in damage)
+            raise UserError(
+                f"what {self.name} made is no longer whole:\n  "
+                + "\n  ".join(lines)
+                + "\nput it back from a copy, or add --force to make all of it again"
+            )
+        for one in damage:
+            for part in self.parts_of(one.name):
+                if part not in changed or part in self.damaged:
+                    changed.setdefault(part, []).append(one.text)
+                    self.damaged.setdefault(part, []).append(one)
+        return [part for part in self.parts if part in changed], f" again ({_join_reasons(changed)})"
+
+    def parts_of(self, name: str) -> list[str]:
+        """Return the parts that an output belongs to, by its path below the run's folder; all if it is of none."""
+        path = self.folder / name
+        owners = [
+            part
+            for part, entry in self.parts.items()
+            if any(path.is_relative_to(output) or output.is_relative_to(path) for output in entry.outputs)
+        ]
+        return owners or list(self.parts)
+
+    def begin(self, needed: list[str], force: bool) -> None:
+        """Clear what must not stay, and note on the disk what is begun."""
+        begun = self._read_begun()
+        recorded = _list_parts(self.found, self.recipe)
+        resumed = {part for part in needed if part not in recorded and begun.get(part) == self.recipe.of(part)}
+        resumed |= self.damaged.keys()
+        everything = len(needed) == len(self.parts)
+        self.kept = {} if force or everything else {k: v for k, v in recorded.items() if k not in needed}
+        if not self.kept:
+            self.meta.unlink(missing_ok=True)
+        elif self.found:
+            whole = content_hash([self.meta.stem, self.kept])
+            files = {k: v for k, v in self.found.get("files", {}).items() if not set(needed) & set(self.parts_of(k))}
+            write_json(self.meta, self.found | {"parts": self.kept, "fingerprint": whole, "files": files})
+        self._clear([part for part in needed if part not in resumed])
+        damage = [one for found in self.damaged.values() for one in found if not one.incomplete]
+        _remove({self.folder / one.name for one in damage})
+        remove_partial_files([self.meta, self.begun, *self.outputs, *self.outputs_of(needed)])
+        write_json(self.begun, {"by": _describe_process(), "parts": {part: self.recipe.of(part) for part in needed}})
+
+    def outputs_of(self, needed: list[str]) -> list[Path]:
+        """Return the outputs of some parts; of all parts, those of the stage, which may hold more than theirs."""
+        if len(needed) == len(self.parts) and self.outputs:
+            return self.outputs
+        return [path for part in needed for path in self.parts[part].outputs]
+
+    def all_outputs(self) -> list[Path]:
+        """Return the outputs of the stage, and those of its parts beside them."""
+        of_parts = [path for part in self.parts.values() for path in part.outputs]
+        return [*self.outputs, *(p for p in of_parts if not any(p.is_relative_to(whole) for whole in self.outputs))]
+
+    def take(self, twin: Path, needed: list[str]) -> dict[str, Any] | None:
+        """Link the outputs of another run's stage and return its meta; None if that was being made anew meanwhile."""
+        meta = read_meta(twin)
+        try:
+            link_outputs(self.outputs_of(needed), self.folder, twin.parent.parent)
+            unchanged = twin.is_file() and read_meta(twin) == meta
+        except OSError:  # a file went while it was copied
+            unchanged = False
+        if not unchanged:
+            self._clear(needed)
+        return meta if unchanged else None
+
+    def finish(self, needed: list[str], made: dict[str, Any]) -> None:
+        """Write the meta: how the parts were made, and of what."""
+        name, recipe = self.meta.stem, self.recipe
+        twins = _list_parts(made, recipe) if "shared_with" in made else {}
+        records = dict(self.kept)
+        for part in needed:
+            expected = expected_fingerprint(name, recipe.settings, recipe.inputs[part], recipe.version, recipe.code)
+            own = twins[part]["fingerprint"] if part in twins else self.parts[part].same_as or expected
+            records[part] = {"inputs": recipe.inputs[part], "fingerprint": own}
+        if self.kept and self.found:  # the time that all which is there took
+            for key in ("seconds", "cpu_seconds"):
+                made[key] = made.get(key, 0) + self.found.get(key, 0)
+        made |= {key: round(made[key], 1) for key in ("seconds", "cpu_seconds") if key in made}
+        made |= {"settings": recipe.settings, "version": recipe.version, "code": recipe.code, "inputs": self.inputs}
+        made["files"] = record_outputs(self.all_outputs(), self.folder)
+        if list(self.parts) == [WHOLE]:
+            made["fingerprint"] = records[WHOLE]["fingerprint"]
+        else:
+            made |= {"parts": records, "fingerprint": content_hash([name, records])}
+        write_json(self.meta, as_json(made))
+        self.begun.unlink(missing_ok=True)
+
+    def _clear(self, parts: list[str]) -> None:
+        _remove(self.outputs_of(parts))
+
+    def _read_begun(self) -> dict[str, dict[str, Any]]:
+        try:
+            return read_json(self.begun)["parts"] if self.begun.is_file() else {}
+        except (ValueError, TypeError, KeyError):  # nothing to resume from
+            return {}
 
 
-def find_twin(meta: Path, wanted: dict) -> Path | None:
-    """Return the meta of the same stage of another run that was made with the settings and inputs `wanted`."""
-    others = (path for path in sorted(meta.parent.parent.parent.glob(f"*/meta/{meta.name}")) if path != meta)
-    return next((path for path in others if is_up_to_date(path, **wanted)), None)
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def link_outputs(outputs: list[Path], folder: Path, source: Path) -> None:
+def _join_reasons(changed: Mapping[str, list[str]]) -> str:
+    """Say why parts are made again, those of one reason together, in the words of the first few reasons of each."""
+    texts: dict[str, list[str]] = {}
+    for part, changes in changed.items():
+        more = [f"and {len(changes) - FEW} more"] if len(changes) > FEW else []
+        texts.setdefault("; ".join([*changes[:FEW], *more]), []).append(part)
+    return "; ".join(text if parts == [WHOLE] else f"{', '.join(parts)}: {text}" for text, parts in texts.items())
+
+
+def _list_parts(found: dict[str, Any] | None, recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Return the parts that a meta records, name -> inputs and fingerprint.
+
+    A meta from before its stage was divided was made of the inputs of all parts together, and each part takes its own.
+    """
+    if not found or "parts" in found:
+        return found["parts"] if found else {}
+    return {
+        part: {
+            "inputs": {k: v for k, v in found["inputs"].items() if part == WHOLE or k in inputs},
+            "fingerprint": found["fingerprint"],
+        }
+        for part, inputs in recipe.inputs.items()
+    }
+
+
+def _compare(found: dict[str, Any], recipe: Recipe, part: str) -> tuple[list[str], list[str]]:
+    """List how one part of what a meta records differs from the recipe: in its settings, and in anything else."""
+    wanted, records = recipe.of(part), _list_parts(found, recipe)
+    settings = differences(found["settings"], wanted["settings"], "settings")
+    if part not in records:
+        return settings, [NEW]
+    made_of = {"version": found.get("version", 1), "code": found.get("code", {}), "inputs": records[part]["inputs"]}
+    return settings, differences(made_of, {key: wanted[key] for key in made_of})
+
+
+@contextmanager
+def lock(meta: Path, name: str) -> Iterator[None]:
+    """Hold a stage for this process; while another has it, say which, and wait.
+
+    The operating system releases the lock of a process that dies. Between machines it holds as far as their shared
+    folder passes flock on: NFS does unless it is mounted with nolock or local_lock, and then two machines can still
+    make the same stage twice, each file whole and the same.
+    """
+    meta.parent.mkdir(parents=True, exist_ok=True)
+    file = FileLock(meta.with_suffix(".lock"))
+    try:
+        file.acquire(blocking=False)
+    except Timeout:
+        print(f"{name}: waiting for {_describe_holder(meta.with_suffix('.begun'))}", flush=True)
+        file.acquire()
+    try:
+        yield
+    finally:
+        file.release()
+
+
+def _describe_process() -> dict[str, Any]:
+    return {"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now().isoformat(" ", "seconds")}
+
+
+def _describe_holder(begun: Path) -> str:
+    try:
+        by = read_json(begun)["by"]
+        return f"process {by['pid']} on {by['host']}, which has been making it since {by['since']}"
+    except (OSError, ValueError, TypeError, KeyError):  # it has only just come, or has just finished
+        return "another process"
+
+
+def find_twin(meta: Path, recipe: Recipe, needed: list[str]) -> Path | None:
+    """Return the meta of the same stage of another run whose parts `needed` are of the same recipe, and still whole."""
+    for path in sorted(meta.parent.parent.parent.glob(f"*/meta/{meta.name}")):
+        if path == meta:
+            continue
+        found = read_meta(path)
+        same = not any(any(_compare(found, recipe, part)) for part in needed)
+        if same and not find_damage(found.get("files", {}), path.parent.parent):
+            return path
+    return None
+
+
+def link_outputs(outputs: Sequence[Path], folder: Path, source: Path) -> None:
     """Put the files that `source` has in place of the outputs of a run's `folder`, without copying what one disk holds.
 
-    No stage writes into a file that is there, so the two runs cannot disturb each other.
+    No stage writes into a file that exists, so the two runs cannot disturb each other.
     """
     for path in outputs:
         shutil.rmtree(path, ignore_errors=True)
@@ -106,5 +423,6 @@ def link_outputs(outputs: list[Path], folder: Path, source: Path) -> None:
         if other.is_dir():
             shutil.copytree(other, path, copy_function=link)
         elif other.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.unlink(missing_ok=True)
             link(other, path)

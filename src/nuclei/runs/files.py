@@ -3,27 +3,85 @@
 import hashlib
 import json
 import os
+import reprlib
 import shutil
-from contextlib import contextmanager
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from nuclei.data.images import decode_image, decode_labels_png
+from nuclei.errors import UserError
+
+_PARTIAL = ".partial."
+_DAMAGE = (OSError, EOFError, ValueError, KeyError, zlib.error, zipfile.BadZipFile, SafetensorError, RecursionError)
+# The stage that makes the files of a folder of a run, or of prepared data, again.
+MADE_BY = {
+    "images": "the stage prepare",
+    "labels": "the stage prepare",
+    "crops": "the stage crops",
+    "maps": "the stage predict, of an ensemble the stage ensemble,",
+    "detections": "the stage predict, of an ensemble the stage ensemble,",
+    "plain": "the stage plain",
+    "candidates": "the stage candidates",
+    "scorer": "the stage score",
+    "instances": "the stage select",
+}
 
 
 @contextmanager
-def atomic(path: Path):
-    """Yield a temporary path beside `path` that takes its name only if the block ends without an error."""
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that takes its name only if the block ends without an error.
+
+    An OSError of the block that names no file, as of a full disk, or the temporary one, names `path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last: writers such as cv2 and numpy choose the format by it.
-    temporary = path.with_name(f".{os.getpid()}.partial.{path.name}")
+    temporary = path.with_name(f".{os.getpid()}{_PARTIAL}{path.name}")
     try:
         yield temporary
-        os.replace(temporary, path)
+        _sync(temporary)
+        temporary.replace(path)
+        with suppress(OSError):  # some shared file systems cannot sync a folder
+            _sync(path.parent)
+    except OSError as error:
+        if error.errno and error.filename in (None, temporary, str(temporary)):
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # of which the block's own says more
+            temporary.unlink(missing_ok=True)
+
+
+def remove_partial_files(paths: Iterable[Path]) -> None:
+    """Remove what killed processes left of unfinished writes to these files, and below these folders.
+
+    For whoever alone may write there: a process that lives would lose what it is writing.
+    """
+    wanted = set(paths)
+    for folder in {path.parent for path in wanted}:
+        for left in folder.glob(f".*{_PARTIAL}*"):
+            if folder / left.name.partition(_PARTIAL)[2] in wanted:
+                left.unlink(missing_ok=True)
+    for folder in wanted:
+        for left in folder.rglob(f".*{_PARTIAL}*"):
+            left.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold what was written to a file or folder, so that not even a power cut takes it back."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -31,12 +89,38 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def write_json(path: Path, content: dict) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_bytes(path, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
 
 
-def read_json(path: Path) -> dict:
-    return json.loads(path.read_text())
+def read_json(path: Path, maker: str | None = None) -> dict[str, Any]:
+    """Read a JSON file that holds a mapping; raise UserError naming it, and what makes it again, if it is damaged."""
+    with named(path, maker):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}, not a mapping")
+        return content
+
+
+@contextmanager
+def named(path: Path, maker: str | None = None) -> Iterator[None]:
+    """Turn what a reader raises of a damaged file, of any format, into a UserError naming it and the fix.
+
+    Errors of the operating system that name a file, such as a missing one, pass as they are; so do UserErrors of files
+    that no stage makes again. maker: the stage that makes the file, where its folder does not tell.
+    """
+    maker = maker or MADE_BY.get(path.parent.name) or MADE_BY.get(path.parent.parent.name)
+    try:
+        yield
+    except _DAMAGE as error:
+        if (isinstance(error, OSError) and error.filename) or (isinstance(error, UserError) and not maker):
+            raise
+        # What a decoder says already names the file, and another fix.
+        said = "" if isinstance(error, UserError) else f" ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
+        raise UserError(
+            f"{path} is damaged, or no {path.suffix.lstrip('.').upper()} file{said}: delete it and run "
+            f"{maker or 'the stage that makes it'} again"
+        ) from error
 
 
 def file_hash(path: Path) -> str:
@@ -45,46 +129,62 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Read an image, uint8 [H, W, 3]; raise ValueError naming the file if it is damaged."""
-    return decode_image(path.read_bytes(), str(path))
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Read an image, uint8 [H, W, 3]; raise UserError naming the file if it is damaged."""
+    with named(path):
+        return decode_image(path.read_bytes(), str(path))
 
 
-def read_labels(path: Path) -> np.ndarray:
-    """Read a label image, int32 [H, W]; raise ValueError naming the file if it is damaged."""
-    return decode_labels_png(path.read_bytes(), str(path))
+def read_labels(path: Path) -> NDArray[np.int32]:
+    """Read a label image, int32 [H, W]; raise UserError naming the file if it is damaged."""
+    with named(path):
+        return _flat(decode_labels_png(path.read_bytes(), str(path)))
+
+
+def _flat(labels: NDArray[np.int32]) -> NDArray[np.int32]:
+    if labels.ndim != 2:
+        raise ValueError(f"labels have one channel, this has shape {labels.shape}")
+    return labels
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read a CSV table whose ids stay text, whatever digits they are made of, and whose numbers are those written."""
-    return pd.read_csv(path, dtype={"image_id": str, "group": str}, float_precision="round_trip")
+    """Read a CSV table whose ids stay text, whatever digits they are made of, and whose numbers are those written.
+
+    Raises UserError naming the file if it is damaged.
+    """
+    with named(path):
+        return pd.read_csv(path, dtype={"image_id": str, "group": str}, float_precision="round_trip")
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     write_bytes(path, table.to_csv(index=False, lineterminator="\n").encode())
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path) as file:
-        return dict(file)
+def read_arrays(path: Path, names: Iterable[str] = ()) -> dict[str, NDArray[Any]]:
+    """Read an .npz file, of it the arrays `names` alone if any are given; raise UserError naming it if damaged."""
+    with named(path), np.load(path, allow_pickle=False) as file:
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise ValueError("it holds one array without a name")
+        return {name: file[name] for name in names or file.files}
 
 
-def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     with atomic(path) as temporary:
-        np.savez_compressed(temporary, **arrays)
+        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]  # taken for allow_pickle, which no array is called
 
 
-def content_hash(content) -> str:
+def content_hash(content: Any) -> str:
     """Return a short hash of anything JSON can hold."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def as_json(content: dict) -> dict:
+def as_json(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return `content` as it comes back from JSON, so that it can be compared with what was read."""
-    return json.loads(json.dumps(content, default=str))
+    again: dict[str, Any] = json.loads(json.dumps(content, default=str))
+    return again
 
 
-def link(source: Path, target: Path) -> None:
+def link(source: str | Path, target: str | Path) -> None:
     """Make `target` the same file as `source`, or a copy of it if that lies on another disk."""
     try:
         os.link(source, target)
@@ -92,12 +192,27 @@ def link(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
-def differences(found, wanted, where: str = "") -> list[str]:
-    """List where two nested mappings differ, one line each: 'key: old -> new'."""
+def differences(found: Any, wanted: Any, where: str = "") -> list[str]:
+    """List where two nested mappings differ, a line each: 'key: old -> new'; of lists of names, what came and went."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         return [
             line
             for key in sorted(found.keys() | wanted.keys())
             for line in differences(found.get(key), wanted.get(key), f"{where}.{key}".lstrip("."))
         ]
-    return [] if found == wanted else [f"{where}: {found!r} -> {wanted!r}"]
+    if found == wanted:
+        return []
+    if _are_names(found) and _are_names(wanted) and set(found) != set(wanted):
+        gone, new = ([name for name in a if name not in b] for a, b in ((found, wanted), (wanted, found)))
+        return [
+            f"{where}: " + ", ".join([*(f"without {name!r}" for name in gone), *(f"with {name!r}" for name in new)])
+        ]
+    return [f"{where}: {_SHORT.repr(found)} -> {_SHORT.repr(wanted)}"]
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80

@@ -2,9 +2,10 @@
 
 runs/comparisons/     leaderboard.csv  ablations.csv  climb.csv, each with its page
 runs/data/<dataset>/  manifest.csv  images/<id>.png  labels/<id>.png  <solution>.csv  meta/prepare.json
-runs/<run>/           config.yaml  crops/  fold<k>/  maps/{oof,test}/  detections/{oof,test}/  plain/  candidates/{oof,test}/  scorer/
-                      instances/{oof,test}/  select.json  metrics.json  per_image.csv  submission.csv  report/
+runs/<run>/           config.yaml  crops/  fold<k>/  maps/<split>/  detections/<split>/  plain/  candidates/<split>/
+                      scorer/  instances/<split>/  select.json  metrics.json  per_image.csv  submission.csv  report/
                       meta/<stage>.json
+A split is 'oof', the training images each seen by the networks that never learnt it, or one without masks.
 """
 
 import difflib
@@ -14,15 +15,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from nuclei.config.load import load_config
-from nuclei.config.schema import Config
+from nuclei.config.schema import Config, DataConfig
 from nuclei.data.images import enlarge
-from nuclei.runs.cache import StageError, fingerprint
+from nuclei.errors import UserError
+from nuclei.runs.cache import fingerprint
 from nuclei.runs.files import file_hash, read_image, read_labels, read_table
 
 # The stages that may have made a run's maps and instances.
-MAKERS = {"maps": ("ensemble", "predict"), "instances": ("select", "classical")}
+MAKERS: dict[str, tuple[str, ...]] = {"maps": ("ensemble", "predict"), "instances": ("select", "classical")}
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,9 @@ class Options:
 
 
 class Dataset:
-    """Name the files of prepared data, runs/data/<dataset>/, and the images that a run is about.
+    """Name the files of prepared data, runs/data/<dataset>/, and the images that a run is about."""
 
-    settings: an object with the fields of config.DataConfig.
-    """
-
-    def __init__(self, settings, root: Path = Path("runs")):
+    def __init__(self, settings: DataConfig, root: Path = Path("runs")):
         self.settings, self.name = settings, settings.dataset
         self.folder, self.folds = Path(root) / "data" / settings.dataset, Path(settings.folds)
         self.manifest, self.meta = self.folder / "manifest.csv", self.folder / "meta" / "prepare.json"
@@ -61,8 +61,18 @@ class Dataset:
         """Return the rows of the fold table that are predicted and scored out of fold."""
         table, only = read_table(self.folds), self.settings.only_folds
         if unknown := set(only) - set(table["fold"]):
-            raise ValueError(f"no fold {unknown.pop()} in {self.folds}; it has {sorted(set(table['fold'].tolist()))}")
+            raise UserError(f"no fold {unknown.pop()} in {self.folds}; it has {sorted(set(table['fold'].tolist()))}")
         return table[table["fold"].isin(only)].reset_index(drop=True) if only else table
+
+    def read_manifest(self) -> pd.DataFrame:
+        """Return the manifest, a row per image; raise UserError naming it if it is damaged."""
+        table = read_table(self.manifest)
+        if lacking := {"image_id", "split", "height", "width", "n_nuclei"} - set(table):
+            raise UserError(
+                f"{self.manifest} is damaged, it lacks {', '.join(sorted(lacking))}: delete it and run the stage "
+                "prepare again"
+            )
+        return table
 
     def list_folds(self) -> list[int]:
         return sorted(self.read_folds()["fold"].unique().tolist())
@@ -74,18 +84,18 @@ class Dataset:
 
     def splits(self) -> dict[str, list[str]]:
         """Return the images whose maps a run has: 'oof', those of read_folds, and each split without masks."""
-        manifest = read_table(self.manifest)
+        manifest = self.read_manifest()
         unseen = manifest[manifest["split"].isin(self.settings.unseen)]
-        return {
-            "oof": self.read_folds()["image_id"].tolist(),
-            **unseen.groupby("split")["image_id"].apply(list).to_dict(),
-        }
+        splits = {str(split): rows["image_id"].tolist() for split, rows in unseen.groupby("split")}
+        return {"oof": self.read_folds()["image_id"].tolist(), **splits}
 
-    def inputs(self) -> dict[str, str]:
-        """Return the fingerprints of the data and of the fold table."""
-        return {"data": fingerprint(self.meta), "folds": file_hash(self.folds)}
+    def inputs(self, split: str = "oof") -> dict[str, str]:
+        """Return the fingerprints of the images of a split: of 'oof', of the training images and of the fold table."""
+        if split == "oof":
+            return {"data": fingerprint(self.meta, "train"), "folds": file_hash(self.folds)}
+        return {"data": fingerprint(self.meta, split)}
 
-    def choice(self) -> dict:
+    def choice(self) -> dict[str, tuple[int, ...] | tuple[str, ...]]:
         """Return what the settings choose of the images."""
         return {"only_folds": self.settings.only_folds, "unseen": self.settings.unseen}
 
@@ -138,37 +148,38 @@ def comparison(root: Path, kind: str) -> Path:
 
 
 def find_meta(run: Run, what: str) -> Path:
-    """Return the meta of the stage that made a run's maps or instances; raise StageError if none has finished."""
+    """Return the meta of the stage that made a run's maps or instances; raise UserError if none has finished."""
     names = MAKERS[what]
     found = next((run.meta(name) for name in names if run.meta(name).is_file()), None)
     if found is None:
-        raise StageError(f"{run.folder} has no {what}: run its stages up to {' or '.join(names)} first")
+        raise UserError(f"{run.folder} has no {what}: run its stages up to {' or '.join(names)} first")
     return found
 
 
-def find_fingerprint(run: Run, what: str) -> str:
-    return fingerprint(find_meta(run, what))
+def find_fingerprint(run: Run, what: str, split: str) -> str:
+    """Return the fingerprint of a run's maps or instances of one split; raise UserError if they are not made."""
+    return fingerprint(find_meta(run, what), split)
 
 
 def open_run(name: str, root: Path) -> tuple[Run, Config, Dataset]:
-    """Return a run, its saved config and its data; raise ValueError with the nearest runs if it is not there."""
+    """Return a run, its saved config and its data; raise UserError with the nearest runs if it is missing."""
     run = Run(name, root)
     if not run.config.is_file():
         others = sorted(path.parent.name for path in root.glob("*/config.yaml"))
         near = difflib.get_close_matches(name, others, n=3) or others
-        raise ValueError(f"no run {name} in {root}" + (f"; did you mean {', '.join(near)}?" if near else ""))
+        raise UserError(f"no run {name} in {root}" + (f"; did you mean {', '.join(near)}?" if near else ""))
     config = load_config(run.config)
     return run, config, Dataset(config.data, root)
 
 
 def read_pairs(
     dataset: Dataset, image_ids: Iterable[str], min_side_px: int = 0
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint16]]]:
     """Yield the images and labels of some ids, as read_pair does, each read when it is asked for."""
     return (read_pair(dataset, image_id, min_side_px) for image_id in image_ids)
 
 
-def read_pair(dataset: Dataset, image_id: str, min_side_px: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def read_pair(dataset: Dataset, image_id: str, min_side_px: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
     """Read an image, uint8 [H, W, 3], and its labels, uint16 [H, W], enlarged as images.enlarge does."""
     labels = read_labels(dataset.labels(image_id)).astype(np.uint16)
     return enlarge(read_image(dataset.image(image_id)), labels, min_side_px)

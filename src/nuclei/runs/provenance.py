@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 PACKAGES = (
     "torch",
@@ -18,34 +19,45 @@ PACKAGES = (
 )
 
 
-def provenance() -> dict:
-    """Return the commit, its dirty flag, versions and machine that a result was made with."""
+def provenance() -> dict[str, Any]:
+    """Return the commit, its dirty flag, versions and machine that a result was made with; None for what is unknown.
 
-    def git(*words):
-        done = subprocess.run(["git", *words], capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = None
+    threads: those that one operation of torch may use, if this process has loaded it.
+    """
+    status, torch = ask_git("status", "--porcelain"), sys.modules.get("torch")
     return {
-        "commit": git("rev-parse", "HEAD"),
-        "dirty": bool(git("status", "--porcelain")),
+        "commit": ask_git("rev-parse", "HEAD"),
+        "dirty": None if status is None else bool(status),
         "python": platform.python_version(),
         "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads() if torch else None,
         "processor": name_processor(),
-        "versions": versions,
+        "versions": {package: find_version(package) for package in PACKAGES},
     }
+
+
+def ask_git(*words: str) -> str | None:
+    """Return what git answers in the current folder; None outside a repository and where git is not installed."""
+    try:
+        done = subprocess.run(["git", *words], capture_output=True, text=True)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def find_version(package: str) -> str | None:
+    """Return the version of a package, None if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def name_processor() -> str:
     """Return the GPU's name if the process has started one, else the CPU's."""
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_available() and torch.cuda.is_initialized():
-        return torch.cuda.get_device_name()
+        return str(torch.cuda.get_device_name())
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

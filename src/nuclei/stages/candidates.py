@@ -1,37 +1,40 @@
-"""Maps, or detections, and images -> candidates/{oof,test}: nested candidates, their features and, out of fold, their true IoU."""
+"""Maps, or detections, and images -> candidates/<split>: nested candidates, features; out of fold, their true IoU."""
+
+from functools import partial
 
 import numpy as np
-from joblib import Parallel, delayed
-from tqdm import tqdm
 
+from nuclei.candidates.features import feature_names
 from nuclei.config.schema import Config
 from nuclei.decoding.methods import cut_candidates
 from nuclei.evaluation.metric import best_iou
-from nuclei.networks.maps import dequantise
-from nuclei.runs.cache import stage
-from nuclei.runs.files import read_arrays, read_image, read_labels, write_arrays
+from nuclei.inference.predictions import read_prediction
+from nuclei.runs.cache import Part, stage
+from nuclei.runs.files import read_image, read_labels, write_arrays
 from nuclei.runs.layout import Dataset, Options, Run, find_fingerprint
+from nuclei.runs.parallel import each_image
+
+VERSION = 1
 
 
 def main(run: Run, config: Config, options: Options) -> None:
     dataset = Dataset(config.data, run.folder.parent)
-    settings = {"watershed": config.watershed.record()}
+    splits = dataset.splits()
+    parts = {s: Part({"maps": find_fingerprint(run, "maps", s)}, [run.candidates(s)]) for s in splits}
     with stage(
         run.meta("candidates"),
-        settings,
-        {"maps": find_fingerprint(run, "maps")},
+        {"watershed": config.watershed.record()},
+        {},
         [run.folder / "candidates"],
         options.force,
+        version=VERSION,
+        code={"features": feature_names()},
+        parts=parts,
         share=True,
     ) as needed:
-        if not needed:
-            return
-        for split, image_ids in dataset.splits().items():
-            results = Parallel(options.jobs, return_as="generator_unordered")(
-                delayed(cut_one)(run, dataset, config, split, image_id) for image_id in image_ids
-            )
-            for _ in tqdm(results, f"{run.name} candidates {split}", len(image_ids), unit="image", mininterval=2):
-                pass
+        for split in needed:
+            work = partial(cut_one, run, dataset, config, split)
+            each_image(splits[split], work, f"{run.name} candidates {split}", options.jobs)
 
 
 def cut_one(run: Run, dataset: Dataset, config: Config, split: str, image_id: str) -> None:
@@ -39,9 +42,8 @@ def cut_one(run: Run, dataset: Dataset, config: Config, split: str, image_id: st
     path = run.candidates(split) / f"{image_id}.npz"
     if path.is_file():  # by a run that was killed
         return
-    maps, image = dequantise(read_arrays(run.maps(split) / path.name)), read_image(dataset.image(image_id))
-    detections = read_arrays(run.detections(split) / path.name) if config.detects else None
-    candidates, features = cut_candidates(maps, detections, image, config)
+    prediction = read_prediction(run, split, image_id)
+    candidates, features = cut_candidates(prediction, read_image(dataset.image(image_id)), config)
     arrays = candidates.pack() | {"features": features.to_numpy(np.float32)}
     if split == "oof":
         truth = read_labels(dataset.labels(image_id))

@@ -1,34 +1,45 @@
-"""Images -> instances/{oof,test}: label images by a classical recipe, without any network."""
+"""Images -> instances/{oof,test}: label images without a network, by a recipe or as another tool wrote them."""
 
-from joblib import Parallel, delayed
-from tqdm import tqdm
+from functools import partial
 
 from nuclei.config.schema import Config
 from nuclei.data.images import encode_labels_png
-from nuclei.decoding.classical import segment
-from nuclei.runs.cache import stage
+from nuclei.decoding.methods import method_of
+from nuclei.errors import UserError
+from nuclei.runs.cache import Part, stage
 from nuclei.runs.files import read_image, write_bytes
 from nuclei.runs.layout import Dataset, Options, Run
+from nuclei.runs.parallel import each_image
+
+VERSION = 1
 
 
 def main(run: Run, config: Config, options: Options) -> None:
     dataset = Dataset(config.data, run.folder.parent)
-    settings = {"classical": config.classical.record(), "images": dataset.choice()}
-    outputs = [run.folder / "instances"]
-    with stage(run.meta("classical"), settings, dataset.inputs(), outputs, options.force, share=True) as needed:
-        if not needed:
-            return
-        for split, image_ids in dataset.splits().items():
-            results = Parallel(options.jobs, return_as="generator_unordered")(
-                delayed(segment_one)(run, dataset, config, split, image_id) for image_id in image_ids
-            )
-            for _ in tqdm(results, f"{run.name} classical {split}", len(image_ids), unit="image", mininterval=2):
-                pass
+    method = method_of(config)
+    if method.segment is None:
+        raise UserError(f"{run.name} decodes {method.needs}: the stage classical is for methods without a network")
+    splits = dataset.splits()
+    parts = {s: Part(dataset.inputs(s), [run.instances(s)]) for s in splits}
+    with stage(
+        run.meta("classical"),
+        method.settings(config) | {"images": dataset.choice()},
+        method.inputs(config),
+        [run.folder / "instances"],
+        options.force,
+        version=VERSION,
+        parts=parts,
+        share=True,
+    ) as needed:
+        for split in needed:
+            work = partial(segment_one, run, dataset, config, split)
+            each_image(splits[split], work, f"{run.name} classical {split}", options.jobs)
 
 
 def segment_one(run: Run, dataset: Dataset, config: Config, split: str, image_id: str) -> None:
     """Segment one image and write its label image."""
     path = run.instances(split) / f"{image_id}.png"
     if not path.is_file():  # else by a run that was killed
-        labels = segment(read_image(dataset.image(image_id)), config.classical.recipe, **config.classical.settings)
-        write_bytes(path, encode_labels_png(labels))
+        segment = method_of(config).segment
+        assert segment is not None, "main has checked it"
+        write_bytes(path, encode_labels_png(segment(read_image(dataset.image(image_id)), image_id, config)))

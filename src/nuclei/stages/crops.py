@@ -7,6 +7,7 @@ serves all folds but its own, and the crops of a run serve every other run that 
 import os
 
 import numpy as np
+from numpy.lib.format import open_memmap
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -16,8 +17,9 @@ from nuclei.networks.hardware import single_thread
 from nuclei.runs.cache import stage
 from nuclei.runs.files import atomic, read_table
 from nuclei.runs.layout import Dataset, Options, Run, read_pairs
-from nuclei.training.crops import make_crops, pool_settings
+from nuclei.training.crops import Crops, make_source, pool_settings
 
+VERSION = 1
 BATCH = 32
 
 
@@ -31,15 +33,22 @@ def main(run: Run, config: Config, options: Options) -> None:
         print(f"{run.name} crops: not needed, the networks are there", flush=True)
         return
     with stage(
-        run.meta("crops"), pool_settings(config), dataset.inputs(), [run.crops], options.force, share=True
+        run.meta("crops"),
+        pool_settings(config),
+        dataset.inputs(),
+        [run.crops],
+        options.force,
+        version=VERSION,
+        share=True,
     ) as needed:
         if not needed:
             return
         n = config.train.pool
         table = read_table(dataset.folds)
         pairs = read_pairs(dataset, table["image_id"], config.model.min_side_px)
-        crops = make_crops(pairs, config, table, n, config.train.seed, by_fold=True)
-        jobs = os.cpu_count() if options.jobs < 0 else options.jobs
+        source = make_source(pairs, table, config.train, by_fold=True)
+        crops = Crops(source, config.model, config.train, n, config.train.seed)
+        jobs = (os.cpu_count() or 1) if options.jobs < 0 else options.jobs
         loader = DataLoader(crops, BATCH, num_workers=jobs, worker_init_fn=single_thread)
         with (
             atomic(run.crops / "images.npy") as image_path,
@@ -47,7 +56,7 @@ def main(run: Run, config: Config, options: Options) -> None:
             tqdm(total=n, desc=f"{run.name} crops", unit="crop", mininterval=2) as progress,
         ):
             images, targets = (
-                np.lib.format.open_memmap(path, "w+", np.uint8, (n, depth, size, size))
+                open_memmap(path, "w+", np.uint8, (n, depth, size, size))
                 for path, depth in ((image_path, 3), (target_path, len(channels)))
             )
             for image, target in loader:

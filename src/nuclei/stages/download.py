@@ -2,11 +2,9 @@
 
 from nuclei.config.schema import Config
 from nuclei.data.archives import find_archives
+from nuclei.data.competition import FILES
 from nuclei.data.download import download_files
 from nuclei.runs.layout import Dataset, Options, Run
-
-# Stage 2 is 3,019 images more, of which 106 are scored: used where a user has put them, not fetched unasked.
-NAMES = ["stage1_train.zip", "stage1_test.zip", "stage1_solution.csv"]
 
 
 def main(run: Run, config: Config, options: Options) -> None:
@@ -15,7 +13,8 @@ def main(run: Run, config: Config, options: Options) -> None:
         find_archives(options.data)
     except FileNotFoundError:
         if not dataset.meta.is_file():
-            print(f"{dataset.name} download: {', '.join(NAMES)} -> {options.data}", flush=True)
-            download_files(options.data, NAMES)
+            names = [file.file_name for file in FILES.values() if file.fetched]
+            print(f"{dataset.name} download: {', '.join(names)} -> {options.data}", flush=True)
+            download_files(options.data, names)
             return
     print(f"{dataset.name} download: up to date ({options.data})", flush=True)

@@ -1,70 +1,68 @@
-"""Maps of the members -> maps/{oof,test} of the ensemble, their weighted average; those of a single member as they are."""
+"""Maps of the members -> maps/<split> of the ensemble, their weighted average; those of a single member as they are."""
 
+from functools import partial
 from pathlib import Path
 
-import yaml
-from joblib import Parallel, delayed
-from tqdm import tqdm
-
-from nuclei.config.load import parse_config
+from nuclei.config.load import load_config
 from nuclei.config.schema import Config
 from nuclei.data.folds import match_folds
+from nuclei.errors import UserError
 from nuclei.networks.maps import blend, dequantise, quantise
-from nuclei.runs.cache import StageError, link_outputs, stage
-from nuclei.runs.files import file_hash, read_arrays, read_json, read_table, write_arrays
+from nuclei.runs.cache import Part, link_outputs, recorded_inputs, stage
+from nuclei.runs.files import file_hash, read_arrays, read_table, write_arrays
 from nuclei.runs.layout import Dataset, Options, Run, find_fingerprint, find_meta
+from nuclei.runs.parallel import each_image
+
+VERSION = 1
 
 
 def main(run: Run, config: Config, options: Options) -> None:
     if not config.members:
-        raise ValueError(f"{run.name} has no members: it trains, and only an ensemble averages maps")
+        raise UserError(f"{run.name} has no members: it trains, and only an ensemble averages maps")
     dataset = Dataset(config.data, run.folder.parent)
     members = [Run(name, run.folder.parent) for name in config.members]
-    inputs = dataset.inputs()
     for member in members:
-        check_member(member, config, inputs["folds"])
-    inputs |= {member.name: find_fingerprint(member, "maps") for member in members}
+        check_member(member, config, dataset.inputs()["folds"])
     alone = members[0] if len(members) == 1 else None
-    settings = {"members": config.members, "images": dataset.choice()}
-    outputs = [run.folder / "maps", run.folder / "detections"]
+    splits = dataset.splits()
+    parts = {}
+    for split in splits:
+        inputs = {member.name: find_fingerprint(member, "maps", split) for member in members}
+        same_as = inputs[alone.name] if alone else None
+        parts[split] = Part(dataset.inputs(split) | inputs, [run.maps(split), run.detections(split)], same_as)
     with stage(
         run.meta("ensemble"),
-        settings,
-        inputs,
-        outputs,
+        {"members": config.members, "images": dataset.choice()},
+        {},
+        [run.folder / "maps", run.folder / "detections"],
         options.force,
-        same_as=alone and find_fingerprint(alone, "maps"),
+        version=VERSION,
+        parts=parts,
     ) as needed:
-        if not needed:
-            return
-        if alone:
-            link_outputs(outputs, run.folder, alone.folder)
-            return
-        for split, image_ids in dataset.splits().items():
-            tasks = (delayed(blend_one)(run, members, list(config.members.values()), split, i) for i in image_ids)
-            results = Parallel(options.jobs, return_as="generator_unordered")(tasks)
-            for _ in tqdm(results, f"{run.name} ensemble {split}", len(image_ids), unit="image", mininterval=2):
-                pass
+        for split in needed:
+            if alone:
+                link_outputs(parts[split].outputs, run.folder, alone.folder)
+                continue
+            work = partial(blend_one, run, members, list(config.members.values()), split)
+            each_image(splits[split], work, f"{run.name} ensemble {split}", options.jobs)
 
 
 def check_member(member: Run, config: Config, folds: str) -> None:
-    """Raise StageError if a member has no maps yet, or has those of other data or of other folds."""
-    meta = read_json(find_meta(member, "maps"))
-    data = parse_config(yaml.safe_load(member.config.read_text()), str(member.config)).data
+    """Raise UserError if a member has no maps yet, or has those of other data or of other folds."""
+    theirs_folds = recorded_inputs(find_meta(member, "maps"), "oof")["folds"]
+    data = load_config(member.config).data
     for key in ("dataset", "only_folds", "unseen"):
         ours, theirs = getattr(config.data, key), getattr(data, key)
         if ours != theirs:
-            raise StageError(
-                f"member {member.name} has data.{key} {theirs}, the ensemble {ours}: they must be the same"
-            )
-    if meta["inputs"]["folds"] == folds:
+            raise UserError(f"member {member.name} has data.{key} {theirs}, the ensemble {ours}: they must be the same")
+    if theirs_folds == folds:
         return
     try:  # finer folds will do: each network of the member has seen no less of the other folds, and nothing of its own
-        if meta["inputs"]["folds"] != file_hash(Path(data.folds)):
-            raise ValueError(f"{data.folds} has changed since")
+        if theirs_folds != file_hash(Path(data.folds)):
+            raise UserError(f"{data.folds} has changed since")
         match_folds(read_table(Path(data.folds)), read_table(Path(config.data.folds)))
     except (ValueError, OSError) as error:
-        raise StageError(
+        raise UserError(
             f"member {member.name} was trained on other folds than {config.data.folds}: its out-of-fold maps would "
             f"leak into the ensemble's. Retrain it on these folds, or leave it out ({error})"
         ) from error

@@ -1,18 +1,22 @@
-"""Instances and truth -> metrics.json and per_image.csv, out of fold; and against solution files, where there are any."""
+"""Instances and truth -> metrics.json and per_image.csv, out of fold; and against solution files, if there are any."""
+
+from functools import partial
+from typing import Any
 
 import pandas as pd
-from joblib import Parallel, delayed
-from tqdm import tqdm
 
 from nuclei.config.schema import Config
+from nuclei.data.competition import SOLUTIONS
+from nuclei.decoding.methods import list_steps, plain_methods
 from nuclei.evaluation.metric import count_errors, score_image
 from nuclei.evaluation.submission import SCORE_COLUMNS, read_solution, read_submission, score_submission
-from nuclei.evaluation.summary import compare_steps, summarise
+from nuclei.evaluation.summary import compare_steps, format_score, summarise
 from nuclei.runs.cache import fingerprint, stage
 from nuclei.runs.files import file_hash, read_json, read_labels, read_table, write_json, write_table
 from nuclei.runs.layout import Dataset, Options, Run, find_fingerprint
+from nuclei.runs.parallel import each_image
 
-SOLUTIONS = {"test": "stage1_solution", "stage2": "stage2_solution_final"}
+VERSION = 1
 
 
 def main(run: Run, config: Config, options: Options) -> None:
@@ -24,12 +28,14 @@ def main(run: Run, config: Config, options: Options) -> None:
     }
     members = [Run(name, run.folder.parent) for name in config.members]
     members = [member for member in members if member.meta("evaluate").is_file()]
-    inputs = {"instances": find_fingerprint(run, "instances")}
-    if config.plain_methods:
+    inputs = {"instances": find_fingerprint(run, "instances", "oof")}
+    if plain_methods(config):
         inputs["plain"] = fingerprint(run.meta("plain"))
     inputs |= {member.name: fingerprint(member.meta("evaluate")) for member in members}
-    inputs |= {path.stem: file_hash(path) for path in solutions.values()}
-    with stage(run.meta("evaluate"), {}, inputs, [run.metrics, run.per_image("oof")], options.force) as needed:
+    for split, path in solutions.items():
+        inputs |= {path.stem: file_hash(path), f"submission_{split}": fingerprint(run.meta("submit"), split)}
+    outputs = [run.metrics, run.per_image("oof"), *map(run.per_image, SOLUTIONS)]
+    with stage(run.meta("evaluate"), {}, inputs, outputs, options.force, version=VERSION) as needed:
         if needed:
             table = score_out_of_fold(run, config, dataset, options)
             write_table(run.per_image("oof"), table)
@@ -39,7 +45,7 @@ def main(run: Run, config: Config, options: Options) -> None:
                 "oof": summarise(table),
                 "steps": compare(run, config, table, members),
             }
-            manifest = read_table(dataset.manifest)[["image_id", "cluster"]]
+            manifest = dataset.read_manifest()[["image_id", "cluster"]]
             for split, path in solutions.items():
                 scores = score_submission(read_submission(run.submission(split)), read_solution(path))
                 scores = scores.merge(manifest, on="image_id").assign(group=lambda t: t["image_id"])
@@ -52,18 +58,18 @@ def main(run: Run, config: Config, options: Options) -> None:
 def score_out_of_fold(run: Run, config: Config, dataset: Dataset, options: Options) -> pd.DataFrame:
     """Return one row per image of the fold table: its score, precisions, plain scores and counts of errors."""
     table = dataset.read_folds()
-    rows = Parallel(options.jobs, return_as="generator")(
-        delayed(score_one)(run, dataset, image_id) for image_id in table["image_id"]
+    rows = each_image(
+        table["image_id"].tolist(), partial(score_one, run, dataset), f"{run.name} evaluate", options.jobs
     )
-    scores = pd.DataFrame(list(tqdm(rows, f"{run.name} evaluate", len(table), unit="image", mininterval=2)))
+    scores = pd.DataFrame(rows)
     table = table[["image_id", "group", "cluster", "fold"]].merge(scores, on="image_id")
-    for method in config.plain_methods:
+    for method in plain_methods(config):
         plain = read_table(run.plain / f"{method}.csv").rename(columns={"score": method})
         table = table.merge(plain, on="image_id")
     return table
 
 
-def score_one(run: Run, dataset: Dataset, image_id: str) -> dict:
+def score_one(run: Run, dataset: Dataset, image_id: str) -> dict[str, Any]:
     """Score the instances of one image and count its errors: a row of per_image.csv."""
     paths = dataset.labels(image_id), run.instances("oof") / f"{image_id}.png"
     truth, prediction = (read_labels(path) for path in paths)
@@ -74,7 +80,7 @@ def score_one(run: Run, dataset: Dataset, image_id: str) -> dict:
     )
 
 
-def compare(run: Run, config: Config, table: pd.DataFrame, members: list[Run]) -> list[dict]:
+def compare(run: Run, config: Config, table: pd.DataFrame, members: list[Run]) -> list[dict[str, Any]]:
     """Return the steps from the plain decodings to this run's own, the best member's before an ensemble's."""
     method = config.selection.method
     # A member that selects otherwise has no score to compare the last step with.
@@ -84,7 +90,7 @@ def compare(run: Run, config: Config, table: pd.DataFrame, members: list[Run]) -
     steps = [
         (name, m, rows["score" if m == method else m])
         for name, rows in ([best] if best else []) + [(run.name, table)]
-        for m in config.methods
+        for m in list_steps(config)
     ]
     return compare_steps(steps, table["group"].to_numpy())
 
@@ -92,16 +98,9 @@ def compare(run: Run, config: Config, table: pd.DataFrame, members: list[Run]) -
 def describe(run: Run) -> str:
     """Say the scores of metrics.json in a line each."""
     metrics = read_json(run.metrics)
-    lines = [
-        f"{run.name}: out-of-fold score {format_score(metrics['oof']['score'])} of {metrics['oof']['n_images']} images"
-    ]
-    lines += [
-        f"{run.name}: {name} score {format_score(metrics[name]['score'])} of {metrics[name]['n_images']} images"
-        for name in SOLUTIONS.values()
-        if name in metrics
-    ]
-    return "\n".join(lines)
-
-
-def format_score(score: list[float]) -> str:
-    return f"{score[0]:.4f} (95 % interval {score[1]:.4f} to {score[2]:.4f})"
+    names = {"oof": "out-of-fold", **{name: name for name in SOLUTIONS.values() if name in metrics}}
+    return "\n".join(
+        f"{run.name}: {said} score {format_score(metrics[key]['score'], spelled_out=True)} "
+        f"of {metrics[key]['n_images']} images"
+        for key, said in names.items()
+    )

@@ -2,28 +2,38 @@
 
 from pathlib import Path
 
+import pandas as pd
 from tqdm import tqdm
 
 from nuclei.config.schema import Config
-from nuclei.data.folds import check_folds, fold_table, mosaic_groups, split_folds
-from nuclei.runs.cache import StageError, fingerprint
-from nuclei.runs.files import read_image, read_table, write_table
+from nuclei.data.folds import fold_table, mosaic_groups, read_folds, split_folds
+from nuclei.errors import UserError
+from nuclei.runs.cache import fingerprint, lock
+from nuclei.runs.files import read_image, write_table
 from nuclei.runs.layout import Dataset, Options, Run
+
+LEAST_FOLDS = 2
 
 
 def main(run: Run, config: Config, options: Options) -> None:
     dataset = Dataset(config.data, run.folder.parent)
     fingerprint(dataset.meta)
+    with lock(dataset.meta.with_name("folds.json"), f"{dataset.name} folds"):
+        deal_folds(config, dataset, options.force)
+
+
+def deal_folds(config: Config, dataset: Dataset, force: bool) -> None:
+    """Write the fold table that data.folds names, unless it exists; raise UserError if it is for other images."""
     path = Path(config.data.folds)
-    manifest = read_table(dataset.manifest)
+    manifest = dataset.read_manifest()
     train = manifest[manifest["split"] == "train"].astype({"n_nuclei": int})  # the test images have none to count
-    if path.is_file() and not options.force:
-        check_images(read_table(path), set(train["image_id"]), path, dataset)
+    if path.is_file() and not force:
+        check_images(read_folds(path), set(train["image_id"]), path, dataset)
         print(f"{dataset.name} folds: up to date ({path})", flush=True)
         return
     if config.data.split_folds:
         coarse = Path(config.data.split_folds)
-        table = read_table(coarse)
+        table = read_folds(coarse)
         check_images(table, set(train["image_id"]), coarse, dataset)
         write_table(path, split_folds(table, config.data.n_folds, config.data.folds_seed))
         print(f"{dataset.name} folds: those of {coarse}, split into {config.data.n_folds} -> {path}", flush=True)
@@ -37,13 +47,17 @@ def main(run: Run, config: Config, options: Options) -> None:
     print(f"{dataset.name} folds: {table['group'].nunique()} groups of {len(table)} images -> {path}", flush=True)
 
 
-def check_images(table, image_ids: set[str], path: Path, dataset: Dataset) -> None:
-    """Raise StageError if the data lacks an image of the fold table; say so if it has images beyond it."""
-    check_folds(table)
+def check_images(table: pd.DataFrame, image_ids: set[str], path: Path, dataset: Dataset) -> None:
+    """Raise UserError if the table has one fold or the data lacks an image of it; images beyond it are said."""
+    if table["fold"].nunique() < LEAST_FOLDS:
+        raise UserError(
+            f"{path} is cut off: it has one fold, and there must be two: delete it and run the stage folds again, or "
+            "put it back"
+        )
     if missing := set(table["image_id"]) - image_ids:
-        raise StageError(
-            f"{path} is for other images than {dataset.manifest}: {len(missing)} of its {len(table)} are not there, e.g. "
-            f"{min(missing)}. Put the archive it was made for in place, or set data.folds to a file to be made"
+        raise UserError(
+            f"{path} is for other images than {dataset.manifest}: {len(missing)} of its {len(table)} are missing, "
+            f"e.g. {min(missing)}. Put the archive it was made for in place, or set data.folds to a file to be made"
         )
     if beyond := len(image_ids) - len(table):
         # The original stage1_train has 670 images, the corrected one, which folds/dsb2018.csv is for, 664.

@@ -1,20 +1,21 @@
-"""Maps or detections -> plain/: scores of the plain decodings over their thresholds, and the thresholds chosen on the other folds."""
+"""Maps or detections -> plain/: plain decodings scored over their thresholds, which are chosen on the other folds."""
+
+from functools import partial
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
-from tqdm import tqdm
 
-from nuclei.candidates.tree import make_energy
 from nuclei.config.schema import Config
-from nuclei.decoding.detections import decode_detections
-from nuclei.decoding.plain import cut_basins, decode_components, flood_seeds
-from nuclei.decoding.tuning import choose_per_fold
+from nuclei.decoding.methods import METHODS, plain_methods
+from nuclei.decoding.tuning import tune
 from nuclei.evaluation.metric import score_image
-from nuclei.networks.maps import dequantise
+from nuclei.inference.predictions import read_prediction
 from nuclei.runs.cache import stage
-from nuclei.runs.files import read_arrays, read_labels, write_json, write_table
+from nuclei.runs.files import read_labels, write_json, write_table
 from nuclei.runs.layout import Dataset, Options, Run, find_fingerprint
+from nuclei.runs.parallel import each_image
+
+VERSION = 1
 
 
 def main(run: Run, config: Config, options: Options) -> None:
@@ -24,57 +25,27 @@ def main(run: Run, config: Config, options: Options) -> None:
         "center_weight": config.watershed.center_weight,
         "min_area_px": config.watershed.min_area_px,
     }
-    with stage(
-        run.meta("plain"), settings, {"maps": find_fingerprint(run, "maps")}, [run.plain], options.force, share=True
-    ) as needed:
+    inputs = {"maps": find_fingerprint(run, "maps", "oof")}
+    with stage(run.meta("plain"), settings, inputs, [run.plain], options.force, version=VERSION, share=True) as needed:
         if not needed:
             return
         table = dataset.read_folds()
-        results = Parallel(options.jobs, return_as="generator")(
-            delayed(score_decodings)(run, dataset, config, image_id) for image_id in table["image_id"]
-        )
-        scores = list(tqdm(results, f"{run.name} plain", len(table), unit="image", mininterval=2))
-        for method, options_of_method in list_decodings(config).items():
-            grid = np.array([s[method] for s in scores])
-            chosen, overall = choose_per_fold(grid, table["fold"].to_numpy())
-            write_json(
-                run.plain / f"{method}.json",
-                {
-                    "options": options_of_method,
-                    "curve": grid.mean(0).round(5).tolist(),
-                    "fold": {str(fold): options_of_method[i] for fold, i in chosen.items()},
-                    "test": options_of_method[overall],
-                },
-            )
-            score = [grid[row, chosen[fold]] for row, fold in enumerate(table["fold"])]
+        work = partial(score_decodings, run, dataset, config)
+        scores = each_image(table["image_id"].tolist(), work, f"{run.name} plain", options.jobs)
+        for method in plain_methods(config):
+            grid = np.array([of_image[method] for of_image in scores])
+            tuned, score = tune(METHODS[method].options(config), grid, table["fold"].to_numpy())
+            write_json(run.plain / f"{method}.json", tuned.as_json())
             write_table(run.plain / f"{method}.csv", pd.DataFrame({"image_id": table["image_id"], "score": score}))
 
 
-def list_decodings(config: Config) -> dict[str, list[dict[str, float]]]:
-    """Return the threshold settings tried of each plain decoding, in the order that score_decodings follows."""
-    masks = config.plain.mask_thresholds
-    if config.detects:
-        return {"detections": [{"score": s, "mask_threshold": t} for s in config.plain.scores for t in masks]}
-    return {
-        "components": [{"mask_threshold": t} for t in masks],
-        "watershed": [{"seed_level": s, "mask_threshold": t} for s in config.plain.seed_levels for t in masks],
-    }
-
-
 def score_decodings(run: Run, dataset: Dataset, config: Config, image_id: str) -> dict[str, list[float]]:
-    """Return the scores of one image under each setting of list_decodings."""
-    truth = read_labels(dataset.labels(image_id))
-    if config.detects:
-        detections = read_arrays(run.detections("oof") / f"{image_id}.npz")
-        tried, least = list_decodings(config)["detections"], config.watershed.min_area_px
-        labels = (decode_detections(detections, truth.shape, s["score"], s["mask_threshold"], least) for s in tried)
-        return {"detections": [score_image(truth, one)[0] for one in labels]}
-    maps = dequantise(read_arrays(run.maps("oof") / f"{image_id}.npz"))
-    mask, masks, w = maps["mask"], config.plain.mask_thresholds, config.watershed
-    components = [score_image(truth, decode_components(mask, t, w.min_area_px))[0] for t in masks]
-    energy = make_energy(maps, w.center_weight)
-    watershed = []
-    for seed_level in config.plain.seed_levels:
-        basins = flood_seeds(energy, seed_level, mask > min(masks))
-        watershed += [score_image(truth, cut_basins(basins, mask, t, w.min_area_px))[0] for t in masks]
-    return {"components": components, "watershed": watershed}
+    """Return the scores of one image by each plain decoding, under each of its settings."""
+    truth, prediction = read_labels(dataset.labels(image_id)), read_prediction(run, "oof", image_id)
+    scores = {}
+    for name in plain_methods(config):
+        method = METHODS[name]
+        assert method.decode is not None, "plain methods decode"
+        decoded = method.decode(prediction, config, method.options(config))
+        scores[name] = [score_image(truth, labels)[0] for labels in decoded]
+    return scores

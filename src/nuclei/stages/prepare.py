@@ -1,20 +1,23 @@
 """Archives -> runs/data/<dataset>: images and label images as PNG, and the manifest."""
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
-from joblib import Parallel, delayed
-from tqdm import tqdm
 
 from nuclei.config.schema import Config
-from nuclei.data.archives import find_archives, manifest_table, open_archive, prepare_image
+from nuclei.data.archives import Archive, check_disjoint, find_archives, manifest_table, open_archive, prepare_image
+from nuclei.data.competition import ARCHIVES, SOLUTIONS
 from nuclei.data.images import encode_image_png, encode_labels_png
-from nuclei.runs.cache import stage
+from nuclei.errors import UserError
+from nuclei.evaluation.submission import read_solution
+from nuclei.runs.cache import Part, stage
 from nuclei.runs.files import content_hash, file_hash, write_bytes, write_table
 from nuclei.runs.layout import Dataset, Options, Run
+from nuclei.runs.parallel import each_image
 
-SPLIT_OF_ARCHIVE = {"stage1_train": "train", "stage1_test": "test", "stage2_test_final": "stage2"}
-SOLUTION_OF_SPLIT = {"test": "stage1_solution", "stage2": "stage2_solution_final"}
+VERSION = 1
 
 
 def main(run: Run, config: Config, options: Options) -> None:
@@ -26,20 +29,53 @@ def main(run: Run, config: Config, options: Options) -> None:
             raise
         print(f"{dataset.name} prepare: up to date (its archives are not in {options.data})", flush=True)
         return
-    inputs = {name: source_hash(path) for name, path in found.items()}
-    outputs = [dataset.folder / "images", dataset.folder / "labels", dataset.manifest]
-    with stage(dataset.meta, {}, inputs, outputs, options.force) as needed:
+    parts = {
+        split: Part({name: source_hash(found[name])}, list_images(dataset, split))
+        for split, name in ARCHIVES.items()
+        if name in found
+    }
+    solutions = {name: dataset.solution(name) for name in SOLUTIONS.values() if name in found}
+    parts |= {name: Part({name: source_hash(found[name])}, [path]) for name, path in solutions.items()}
+    outputs = [dataset.folder / "images", dataset.folder / "labels", dataset.manifest, *solutions.values()]
+    # The manifest has rows of every split: without it none can be kept.
+    force = options.force or (dataset.meta.is_file() and not dataset.manifest.is_file())
+    with stage(dataset.meta, {}, {}, outputs, force, version=VERSION, parts=parts) as needed:
         if not needed:
             return
-        archives = [open_archive(found[name], split) for name, split in SPLIT_OF_ARCHIVE.items() if name in found]
-        tasks = [(archive, image_id) for archive in archives for image_id in archive.image_ids]
-        results = Parallel(options.jobs, return_as="generator")(delayed(prepare_one)(dataset, *task) for task in tasks)
-        table = manifest_table(list(tqdm(results, "prepare", len(tasks), unit="image", mininterval=1)))
-        for name in SOLUTION_OF_SPLIT.values():
-            if name in found:
-                write_bytes(dataset.solution(name), found[name].read_bytes())
-        write_table(dataset.manifest, table)
-        print(describe(table), flush=True)
+        # What cannot be used is refused when it is first seen, not by a stage hours later.
+        for name in filter(solutions.__contains__, needed):
+            read_solution(found[name])
+        archives = {split: open_archive(found[ARCHIVES[split]], split) for split in parts if split in ARCHIVES}
+        check_disjoint(archives.values())
+        rows: list[dict[str, Any]] = []
+        for split in filter(ARCHIVES.__contains__, needed):
+            work = partial(prepare_one, dataset, archives[split])
+            rows += each_image(archives[split].image_ids, work, f"prepare {split}", options.jobs)
+        if rows:
+            print(describe(manifest_table(rows)), flush=True)
+            rows += read_kept_rows(dataset, needed)
+            write_table(dataset.manifest, manifest_table(rows))
+        for name in filter(solutions.__contains__, needed):
+            write_bytes(solutions[name], found[name].read_bytes())
+
+
+def list_images(dataset: Dataset, split: str) -> list[Path]:
+    """Return the files of the images and labels that the manifest has of a split; none without a manifest."""
+    try:
+        manifest = dataset.read_manifest()
+    except (FileNotFoundError, UserError):  # which is then made again, with all its images
+        return []
+    image_ids = manifest.loc[manifest["split"] == split, "image_id"].tolist()
+    return [path(image_id) for image_id in image_ids for path in (dataset.image, dataset.labels)]
+
+
+def read_kept_rows(dataset: Dataset, made: list[str]) -> list[dict[str, Any]]:
+    """Return the rows that the manifest, if there is one, has of other splits than those that were made now."""
+    if not dataset.manifest.is_file():
+        return []
+    manifest = dataset.read_manifest()
+    rows = manifest[~manifest["split"].isin(made)].to_dict("records")
+    return [{str(column): value for column, value in row.items()} for row in rows]
 
 
 def source_hash(path: Path) -> str:
@@ -49,7 +85,7 @@ def source_hash(path: Path) -> str:
     return content_hash(sorted((str(p.relative_to(path)), p.stat().st_size) for p in path.rglob("*") if p.is_file()))
 
 
-def prepare_one(dataset: Dataset, archive, image_id: str) -> dict:
+def prepare_one(dataset: Dataset, archive: Archive, image_id: str) -> dict[str, Any]:
     """Write one image and its labels, and return its row of the manifest."""
     image, labels, row = prepare_image(archive, image_id)
     write_bytes(dataset.image(image_id), encode_image_png(image))
@@ -63,6 +99,6 @@ def describe(table: pd.DataFrame) -> str:
     lines = [
         f"{len(rows)} images, {rows['n_nuclei'].sum()} nuclei in {split}" for split, rows in table.groupby("split")
     ]
-    counts = table[[column for column in table if column.endswith(("_masks", "_px"))]]
+    counts = table[[column for column in table.columns if column.endswith(("_masks", "_px"))]]
     lines += [f"{counts[c].sum()} {c} in {(counts[c] > 0).sum()} images" for c in counts if counts[c].sum()]
     return "\n".join("  " + line for line in lines)

@@ -1,43 +1,59 @@
-"""Results of a finished run -> ensembles/<run>/, which is committed, and the tables of README.md that show them."""
+"""Results of a finished run -> ensembles/<run>/, which is committed, and the generated blocks of the README files."""
 
 import gzip
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from nuclei.config.schema import Config
 from nuclei.inference.bundle import write_bundle
-from nuclei.report.readme import blocks, replace_block
+from nuclei.report.reader import RunReader, write_blocks
+from nuclei.report.readme import run_blocks, scores_line
+from nuclei.report.sections import overview_picture
 from nuclei.runs.cache import fingerprint
-from nuclei.runs.files import read_json, write_bytes, write_json
+from nuclei.runs.files import read_json, read_table, write_bytes, write_json
 from nuclei.runs.layout import Options, Run
 
-KEPT = ("seconds", "commit", "dirty", "cpus", "python", "versions", "settings", "fingerprint")
+ENSEMBLES = Path("ensembles")
+KEPT = ("seconds", "commit", "dirty", "cpus", "processor", "python", "versions", "settings", "fingerprint")
 
 
 def main(run: Run, config: Config, options: Options) -> None:
-    folder, readme = Path("ensembles") / run.name, Path("README.md")
+    folder = ENSEMBLES / run.name
     for stage in ("evaluate", "submit"):
         fingerprint(run.meta(stage))
-    everyone = [Run(name, run.folder.parent) for name in (*config.members, run.name)]
-    write_bytes(folder / "metrics.json", run.metrics.read_bytes())
-    for member in everyone[:-1]:
-        write_bytes(folder / f"metrics_{member.name}.json", member.metrics.read_bytes())
-    write_json(folder / "made.json", {one.name: read_metas(one) for one in everyone})
-    write_bytes(folder / "per_image.csv", run.per_image("oof").read_bytes())
+    members = [Run(name, run.folder.parent) for name in config.members]
+    copies = {run.metrics: "metrics.json", run.per_image("oof"): "per_image.csv"}
+    copies |= {member.metrics: f"metrics_{member.name}.json" for member in members}
+    optional = (run.report / "figures/pipeline.png", run.report / "report.html", run.writeup / "writeup.html")
+    copies |= {path: path.name for path in optional if path.is_file()}
+    for path, name in copies.items():
+        write_bytes(folder / name, path.read_bytes())
+    write_json(folder / "made.json", {one.name: read_metas(one) for one in (*members, run)})
     compressed = gzip.compress(run.submission("test").read_bytes(), 9, mtime=0)
     write_bytes(folder / "submission_stage1_test.csv.gz", compressed)
-    picture = run.report / "figures" / "pipeline.png"
-    if picture.is_file():
-        write_bytes(folder / picture.name, picture.read_bytes())
-    text = readme.read_text()
-    published = (read_json(folder / name) for name in ("metrics.json", "made.json"))
-    for name, table in blocks(run.name, *published).items():
-        text = replace_block(text, name, table)
-    write_bytes(readme, text.encode())
+    picture = overview_picture(RunReader(run, config))
+    write_bytes(folder / f"{picture.name}.png", picture.png)
+    published = {path.parent.name: read_published(path.parent) for path in sorted(ENSEMBLES.glob("*/metrics.json"))}
+    scores = {"scores": scores_line(((name, *files) for name, files in published.items()), read_stage1())}
+    places = write_blocks(run_blocks(run.name, *published[run.name]) | scores)
     print(write_bundle(run, folder))
-    print(f"{folder} and the tables of {readme} are those of {run.folder}", flush=True)
+    print(f"{folder} and the blocks of {' and '.join(map(str, places))} are those of {run.folder}", flush=True)
 
 
-def read_metas(run: Run) -> dict[str, dict]:
+def read_stage1() -> pd.DataFrame:
+    """Return the scores that submissions for stage1_test got elsewhere; none if there is no such table."""
+    path = ENSEMBLES / "stage1_test.csv"
+    return read_table(path) if path.is_file() else pd.DataFrame({"run": [], "score": []})
+
+
+def read_published(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the scores of a published run, and what its stages took."""
+    return read_json(folder / "metrics.json"), read_json(folder / "made.json")
+
+
+def read_metas(run: Run) -> dict[str, dict[str, Any]]:
     """Return what made each finished stage of a run, by the stage's name."""
-    metas = sorted(run.meta("x").parent.glob("*.json"))
-    return {meta.stem: {key: read_json(meta)[key] for key in KEPT} for meta in metas}
+    metas = {path.stem: read_json(path) for path in sorted(run.meta("x").parent.glob("*.json"))}
+    return {name: {key: meta[key] for key in KEPT if key in meta} for name, meta in metas.items()}

@@ -1,95 +1,107 @@
 """Candidates -> scorer/: boosters by the networks' folds, and the scores of all candidates, {oof,test}/<id>.npz."""
 
-import gzip
-import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from nuclei.candidates.boosters import feature_importance, fold_rows, predict_scores, train_boosters
-from nuclei.candidates.features import FEATURES, feature_columns
+from nuclei.candidates.boosters import (
+    Boosters,
+    feature_importance,
+    fold_rows,
+    pack_boosters,
+    predict_scores,
+    train_boosters,
+    unpack_boosters,
+)
+from nuclei.candidates.features import feature_names, features_table
 from nuclei.config.schema import Config
-from nuclei.inference.predictor import read_boosters
-from nuclei.runs.cache import fingerprint, stage
+from nuclei.runs.cache import Part, fingerprint, stage
 from nuclei.runs.files import read_arrays, write_arrays, write_bytes, write_json
 from nuclei.runs.layout import Dataset, Options, Run
+
+VERSION = 1
+Rows = tuple[pd.DataFrame, NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]
 
 
 def main(run: Run, config: Config, options: Options) -> None:
     dataset = Dataset(config.data, run.folder.parent)
-    inputs = {"candidates": fingerprint(run.meta("candidates"))}
+    splits, table = dataset.splits(), dataset.read_folds()
+    made_of = {s: fingerprint(run.meta("candidates"), s) for s in splits}
+    boosters_of = list(list_boosters(run, config, table).values())
     with stage(
-        run.meta("score"), {"scorer": config.scorer.record()}, inputs, [run.scorer], options.force, share=True
+        run.meta("score"),
+        {"scorer": config.scorer.record()},
+        {},
+        [run.scorer],
+        options.force,
+        version=VERSION,
+        parts={
+            # The boosters learn from the out-of-fold candidates, and score them all.
+            s: Part({"candidates": made_of[s]}, [*boosters_of, run.scorer / "features.json", run.scores(s)])
+            if s == "oof"
+            else Part({"candidates": made_of[s], "boosters": made_of["oof"]}, [run.scores(s)])
+            for s in splits
+        },
+        share=True,
     ) as needed:
         if not needed:
             return
-        table = dataset.read_folds()
-        columns = feature_columns(config.scorer.leave_out)
-        boosters = train_all(run, config, table, columns, options.jobs)
+        boosters = train_all(run, config, table, options.jobs)
         everyone = [b for sets in boosters.values() for b in sets]
         fold_of = dict(zip(table["image_id"], table["fold"], strict=True))
-        for split, image_ids in dataset.splits().items():
-            for image_id in tqdm(image_ids, f"{run.name} score {split}", unit="image", mininterval=2):
-                features = read_arrays(run.candidates(split) / f"{image_id}.npz")["features"][:, columns]
+        for split in needed:
+            for image_id in tqdm(splits[split], f"{run.name} score {split}", unit="image", mininterval=2):
+                stored = read_arrays(run.candidates(split) / f"{image_id}.npz", ["features"])["features"]
                 chosen = boosters[fold_of[image_id]] if split == "oof" else everyone
-                write_arrays(run.scores(split) / f"{image_id}.npz", {"scores": predict_scores(chosen, features)})
-        write_json(run.scorer / "features.json", {"importance": feature_importance(everyone)})
+                scores = predict_scores(chosen, features_table(stored, feature_names()))
+                write_arrays(run.scores(split) / f"{image_id}.npz", {"scores": scores})
+        if "oof" in needed:
+            write_json(run.scorer / "features.json", {"importance": feature_importance(everyone)})
 
 
-def feature_names() -> list[str]:
-    return [name for group in FEATURES.values() for name in group]
-
-
-def train_all(run: Run, config: Config, table: pd.DataFrame, columns: np.ndarray, jobs: int):
-    """Return fold -> boosters of each seed, from disk where a run that was killed had trained them already."""
-    s, names = config.scorer, [feature_names()[i] for i in columns]
-    paths = {
+def list_boosters(run: Run, config: Config, table: pd.DataFrame) -> dict[tuple[int, int], Path]:
+    """Return the files of boosters, by the fold that they never saw and the number of their seed."""
+    return {
         (fold, seed): run.scorer / f"fold{fold}_seed{seed}.json.gz"
         for fold in sorted(table["fold"].unique().tolist())
-        for seed in range(s.seeds)
+        for seed in range(config.scorer.seeds)
     }
+
+
+def train_all(run: Run, config: Config, table: pd.DataFrame, jobs: int) -> dict[int, list[Boosters]]:
+    """Return fold -> boosters of each seed, from disk where a run that was killed had trained them already."""
+    names, paths = feature_names(config.scorer.leave_out), list_boosters(run, config, table)
     if not all(path.is_file() for path in paths.values()):
-        features, iou, fold, weight = read_rows(run, table, columns)
-        progress = tqdm(paths.items(), f"{run.name} score: boosters", unit="set")
-        for (held_out, seed), path in progress:
+        features, iou, fold, weight = read_rows(run, table)
+        for (held_out, seed), path in tqdm(paths.items(), f"{run.name} score: boosters", unit="set"):
             if path.is_file():
                 continue
             rows = dict(fold_rows(fold))[held_out]
-            trained = train_boosters(
-                features[rows],
-                names,
-                iou[rows],
-                weight[rows],
-                s.rounds,
-                s.leaves,
-                s.learning_rate,
-                s.min_leaf_rows,
-                s.share,
-                s.seed + 1000 * seed,
-                jobs,
-            )
-            content = json.dumps({target: booster.model_to_string() for target, booster in trained.items()})
-            write_bytes(path, gzip.compress(content.encode(), 6, mtime=0))
-    boosters = {fold: [] for fold, _ in paths}
-    for (fold, _), path in paths.items():
-        boosters[fold].append(read_boosters(path))
+            derived = config.scorer.seed + 1000 * seed
+            trained = train_boosters(features.loc[rows, names], iou[rows], weight[rows], config.scorer, derived, jobs)
+            write_bytes(path, pack_boosters(trained))
+    boosters: dict[int, list[Boosters]] = {held_out: [] for held_out, _ in paths}
+    for (held_out, _), path in paths.items():
+        boosters[held_out].append(unpack_boosters(path.read_bytes(), str(path)))
     return boosters
 
 
-def read_rows(run: Run, table: pd.DataFrame, columns: np.ndarray):
-    """Read the out-of-fold candidates: features float32 [N, F], true IoU, fold and weight [N].
+def read_rows(run: Run, table: pd.DataFrame) -> Rows:
+    """Read the out-of-fold candidates: a table of all features, true IoU, fold and weight [N].
 
     The metric is a mean over images, so a candidate of a crowded image weighs less; by the root only, since crowded
     images also teach more.
     """
     features, iou, fold, weight = [], [], [], []
     for image_id, image_fold in zip(table["image_id"], table["fold"], strict=True):
-        arrays = read_arrays(run.candidates("oof") / f"{image_id}.npz")
+        arrays = read_arrays(run.candidates("oof") / f"{image_id}.npz", ["features", "iou"])
         n = len(arrays["iou"])
-        features.append(arrays["features"][:, columns])
+        features.append(arrays["features"])
         iou.append(arrays["iou"])
         fold.append(np.full(n, image_fold))
         weight.append(np.full(n, max(n, 1) ** -0.5))
-    weight = np.concatenate(weight)
-    return np.concatenate(features), np.concatenate(iou), np.concatenate(fold), weight / weight.mean()
+    named, weights = features_table(np.concatenate(features), feature_names()), np.concatenate(weight)
+    return named, np.concatenate(iou), np.concatenate(fold), weights / weights.mean()

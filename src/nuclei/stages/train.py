@@ -1,27 +1,36 @@
 """Folds and images -> fold<k>/weights.safetensors: one network per fold, trained on the other folds."""
 
+from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from lightning_fabric import Fabric
-from safetensors.torch import load_file, save_file
+from numpy.typing import NDArray
+from safetensors.torch import save
 from torch.utils.tensorboard import SummaryWriter
 
 from nuclei.config.load import load_config
 from nuclei.config.schema import Config
 from nuclei.data.folds import match_folds
+from nuclei.errors import UserError
 from nuclei.evaluation.metric import score_image
 from nuclei.inference.bundle import find_published
+from nuclei.networks.encoder_decoder import load_weights
 from nuclei.networks.hardware import choose_precision
-from nuclei.networks.kinds import build, make_loss, segment_quickly
-from nuclei.runs.cache import StageError, expected_fingerprint, fingerprint, is_up_to_date, stage
-from nuclei.runs.files import as_json, atomic, differences, file_hash, read_json, read_table, write_table
+from nuclei.networks.kinds import KINDS, build, make_loss
+from nuclei.runs.cache import expected_fingerprint, fingerprint, is_up_to_date, stage
+from nuclei.runs.files import as_json, differences, file_hash, named, read_json, read_table, write_bytes, write_table
 from nuclei.runs.layout import Dataset, Options, Run, read_pair, read_pairs
-from nuclei.training.augment import leave_out
-from nuclei.training.crops import Pool, make_crops, pool_settings
-from nuclei.training.engine import fit
+from nuclei.stages import crops as crops_stage
+from nuclei.training.crops import Crops, Pool, make_source, pool_settings
+from nuclei.training.engine import Outlets, State, Task, Trainer, all_finite
+
+VERSION = 1
 
 
 def main(run: Run, config: Config, options: Options) -> None:
@@ -29,12 +38,12 @@ def main(run: Run, config: Config, options: Options) -> None:
     folds = dataset.list_folds()
     if options.fold is not None:
         if options.fold not in folds:
-            raise ValueError(f"{run.name} has no fold {options.fold}; it has {folds}")
+            raise UserError(f"{run.name} has no fold {options.fold}; it has {folds}")
         folds = [options.fold]
     settings = config.record_training()
     inputs = dataset.inputs()
     if config.train.pool:
-        inputs["crops"] = expected_fingerprint("crops", pool_settings(config), inputs)
+        inputs["crops"] = expected_fingerprint("crops", pool_settings(config), inputs, crops_stage.VERSION)
     starts = find_starts(run, config, dataset) if config.train.start else {}
     if not starts and config.model.weights and Path(config.model.weights).is_file():
         inputs["weights"] = file_hash(Path(config.model.weights))
@@ -43,7 +52,7 @@ def main(run: Run, config: Config, options: Options) -> None:
         return inputs | ({"start": file_hash(starts[fold])} if starts else {})
 
     if (
-        all(is_up_to_date(run.meta(f"train_fold{fold}"), settings, inputs_of(fold)) for fold in folds)
+        all(is_up_to_date(run.meta(f"train_fold{fold}"), settings, inputs_of(fold), VERSION) for fold in folds)
         and not options.force
     ):
         print(f"{run.name} train: up to date", flush=True)
@@ -57,101 +66,103 @@ def main(run: Run, config: Config, options: Options) -> None:
     )
     fabric.launch()
     for fold in folds:
-        meta = run.meta(f"train_fold{fold}")
-        if not fabric.is_global_zero:  # one process keeps the books
-            if not published.get(fold) and (not meta.is_file() or options.force):
+        if not fabric.is_global_zero:  # one process keeps the books, and says what it found there
+            if fabric.broadcast(False):
                 train_fold(fabric, run, config, dataset, fold, starts.get(fold))
             continue
         with stage(
-            meta, settings, inputs_of(fold), [run.fold(fold)], options.force, share=True, twin=published.get(fold)
+            run.meta(f"train_fold{fold}"),
+            settings,
+            inputs_of(fold),
+            [run.fold(fold)],
+            options.force,
+            version=VERSION,
+            protect=True,
+            share=True,
+            twin=published.get(fold),
         ) as needed:
-            if needed:
+            if fabric.broadcast(bool(needed)):
                 train_fold(fabric, run, config, dataset, fold, starts.get(fold))
 
 
 def find_starts(run: Run, config: Config, dataset: Dataset) -> dict[int, Path]:
-    """Return the weights that each fold's training goes on from: those of train.start that saw nothing of the fold.
+    """Return the weights that each fold's training starts from: those of train.start that saw nothing of the fold.
 
-    Raises StageError if that run has not trained yet, has networks of another build, or has folds that these cross.
+    Raises UserError if that run has not trained yet, has networks of another build, or has folds that these cross.
     """
-    start = Run(config.train.start, run.folder.parent)
+    start = Run(str(config.train.start), run.folder.parent)
     if not start.config.is_file():
-        raise StageError(f"{run.name} goes on from {start.name}, which {start.folder} does not have: train it first")
+        raise UserError(f"{run.name} starts from {start.name}, which {start.folder} does not have: train it first")
     theirs = load_config(start.config)
     built = [{key: value for key, value in c.model.record().items() if key != "weights"} for c in (theirs, config)]
-    if differs := differences(*map(as_json, built)):
-        raise StageError(f"{run.name} cannot go on from {start.name}, whose model differs: {'; '.join(differs)}")
+    if differs := differences(as_json(built[0]), as_json(built[1])):
+        raise UserError(f"{run.name} cannot start from {start.name}, whose model differs: {'; '.join(differs)}")
     try:
         matched = match_folds(dataset.read_folds(), read_table(Path(theirs.data.folds)))
     except (ValueError, OSError) as error:
-        raise StageError(
-            f"{run.name} cannot go on from {start.name}: of {dataset.folds} and {theirs.data.folds}, {error}"
+        raise UserError(
+            f"{run.name} cannot start from {start.name}: of {dataset.folds} and {theirs.data.folds}, {error}"
         ) from error
     for fold in matched.values():
         fingerprint(start.meta(f"train_fold{fold}"))
         if read_json(start.meta(f"train_fold{fold}"))["inputs"]["folds"] != file_hash(Path(theirs.data.folds)):
-            raise StageError(
-                f"{start.name} was trained on other folds than {theirs.data.folds} now has: train it again"
-            )
+            raise UserError(f"{start.name} was trained on other folds than {theirs.data.folds} now has: train it again")
     return {fold: start.fold(other) / "weights.safetensors" for fold, other in matched.items()}
 
 
-def find_crops(run: Run, config: Config, dataset: Dataset, table: pd.DataFrame, fold: int, seed: int):
+def find_crops(run: Run, config: Config, dataset: Dataset, table: pd.DataFrame, fold: int, seed: int) -> Crops | Pool:
     """Return the crops that the network of `fold` learns from, of the other folds of a fold table."""
     n = config.train.steps * config.train.batch_size
     if config.train.pool:
         fingerprint(run.meta("crops"))  # which says so where there are none
-        turned = leave_out(config.train.augment, config.train.leave_out)["dihedral"]
-        return Pool(run.crops, fold, n, turned, seed)
+        images, targets, fold_of = (map_array(run.crops / f"{name}.npy") for name in ("images", "targets", "folds"))
+        rows = np.flatnonzero(fold_of != fold)
+        return Pool(images, targets, rows, config.train, n, seed)
     table = table[table["fold"] != fold]
-    return make_crops(read_pairs(dataset, table["image_id"], config.model.min_side_px), config, table, n, seed)
+    pairs = read_pairs(dataset, table["image_id"], config.model.min_side_px)
+    return Crops(make_source(pairs, table, config.train), config.model, config.train, n, seed)
+
+
+def map_array(path: Path) -> NDArray[Any]:
+    """Open an array without reading it; raise UserError naming the file if it is damaged."""
+    with named(path):
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return array
 
 
 def train_fold(fabric: Fabric, run: Run, config: Config, dataset: Dataset, fold: int, start: Path | None) -> None:
-    """Train the network that never sees `fold`, going on from last.ckpt if it is there, else from `start`, if any."""
+    """Train the network that never sees `fold`: resume from last.ckpt if it exists, else begin from `start`, if any."""
     fabric.barrier()  # what an earlier run left has been cleared by now
     table = read_table(dataset.folds)
-    folder, seed = run.fold(fold), [config.train.seed, fold]
-    held_out = table[table["fold"] == fold]
-    seed = int(np.random.default_rng(seed).integers(2**31))
+    folder, held_out = run.fold(fold), table[table["fold"] == fold]
+    seed = int(np.random.default_rng([config.train.seed, fold]).integers(2**31))
     crops = find_crops(run, config, dataset, table, fold, seed)
     torch.manual_seed(seed)
     network = build(config.model, None if start else config.model.weights)
     if start:
-        network.load_state_dict(load_file(start))
+        load_weights(network, start, str(run.config))
     few = held_out.sample(min(len(held_out), config.train.evaluate_images), random_state=config.train.seed)
     pairs = [read_pair(dataset, i) for i in few["image_id"]]
 
+    kind = KINDS[config.model.gives]
+
     def evaluate(average: torch.nn.Module) -> float:
-        return float(
-            np.mean(
-                [score_image(truth, segment_quickly(fabric, average, config.model, image))[0] for image, truth in pairs]
-            )
-        )
+        seen = (score_image(truth, kind.glance(fabric, average, config.model, image))[0] for image, truth in pairs)
+        return float(np.mean(list(seen)))
 
     checkpoint = folder / "last.ckpt"
-    resume = torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint.is_file() else None
+    resume = read_checkpoint(checkpoint) if checkpoint.is_file() else None
 
-    def save(state: dict) -> None:
-        with atomic(checkpoint) as temporary:
-            torch.save(state, temporary)
+    def save(state: State) -> None:
+        buffer = BytesIO()  # so that it is the disk that says when it is full, not torch
+        torch.save(state, buffer)
+        write_bytes(checkpoint, buffer.getvalue())
 
-    writer = None
-    if fabric.is_global_zero:
-        writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resume["step"] + 1 if resume else None)
-    state = fit(
-        fabric,
-        network.to(memory_format=torch.channels_last),
-        crops,
-        config.train,
-        make_loss(config.model, config.train),
-        resume,
-        save,
-        evaluate,
-        f"{run.name} fold {fold}",
-        writer,
-    )
-    if fabric.is_global_zero:
+    writer = open_tensorboard(folder / "tensorboard", resume) if fabric.is_global_zero else None
+    task = Task(network.to(memory_format=torch.channels_last), crops, make_loss(config.model, config.train), evaluate)
+    outlets = Outlets(save, f"{run.name} fold {fold}", writer.add_scalar if writer else None)
+    state = Trainer(fabric, task, config.train, outlets).fit(resume)
+    if writer:
         writer.close()
         write_weights(folder / "weights.safetensors", state["average"])
         write_weights(folder / "best.safetensors", state["best"]["weights"])
@@ -160,14 +171,35 @@ def train_fold(fabric: Fabric, run: Run, config: Config, dataset: Dataset, fold:
     fabric.barrier()
 
 
-def write_weights(path: Path, state: dict) -> None:
-    """Write a network's weights, matrices in half precision, which is finer than training leaves them certain."""
-    state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    with atomic(path) as temporary:
-        save_file(
-            {
-                key: value.half() if value.is_floating_point() and value.ndim > 1 else value
-                for key, value in state.items()
-            },
-            temporary,
+def read_checkpoint(path: Path) -> State:
+    """Read what a training that stopped left to resume from; raise UserError naming the file if it is damaged."""
+    try:
+        state: State = torch.load(path, map_location="cpu", weights_only=True)
+        state["step"], state["average"]
+    except (UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
+        if isinstance(error, OSError) and error.filename:
+            raise
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}): delete it and run the stage train again, which then begins "
+            "this fold anew"
+        ) from error
+    return state
+
+
+def open_tensorboard(folder: Path, resume: State | None) -> SummaryWriter:
+    """Return what logs a training for TensorBoard; of a training that resumes, what came after is dropped."""
+    return SummaryWriter(str(folder), purge_step=resume["step"] + 1 if resume else None)
+
+
+def write_weights(path: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """Write a network's weights, matrices in half precision, which is finer than training leaves them certain.
+
+    Raises UserError, and writes nothing, if a weight is not finite or too large for that.
+    """
+    kept = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    kept = {key: value.half() if value.is_floating_point() and value.ndim > 1 else value for key, value in kept.items()}
+    if not all_finite(kept):
+        raise UserError(
+            f"{path} is not written: weights are not finite, or beyond what fp16 holds; lower train.learning_rate"
         )
+    write_bytes(path, save(kept))

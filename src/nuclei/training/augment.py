@@ -3,12 +3,22 @@
 import difflib
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
+from typing import Any, cast
 
 import albumentations
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 from skimage import measure
+
+from nuclei.errors import UserError
+
+Image = NDArray[np.uint8]  # [H, W, 3]
+Labels = NDArray[Any]  # [H, W], integers
+Grid = NDArray[np.float32]  # [H, W], coordinates or displacements in pixels
+Box = tuple[slice, slice]  # rows and columns
+Pair = tuple[Image, Labels]
 
 GROUPS = (
     "crop", "affine", "distort", "mosaic", "dihedral", "copy_paste", "stain", "color", "shuffle", "gray",
@@ -33,17 +43,17 @@ DARK_STAINS = np.array([[100, 50, 135], [60, 50, 120], [45, 40, 50]])  # purple,
 
 
 def augment(
-    image: np.ndarray,
-    labels: np.ndarray,
+    image: Image,
+    labels: Labels,
     preset: str | Mapping[str, float],
     size: int,
     rng: np.random.Generator,
-    partners: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+    partners: Callable[[], Pair] | None = None,
+) -> tuple[Image, NDArray[np.int32]]:
     """Cut one random training crop, decided by `rng` alone.
 
     image uint8 [H, W, 3], labels int [H, W] -> uint8 [size, size, 3], int32 [size, size]. `preset` is a name in
-    PRESETS or a mapping group -> probability, absent groups being off; ValueError on an unknown name, group or
+    PRESETS or a mapping group -> probability, absent groups being off; UserError on an unknown name, group or
     probability. `partners` gives another (image, labels) for a mosaic; without it the mosaic is of the image itself.
     Beyond its edges an image continues by reflection; a reflected nucleus is another nucleus (split_reflections).
     The labels of the crop count up from 1: each 8-connected part of at least 8 px is a nucleus, smaller ones vanish.
@@ -68,28 +78,30 @@ def augment(
 
 
 def resolve_preset(preset: str | Mapping[str, float]) -> dict[str, float]:
-    """Return every group's probability; raise ValueError that lists the options or names the nearest group."""
+    """Return every group's probability; raise UserError that lists the options or names the nearest group."""
     if isinstance(preset, str):
         if preset not in PRESETS:
-            raise ValueError(f"unknown augmentation preset {preset!r}; valid: {', '.join(PRESETS)}")
+            raise UserError(f"unknown augmentation preset {preset!r}; valid: {', '.join(PRESETS)}")
         preset = PRESETS[preset]
     for group, probability in preset.items():
         if group not in GROUPS:
             near = difflib.get_close_matches(str(group), GROUPS, n=1)
             hint = f", did you mean {near[0]}?" if near else f"; valid: {', '.join(GROUPS)}"
-            raise ValueError(f"unknown augmentation group {group!r}{hint}")
+            raise UserError(f"unknown augmentation group {group!r}{hint}")
         if not 0 <= probability <= 1:
-            raise ValueError(f"augmentation group {group}: probability {probability} is not in 0..1")
+            raise UserError(f"augmentation group {group}: probability {probability} is not in 0..1")
     return {group: float(preset.get(group, 0)) for group in GROUPS}
 
 
 def leave_out(preset: str | Mapping[str, float], groups: Collection[str]) -> dict[str, float]:
-    """Return every group's probability with some groups off; raise ValueError as resolve_preset does, also for these."""
+    """Return every group's probability with some groups off; raise UserError as resolve_preset does, for both."""
     off = resolve_preset(dict.fromkeys(groups, 0.0))
     return resolve_preset(preset) | {group: off[group] for group in groups}
 
 
-def cut(image, labels, height: int, width: int, groups: Mapping[str, float], rng: np.random.Generator):
+def cut(
+    image: Image, labels: Labels, height: int, width: int, groups: Mapping[str, float], rng: np.random.Generator
+) -> Pair:
     """Cut a random window, warped by the groups affine and distort: [H, W] -> [height, width].
 
     One warp takes the crop straight from the source, so that image and labels are sampled at the same points and
@@ -102,7 +114,8 @@ def cut(image, labels, height: int, width: int, groups: Mapping[str, float], rng
     shape = labels.shape
     slack = np.array(shape) - footprint
     start = rng.integers(np.minimum(0, slack), np.maximum(0, slack), endpoint=True) if random_place else slack // 2
-    y, x = np.mgrid[:height, :width].astype(np.float32) - np.float32([[[(height - 1) / 2]], [[(width - 1) / 2]]])
+    middle = np.array([[[(height - 1) / 2]], [[(width - 1) / 2]]], np.float32)
+    y, x = np.mgrid[:height, :width].astype(np.float32) - middle
     if distorted:
         bend = DISTORTIONS[rng.integers(len(DISTORTIONS))]
         dy, dx = bend(y, x, rng)
@@ -113,12 +126,12 @@ def cut(image, labels, height: int, width: int, groups: Mapping[str, float], rng
         y, x = sine * x + cosine * y, cosine * x - sine * y
     center = start + (footprint - 1) / 2
     y, x = y + np.float32(center[0]), x + np.float32(center[1])
-    image = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-    labels = cv2.remap(labels.astype(np.int32, copy=False), x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT)
-    return image, split_reflections(labels, y, x, shape)
+    crop = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    ids = cv2.remap(labels.astype(np.int32, copy=False), x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT)
+    return cast("Image", crop), split_reflections(ids, y, x, (shape[0], shape[1]))
 
 
-def split_reflections(labels, y, x, shape):
+def split_reflections(labels: Labels, y: Grid, x: Grid, shape: tuple[int, int]) -> Labels:
     """Give reflected nuclei ids of their own, where labels int32 [H, W] were sampled at y, x of a source of `shape`.
 
     A nucleus that the source's edge cuts keeps one id with its mirror image where both make one nearly convex
@@ -130,11 +143,11 @@ def split_reflections(labels, y, x, shape):
     row_copy, column_copy = (np.rint(v).astype(np.int32) // n for v, n in ((y, shape[0]), (x, shape[1])))
     row_copy, column_copy = row_copy - row_copy.min(), column_copy - column_copy.min()
     copy = row_copy * (column_copy.max() + 1) + column_copy
-    copies = labels + (labels > 0) * copy * (labels.max() + 1)
+    copies: Labels = labels + (labels > 0) * copy * (labels.max() + 1)
     seam = np.zeros(labels.shape, bool)
     seam[1:] = copy[1:] != copy[:-1]
     seam[:, 1:] |= copy[:, 1:] != copy[:, :-1]
-    parts = measure.label(labels, connectivity=2, background=0)
+    parts = find_parts(labels)
     boxes = ndimage.find_objects(parts)
     for part in set(parts[seam].tolist()) - {0}:
         box = boxes[part - 1]
@@ -144,41 +157,57 @@ def split_reflections(labels, y, x, shape):
     return copies
 
 
-def measure_solidity(mask: np.ndarray) -> float:
+def find_parts(labels: Labels) -> Labels:
+    """Number the 8-connected parts of each label from 1: int [H, W] -> int [H, W]."""
+    parts: Labels = measure.label(labels, connectivity=2, background=0)
+    return parts
+
+
+def measure_solidity(mask: NDArray[np.bool_]) -> float:
     """Return the area inside the outline of one part, bool [H, W], over that of its convex hull: 0..1."""
     outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     hull_area = cv2.contourArea(cv2.convexHull(outlines[0]))
     return cv2.contourArea(outlines[0]) / hull_area if hull_area else 1.0
 
 
-def bend_elastic(y, x, rng: np.random.Generator):
-    """Return smooth random displacements, about 1 to 3 px, of points 32 px apart: float32 [H, W] twice."""
+def bend_elastic(y: Grid, x: Grid, rng: np.random.Generator) -> tuple[Grid, Grid]:  # noqa: ARG001 (the form of all)
+    """Return smooth random displacements, about 1 to 3 px, of points 32 px apart."""
     height, width = y.shape
     knots = rng.normal(0, rng.uniform(1, 3), (2, height // 32 + 2, width // 32 + 2)).astype(np.float32)
-    return [cv2.resize(k, (width, height), interpolation=cv2.INTER_CUBIC) for k in knots]
+    dy, dx = (cv2.resize(k, (width, height), interpolation=cv2.INTER_CUBIC) for k in knots)
+    return cast("Grid", dy), cast("Grid", dx)
 
 
-def bend_grid(y, x, rng: np.random.Generator):
+def bend_grid(y: Grid, x: Grid, rng: np.random.Generator) -> tuple[Grid, Grid]:  # noqa: ARG001 (the form of all)
     """Return displacements that stretch and squeeze five bands of rows and of columns by up to 30 %."""
 
-    def stretch(length):
+    def stretch(length: int) -> NDArray[np.float32]:
         knots = np.linspace(0, length - 1, 6)
         shift = rng.uniform(-0.15, 0.15, 6) * length / 5
-        return np.interp(np.arange(length), knots, shift).astype(np.float32)
+        shifts: NDArray[np.float32] = np.interp(np.arange(length), knots, shift).astype(np.float32)
+        return shifts
 
     return stretch(y.shape[0])[:, None], stretch(y.shape[1])
 
 
-def bend_optical(y, x, rng: np.random.Generator):
+def bend_optical(y: Grid, x: Grid, rng: np.random.Generator) -> tuple[Grid, Grid]:
     """Return the displacements of a barrel or pincushion lens, up to 25 % in the corners."""
-    bulge = np.float32(rng.uniform(-0.25, 0.25)) * (y**2 + x**2) / max(y[0, 0] ** 2 + x[0, 0] ** 2, 1)
+    bulge: Grid = np.float32(rng.uniform(-0.25, 0.25)) * (y**2 + x**2) / max(y[0, 0] ** 2 + x[0, 0] ** 2, 1)
     return y * bulge, x * bulge
 
 
+# Each gives displacements along y and x, which broadcast to [H, W], from coordinates about the middle of the crop.
 DISTORTIONS = (bend_elastic, bend_grid, bend_optical)
 
 
-def cut_mosaic(image, labels, size: int, groups: Mapping[str, float], rng: np.random.Generator, partners):
+def cut_mosaic(
+    image: Image,
+    labels: Labels,
+    size: int,
+    groups: Mapping[str, float],
+    rng: np.random.Generator,
+    partners: Callable[[], Pair] | None,
+) -> Pair:
     """Fill a [size, size] crop with four windows, of the image and of three partners, that meet at a random point."""
     row, column = (int(v) for v in np.rint(rng.uniform(0.3, 0.7, 2) * size))
     mosaic, ids = np.zeros((size, size, 3), np.uint8), np.zeros((size, size), np.int32)
@@ -191,22 +220,23 @@ def cut_mosaic(image, labels, size: int, groups: Mapping[str, float], rng: np.ra
     return mosaic, ids
 
 
-def turn(image, labels, view: int):
+def turn(image: NDArray[Any], labels: NDArray[Any], view: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return one of the eight dihedral views, numbered 0..7."""
     if view >= 4:
         image, labels = image[:, ::-1], labels[:, ::-1]
     return np.rot90(image, view % 4), np.rot90(labels, view % 4)
 
 
-def number_parts(labels: np.ndarray) -> np.ndarray:
-    """Number the 8-connected parts of each label from 1, leaving out those below 8 px: int [H, W] -> int32 [H, W]."""
-    parts = measure.label(labels, connectivity=2, background=0)
+def number_parts(labels: Labels) -> NDArray[np.int32]:
+    """Number the parts that find_parts finds from 1, leaving out those below 8 px: int [H, W] -> int32 [H, W]."""
+    parts = find_parts(labels)
     kept = np.bincount(parts.ravel()) >= MIN_PART_PX
     kept[0] = False
-    return (np.cumsum(kept) * kept).astype(np.int32)[parts]
+    numbers: NDArray[np.int32] = (np.cumsum(kept) * kept).astype(np.int32)[parts]
+    return numbers
 
 
-def paste_copies(image, labels, rng: np.random.Generator, most: int = 8, margin: int = 4):
+def paste_copies(image: Image, labels: Labels, rng: np.random.Generator, most: int = 8, margin: int = 4) -> Pair:
     """Paste up to `most` turned copies of nuclei onto background beside other nuclei, touching or up to 3 px apart.
 
     Existing nuclei keep their pixels. A copy is left out where its surroundings, at home or there, vary by more
@@ -238,9 +268,9 @@ def paste_copies(image, labels, rng: np.random.Generator, most: int = 8, margin:
     return image, labels
 
 
-def find_place(labels, host_box, mask: np.ndarray, angle: float, gap: int):
+def find_place(labels: Labels, host_box: Box, mask: NDArray[np.bool_], angle: float, gap: int) -> Box | None:
     """Return the slices nearest to the host in this direction where at most 5 % of `mask` meets nuclei, or None."""
-    top, left = ((s.start + s.stop - n) / 2 for s, n in zip(host_box, mask.shape))
+    top, left = ((s.start + s.stop - n) / 2 for s, n in zip(host_box, mask.shape, strict=True))
     allowed = 0.05 * np.count_nonzero(mask)
     touching = False
     for distance in range(2 * max(labels.shape)):
@@ -285,14 +315,14 @@ def build_photometric(groups: tuple[tuple[str, float], ...], contrast: int) -> a
     return make.Compose([make.OneOf(of_group[group], p=p) for group, p in groups if p and group in of_group])
 
 
-def measure_levels(image: np.ndarray) -> np.ndarray:
+def measure_levels(image: Image) -> NDArray[np.int64]:
     """Return the gray levels below which 1 %, half and 99.5 % of every fourth pixel lie."""
     gray = cv2.cvtColor(image[::2, ::2], cv2.COLOR_RGB2GRAY)
     share = np.cumsum(np.bincount(gray.ravel(), minlength=256)) / gray.size
     return np.searchsorted(share, (0.01, 0.5, 0.995))
 
 
-def stain(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def stain(image: Image, rng: np.random.Generator) -> Image:
     """Turn a dark fluorescence image into dark nuclei on white or purple; return any other as it is."""
     low, median, high = measure_levels(image)
     if median > MAX_DARK_LEVEL:
@@ -300,4 +330,5 @@ def stain(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     light, dark = (rng.dirichlet(np.ones(3)) @ colors for colors in (LIGHT_STAINS, DARK_STAINS))
     dose = ((np.arange(256) - low) / max(high - low, 24)).clip(0, 1) ** rng.uniform(0.6, 1.2)
     table = light + dose[:, None] * (dark - light)
-    return np.rint(table).astype(np.uint8)[cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)]
+    stained: Image = np.rint(table).astype(np.uint8)[cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)]
+    return stained

@@ -1,19 +1,46 @@
 """Training crops: which image each crop comes from, and the crop itself, as functions of the seed and its number."""
 
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from nuclei.config.schema import Config
-from nuclei.training.augment import augment, leave_out, turn
+from nuclei.config.schema import Config, ModelConfig, TrainConfig
+from nuclei.training.augment import Image, Labels, Pair, augment, leave_out, turn
 from nuclei.training.targets import make_targets
 
 
-def draw_images(weights: np.ndarray, n: int, seed: int, block: int = 4096) -> np.ndarray:
+@dataclass(frozen=True)
+class Source:
+    """The K images that crops are cut from: each with its labels, its weight in the draw, and its fold.
+
+    The other images of a mosaic are of the same fold as its first.
+    """
+
+    images: Sequence[Image]
+    labels: Sequence[Labels]
+    weights: NDArray[np.float64]
+    folds: NDArray[np.int64]
+
+
+def make_source(pairs: Iterable[Pair], table: pd.DataFrame, train: TrainConfig, by_fold: bool = False) -> Source:
+    """Return the images of a fold table as a Source; by_fold: no crop is to have content of two folds.
+
+    pairs: the table's images, uint8 [H, W, 3], and labels, uint16 [H, W], enlarged as the config asks, in its order.
+    """
+    images, labels = zip(*pairs, strict=True)
+    weights = table["weight"].to_numpy() if train.sampling == "balanced" else np.ones(len(table))
+    folds = table["fold"].to_numpy() if by_fold else np.zeros(len(table), int)
+    return Source(images, labels, weights, folds)
+
+
+def draw_images(weights: NDArray[np.float64], n: int, seed: int, block: int = 4096) -> NDArray[np.int64]:
     """Draw n image indices in proportion to `weights` [K], int64 [n]; a longer draw begins with the shorter one.
 
     Systematic sampling per block: over a block each image comes up within one of its expected count.
@@ -24,100 +51,76 @@ def draw_images(weights: np.ndarray, n: int, seed: int, block: int = 4096) -> np
         rng = np.random.default_rng([seed, number])
         points = (np.arange(block) + rng.random()) / block
         drawn.append(rng.permutation(np.searchsorted(edges, points).clip(max=len(weights) - 1)))
-    return np.concatenate(drawn)[:n]
+    order: NDArray[np.int64] = np.concatenate(drawn)[:n]
+    return order
 
 
-class Crops(Dataset):
+class Crops(Dataset[tuple[Tensor, Tensor]]):
     """Give n augmented crops: image uint8 [3, S, S] and targets float16 [C, S, S] or, without channels, labels int32
     [1, S, S].
 
     Crop i depends on the seed and i alone, whatever process makes it and however many follow, so a training resumed
-    at crop i sees what an uninterrupted one would have seen. folds [K]: a mosaic's other images are of its own fold;
-    without them they may be any.
+    at crop i sees what an uninterrupted one would have seen. `fold_of` int64 [n]: the fold of each crop. Raises
+    UserError on augmentation groups that do not exist.
     """
 
-    def __init__(
-        self, images: list, labels: list, weights, n: int, channels, preset, crop_px: int, seed: int, folds=None
-    ):
-        self.images, self.labels = images, labels
-        self.channels, self.preset, self.crop_px, self.seed = channels, preset, crop_px, seed
-        weights = np.asarray(weights, float)
-        self.order = draw_images(weights, n, seed)
-        folds = np.zeros(len(weights), int) if folds is None else np.asarray(folds)
-        self.fold_of = folds[self.order]
-        of_fold = {fold: weights * (folds == fold) for fold in np.unique(folds)}
+    def __init__(self, source: Source, model: ModelConfig, train: TrainConfig, n: int, seed: int):
+        self.source, self.channels, self.crop_px, self.seed = source, model.channels, train.crop_px, seed
+        self.groups = leave_out(train.augment, train.leave_out)
+        self.order = draw_images(source.weights, n, seed)
+        self.fold_of = source.folds[self.order]
+        of_fold = {fold: source.weights * (source.folds == fold) for fold in np.unique(source.folds)}
         self.shares = {fold: part / part.sum() for fold, part in of_fold.items()}
 
     def __len__(self) -> int:
         return len(self.order)
 
-    def __getitem__(self, i: int):
-        rng = np.random.default_rng([self.seed, 1, i])
-        source = self.order[i]
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        rng, (images, labels) = np.random.default_rng([self.seed, 1, i]), (self.source.images, self.source.labels)
 
-        def partner():
-            other = rng.choice(len(self.images), p=self.shares[self.fold_of[i]])
-            return self.images[other], self.labels[other]
+        def draw_partner() -> Pair:
+            other = rng.choice(len(images), p=self.shares[self.fold_of[i]])
+            return images[other], labels[other]
 
-        image, labels = augment(self.images[source], self.labels[source], self.preset, self.crop_px, rng, partner)
-        targets = make_targets(labels, self.channels).astype(np.float16) if self.channels else np.int32(labels)[None]
+        first = self.order[i]
+        image, ids = augment(images[first], labels[first], self.groups, self.crop_px, rng, draw_partner)
+        targets = make_targets(ids, self.channels).astype(np.float16) if self.channels else ids[None]
         return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), torch.from_numpy(targets)
 
 
-class Pool(Dataset):
-    """Give n crops of those that lie in a folder (the stage crops) and are not of `fold`, each time turned anew.
+class Pool(Dataset[tuple[Tensor, Tensor]]):
+    """Give n crops of those made once (the stage crops), each time turned anew by the augmentation group dihedral.
 
-    All are seen before any is seen again. Crop i depends on the seed and i alone; it has the form that Crops gives.
-    turned: probability of one of the eight views.
+    images uint8 [K, 3, S, S], targets uint8 [K, C, S, S]; rows: which of the K are to be seen. All are seen before any
+    is seen again. Crop i depends on the seed and i alone; it has the form that Crops gives.
     """
 
-    def __init__(self, folder: Path, fold: int, n: int, turned: float, seed: int):
-        self.images, self.targets = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", "targets"))
-        self.turned, self.seed = turned, seed
-        rows = np.flatnonzero(np.load(folder / "folds.npy") != fold)
+    def __init__(
+        self,
+        images: NDArray[np.uint8],
+        targets: NDArray[np.uint8],
+        rows: NDArray[np.int64],
+        train: TrainConfig,
+        n: int,
+        seed: int,
+    ):
+        self.images, self.targets, self.seed = images, targets, seed
+        self.turned = leave_out(train.augment, train.leave_out)["dihedral"]
         self.order = rows[draw_images(np.ones(len(rows)), n, seed, block=len(rows))]
 
     def __len__(self) -> int:
         return len(self.order)
 
-    def __getitem__(self, i: int):
-        rng = np.random.default_rng([self.seed, 2, i])
-        arrays = [array[self.order[i]].transpose(1, 2, 0) for array in (self.images, self.targets)]
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        rng, row = np.random.default_rng([self.seed, 2, i]), self.order[i]
+        pair = self.images[row].transpose(1, 2, 0), self.targets[row].transpose(1, 2, 0)
         if rng.random() < self.turned:
-            arrays = turn(*arrays, int(rng.integers(8)))
-        image, targets = (torch.from_numpy(np.array(array.transpose(2, 0, 1), order="C")) for array in arrays)
+            pair = turn(*pair, int(rng.integers(8)))
+        image, targets = (torch.from_numpy(np.array(array.transpose(2, 0, 1), order="C")) for array in pair)
         return image, targets.half() / 255
 
 
-def make_crops(
-    pairs: Iterable[tuple[np.ndarray, np.ndarray]],
-    config: Config,
-    table: pd.DataFrame,
-    n: int,
-    seed: int,
-    by_fold: bool = False,
-) -> Crops:
-    """Return n crops of the images of a fold table; by_fold: no crop has content of two folds.
-
-    pairs: the table's images, uint8 [H, W, 3], and labels, uint16 [H, W], enlarged as the config asks, in its order.
-    """
-    t = config.train
-    images, labels = zip(*pairs, strict=True)
-    weights = table["weight"].to_numpy() if t.sampling == "balanced" else np.ones(len(table))
-    return Crops(
-        images,
-        labels,
-        weights,
-        n,
-        config.model.channels,
-        leave_out(t.augment, t.leave_out),
-        t.crop_px,
-        seed,
-        table["fold"].to_numpy() if by_fold else None,
-    )
-
-
-def pool_settings(config: Config) -> dict:
+def pool_settings(config: Config) -> dict[str, Any]:
     """Return the settings that decide the crops of a pool."""
     settings = {
         key: getattr(config.train, key) for key in ("pool", "crop_px", "augment", "leave_out", "sampling", "seed")

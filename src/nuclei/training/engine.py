@@ -3,16 +3,76 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, TypedDict, cast
 
 import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from nuclei.config.schema import TrainConfig
+from nuclei.errors import UserError
 from nuclei.networks.hardware import choose_precision, single_thread
+from nuclei.networks.losses import LossOf
 from nuclei.training.cuda_graph import Replayed
 
 LOG_EVERY = 20  # steps between rows of the history
+
+# What a checkpoint holds: the fields of Progress, and the states of network, average, optimizer and precision (the
+# loss scale).
+State = dict[str, Any]
+
+
+class DivergedError(UserError):
+    """Say that training has left the finite numbers, what of it is kept, and what to change."""
+
+
+class Row(TypedDict):
+    """A row of the history: the mean loss since the row before, and the held-out score where one was taken."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    score: float | None
+
+
+class Best(TypedDict):
+    """The best score so far and the averaged weights that reached it; -1 and None before the first evaluation."""
+
+    score: float
+    weights: dict[str, Tensor] | None
+
+
+@dataclass
+class Progress:
+    """How far training has come: steps done, seconds spent (counted where time is limited), best score and history."""
+
+    step: int = 0
+    elapsed: float = 0.0
+    best: Best = field(default_factory=lambda: Best(score=-1.0, weights=None))
+    history: list[Row] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learned: a network, the crops it learns from, its loss, and the score of the averaged network."""
+
+    network: nn.Module
+    crops: Dataset[tuple[Tensor, Tensor]]
+    loss_of: LossOf
+    evaluate: Callable[[nn.Module], float]
+
+
+@dataclass(frozen=True)
+class Outlets:
+    """Where training reports to: `save` takes the state at each checkpoint, `add_scalar` a name, a value and a step."""
+
+    save: Callable[[State], None]
+    title: str = "training"
+    add_scalar: Callable[[str, float, int], object] | None = None
 
 
 class StepBatches:
@@ -37,19 +97,22 @@ def rate_share(step: float, steps: int, warmup: float, floor: float = 0.01) -> f
     return floor + (1 - floor) * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising))) / 2
 
 
-def update_average(average: torch.nn.Module, network: torch.nn.Module, decay: float, step: int | torch.Tensor) -> None:
+def update_average(average: nn.Module, network: nn.Module, decay: float, step: int | Tensor) -> None:
     """Move `average`, buffers included, towards `network`; early steps move it faster, so it forgets its start.
 
     step: a tensor of one number where the call is recorded and replayed.
     """
-    early = (1 + step) / (10 + step)
-    share = 1 - (early.clamp(max=decay) if isinstance(step, torch.Tensor) else min(decay, early))
+    share: float | Tensor
+    if isinstance(step, Tensor):
+        share = 1 - ((1 + step) / (10 + step)).clamp(max=decay)
+    else:
+        share = 1 - min(decay, (1 + step) / (10 + step))
     with torch.no_grad():
         pairs = list(zip(average.state_dict().values(), network.state_dict().values(), strict=True))
         numbers = [pair for pair in pairs if pair[0].is_floating_point()]
         # All tensors in one call: a GPU would wait for each of hundreds of small ones.
         old, new = map(list, zip(*numbers, strict=True))
-        if isinstance(share, torch.Tensor):
+        if isinstance(share, Tensor):
             torch._foreach_add_(old, torch._foreach_mul(torch._foreach_sub(new, old), share))
         else:
             torch._foreach_lerp_(old, new, share)
@@ -58,152 +121,261 @@ def update_average(average: torch.nn.Module, network: torch.nn.Module, decay: fl
                 old.copy_(new)
 
 
-def parameter_groups(network, learning_rate: float, encoder_rate: float, weight_decay: float) -> list[dict]:
+def parameter_groups(network: nn.Module, train: TrainConfig) -> list[dict[str, Any]]:
     """Split parameters by rate (encoder or not) and decay (matrices only, as norms and biases carry no capacity)."""
-    encoder = {id(p) for p in network.body.encoder.parameters()}
-    groups = []
-    for in_encoder, share in ((True, encoder_rate), (False, 1.0)):
+    encoder = {id(p) for p in network.get_submodule("body.encoder").parameters()}
+    groups: list[dict[str, Any]] = []
+    for in_encoder, share in ((True, train.encoder_rate), (False, 1.0)):
         for decays in (True, False):
             chosen = [p for p in network.parameters() if (id(p) in encoder) == in_encoder and (p.ndim > 1) == decays]
-            rate = learning_rate * share
-            groups.append({"params": chosen, "lr": rate, "peak": rate, "weight_decay": weight_decay if decays else 0.0})
+            rate, decay = train.learning_rate * share, train.weight_decay if decays else 0.0
+            groups.append({"params": chosen, "lr": rate, "peak": rate, "weight_decay": decay})
     return [group for group in groups if group["params"]]
 
 
-def fit(
-    fabric,
-    network: torch.nn.Module,
-    crops: Dataset,
-    settings,
-    loss_of: Callable,
-    resume: dict | None,
-    save: Callable[[dict], None],
-    evaluate: Callable[[torch.nn.Module], float],
-    title: str,
-    writer=None,
-) -> dict:
-    """Train `network` on `crops` and return the final state, as given to `save` at every checkpoint.
+def all_finite(state: Mapping[str, Tensor]) -> bool:
+    """Return whether a state dict is free of NaN and infinity; a GPU is waited for once."""
+    return bool(torch.stack([value.isfinite().all() for value in state.values()]).all())
 
-    settings: an object with the fields of config.TrainConfig; loss_of: network, images and targets of a batch -> loss;
-    resume: a state that `save` was given, or None. Training ends after settings.steps or, if that is set, when
-    settings.seconds of the training thread's processor time have been spent, evaluation apart. The state holds step,
-    elapsed (seconds), network, average, optimizer, precision (the loss scale), best (score and weights) and
-    history (rows of step, loss, learning_rate, score). Training that is resumed goes through the same states as one
-    that never stopped. Raises ValueError if the processes cannot share a batch evenly or settings.cuda_graph is not
-    possible here.
+
+def check_devices(fabric: Fabric, train: TrainConfig) -> bool:
+    """Return whether steps are replayed as a CUDA graph.
+
+    Raises UserError if the processes cannot share a batch evenly, or if train.cuda_graph is not possible here.
     """
-    if settings.batch_size % fabric.world_size:
-        raise ValueError(f"train.batch_size {settings.batch_size} is not a multiple of {fabric.world_size} devices")
-    average = copy.deepcopy(network).eval().requires_grad_(False)
-    average = fabric.to_device(average)
-    groups = parameter_groups(network, settings.learning_rate, settings.encoder_rate, settings.weight_decay)
-    raw, replays = network, settings.cuda_graph and fabric.device.type == "cuda"
-    if replays and (fabric.world_size > 1 or choose_precision(settings.precision) == "16-mixed"):
-        raise ValueError("train.cuda_graph needs one GPU, and one that computes bf16: set it to false")
-    network, optimizer = fabric.setup(network, torch.optim.AdamW(groups, capturable=replays, fused=replays or None))
-    state = {"step": 0, "elapsed": 0.0, "best": {"score": -1.0, "weights": None}, "history": []}
-    if resume:
-        raw.load_state_dict(resume["network"])
-        average.load_state_dict(resume["average"])
-        optimizer.load_state_dict(resume["optimizer"])
-        fabric.strategy.precision.load_state_dict(resume["precision"])
-        state |= {key: copy.deepcopy(resume[key]) for key in state}
-    now = torch.zeros((), device=fabric.device)  # the step, where a graph can read it
-    if replays:
-        for group in optimizer.param_groups:
-            group["lr"] = torch.zeros((), device=fabric.device)
+    if train.batch_size % fabric.world_size:
+        raise UserError(f"train.batch_size {train.batch_size} is not a multiple of {fabric.world_size} devices")
+    replays = train.cuda_graph and fabric.device.type == "cuda"
+    if replays and (fabric.world_size > 1 or choose_precision(train.precision) == "16-mixed"):
+        raise UserError("train.cuda_graph needs one GPU, and one that computes bf16: set it to false")
+    return replays
 
-    def snapshot() -> dict:
-        return state | {
-            "network": raw.state_dict(),
-            "average": average.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "precision": fabric.strategy.precision.state_dict(),
+
+class Trainer:
+    """Train one network: `fit` does all of it, and the other methods are its parts.
+
+    Training ends after train.steps or, if that is set, when train.seconds of the training thread's processor time have
+    been spent, evaluation apart. Raises UserError as check_devices does.
+    """
+
+    def __init__(self, fabric: Fabric, task: Task, settings: TrainConfig, outlets: Outlets):
+        self.replays = check_devices(fabric, settings)
+        self.fabric, self.task, self.settings, self.outlets = fabric, task, settings, outlets
+        self.average = fabric.to_device(copy.deepcopy(task.network).eval().requires_grad_(False))
+        groups = parameter_groups(task.network, settings)
+        optimizer = torch.optim.AdamW(groups, capturable=self.replays, fused=self.replays or None)
+        self.network, self.optimizer = fabric.setup(task.network, optimizer)
+        self.work = Replayed(self.learn) if self.replays else self.learn
+        self.now = torch.zeros((), device=fabric.device)  # the step, where a graph can read it
+        self.progress, self.running, self.saved_step = Progress(), list[Tensor](), 0
+        self.share = self.clock = 0.0
+
+    def fit(self, resume: State | None = None) -> State:
+        """Train to the end and return the final state, as given to outlets.save at every checkpoint.
+
+        resume: a state that was saved, to resume from; training then goes through the same states as one that never
+        stopped. Raises DivergedError as soon as a loss or a weight is seen that is not finite, on every process, and
+        before such weights are saved.
+        """
+        self.start(resume)
+        with self.make_bar() as bar:
+            batches = self.batches()
+            self.clock = time.thread_time()
+            for image, target in batches:
+                self.step(image, target)
+                self.log(bar)
+                self.checkpoint()
+                bar.update()
+                if self.is_over:
+                    break
+                self.clock = time.thread_time()
+        return self.snapshot()
+
+    def start(self, resume: State | None) -> None:
+        """Make ready for the next step, from the state `resume` if there is one."""
+        if resume:
+            self.load(resume)
+        if self.replays:  # a graph reads rates from tensors
+            for group in self.optimizer.param_groups:
+                group["lr"] = torch.zeros((), device=self.fabric.device)
+        self.network.train()
+
+    def load(self, state: State) -> None:
+        """Take over a state that was saved; raise DivergedError if its weights are not finite."""
+        if not all_finite(state["average"]):
+            raise DivergedError(
+                f"{self.outlets.title}: the checkpoint of step {state['step']} holds weights that are not finite: "
+                f"delete it and train again with other settings. {likely_causes(self.settings)}"
+            )
+        self.task.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        self.progress = Progress(**{key.name: copy.deepcopy(state[key.name]) for key in fields(Progress)})
+        self.saved_step = self.progress.step
+
+    def snapshot(self) -> State:
+        """Return the state as it is saved; its tensors are the live ones, which the next step changes."""
+        return vars(self.progress) | {
+            "network": self.task.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
         }
 
-    # A checkpoint may have been written after the last step: there is nothing left to do then.
-    spent = settings.seconds is not None and state["elapsed"] >= settings.seconds
-    end = state["step"] if spent else settings.steps
-    batches = StepBatches(state["step"], end, settings.batch_size, fabric.global_rank, fabric.world_size)
-    loader = DataLoader(
-        crops,
-        batch_sampler=batches,
-        num_workers=settings.workers,
-        pin_memory=fabric.device.type == "cuda",
-        worker_init_fn=single_thread,
-        persistent_workers=False,
-        prefetch_factor=4 if settings.workers else None,
-    )
-    loader = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
+    @property
+    def is_over(self) -> bool:
+        """Return whether the steps, or the time, are used up."""
+        seconds = self.settings.seconds
+        return self.progress.step >= self.settings.steps or (seconds is not None and self.progress.elapsed >= seconds)
 
-    def learn(image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        loss = loss_of(network, image, target)
-        optimizer.zero_grad()
-        fabric.backward(loss)
-        fabric.clip_gradients(network, optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False)
-        optimizer.step()
-        update_average(average, raw, settings.ema, now if replays else state["step"])
+    def is_due(self, every: int) -> bool:
+        """Return whether something that is done every so many steps, and at the end, is done after this step."""
+        return self.progress.step % every == 0 or self.is_over
+
+    def make_bar(self) -> "tqdm[Any]":
+        """Return the progress bar, which only the first process shows."""
+        return tqdm(
+            desc=self.outlets.title,
+            initial=self.progress.step,
+            total=None if self.settings.seconds else self.settings.steps,
+            unit="step",
+            disable=not self.fabric.is_global_zero,
+            mininterval=2,
+            dynamic_ncols=True,
+        )
+
+    def batches(self) -> Iterable[tuple[Tensor, Tensor]]:
+        """Return the batches of images and targets from the next step on; none if a checkpoint was of the last step."""
+        step, fabric = self.progress.step, self.fabric
+        end = step if self.is_over else self.settings.steps
+        loader: Any = DataLoader(
+            self.task.crops,
+            batch_sampler=StepBatches(step, end, self.settings.batch_size, fabric.global_rank, fabric.world_size),
+            num_workers=self.settings.workers,
+            pin_memory=fabric.device.type == "cuda",
+            worker_init_fn=single_thread,
+            persistent_workers=False,
+            prefetch_factor=4 if self.settings.workers else None,
+        )
+        loader = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
+        return cast("Iterable[tuple[Tensor, Tensor]]", loader)
+
+    def step(self, image: Tensor, target: Tensor) -> None:
+        """Learn from one batch, and count the step and its time."""
+        self.set_rates()
+        self.seed_draws()
+        self.now.fill_(self.progress.step)
+        # All crops have one size, so searching for the fastest algorithms pays off.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=self.replays):
+            self.running.append(self.work(image, target))
+        self.progress.step += 1
+        if self.settings.seconds:
+            elapsed = self.progress.elapsed + time.thread_time() - self.clock
+            self.progress.elapsed = self.fabric.broadcast(elapsed)
+
+    def set_rates(self) -> None:
+        """Set the learning rates of the step; the schedule follows whichever of steps and time is closer to its end."""
+        settings, step = self.settings, float(self.progress.step)
+        if settings.seconds:
+            step = max(step, self.progress.elapsed / settings.seconds * settings.steps)
+        self.share = rate_share(step, settings.steps, settings.warmup)
+        for group in self.optimizer.param_groups:
+            if self.replays:
+                group["lr"].fill_(group["peak"] * self.share)
+            else:
+                group["lr"] = group["peak"] * self.share
+
+    def seed_draws(self) -> None:
+        """Let what a step draws (dropout) depend on seed, step and process alone: resumed training draws the same."""
+        draw = self.settings.seed * self.settings.steps + self.progress.step
+        torch.manual_seed(draw * self.fabric.world_size + self.fabric.global_rank)
+
+    def learn(self, image: Tensor, target: Tensor) -> Tensor:
+        """Move the weights and their average by one batch and return its loss; this is what a graph replays."""
+        loss = self.task.loss_of(self.network, image, target)
+        self.optimizer.zero_grad()
+        self.fabric.backward(loss)
+        self.fabric.clip_gradients(
+            self.network, self.optimizer, max_norm=self.settings.clip_norm, error_if_nonfinite=False
+        )
+        self.optimizer.step()
+        step = self.now if self.replays else self.progress.step
+        update_average(self.average, self.task.network, self.settings.ema, step)
         return loss.detach()
 
-    work, running = Replayed(learn) if replays else learn, []
-    progress = tqdm(
-        loader,
-        desc=title,
-        initial=state["step"],
-        total=None if settings.seconds else settings.steps,
-        unit="step",
-        disable=not fabric.is_global_zero,
-        mininterval=2,
-        dynamic_ncols=True,
+    def log(self, bar: "tqdm[Any]") -> None:
+        """Close a row of the history where one is due, and show it."""
+        scored = self.is_due(self.settings.evaluate_every)
+        if not scored and not self.is_due(LOG_EVERY):
+            return
+        row = Row(
+            step=self.progress.step,
+            loss=self.read_loss(),
+            learning_rate=self.settings.learning_rate * self.share,
+            score=self.evaluate() if scored else None,
+        )
+        self.progress.history.append(row)
+        best = self.progress.best
+        shown = {"loss": row["loss"]} | ({} if best["weights"] is None else {"score": best["score"]})
+        bar.set_postfix({key: f"{value:.3f}" for key, value in shown.items()}, refresh=False)
+        if self.outlets.add_scalar:
+            for key, value in row.items():
+                if key != "step" and value is not None:
+                    self.outlets.add_scalar(key, cast("float", value), row["step"])
+
+    def read_loss(self) -> float:
+        """Return the mean loss since the last row, over all processes; raise DivergedError if it is not finite.
+
+        A GPU is waited for only here: a loss that is not finite shows in the mean, whichever step it was of.
+        """
+        loss = float(cast("Tensor", self.fabric.all_reduce(torch.stack(self.running).double().mean())))
+        self.running = []
+        if not math.isfinite(loss):
+            raise self.diverged("the loss")
+        return loss
+
+    def evaluate(self) -> float:
+        """Return the score of the averaged weights, taken by the first process, and keep them if it is the best."""
+        score = self.task.evaluate(self.average) if self.fabric.is_global_zero else math.nan
+        score = self.fabric.broadcast(score)
+        if score > self.progress.best["score"]:
+            self.progress.best = Best(score=score, weights=copy.deepcopy(self.average.state_dict()))
+        return score
+
+    def checkpoint(self) -> None:
+        """Save the state where that is due; raise DivergedError instead if its weights are not finite.
+
+        The running loss is not in the state: a checkpoint is taken only where a row has just been closed.
+        """
+        step = self.progress.step
+        if not (self.is_over or (step % LOG_EVERY == 0 and step % self.settings.checkpoint_every < LOG_EVERY)):
+            return
+        # The last step may spoil weights at a finite loss. What was not finite once stays so in the average.
+        if not self.fabric.broadcast(all_finite(self.average.state_dict())):
+            raise self.diverged("the averaged weights")
+        if self.fabric.is_global_zero:
+            self.outlets.save(self.snapshot())
+        self.fabric.barrier()
+        self.saved_step = step
+
+    def diverged(self, what: str) -> DivergedError:
+        """Return the error that says since when `what` is not finite, what is kept, and what to change."""
+        rows = [row["step"] for row in self.progress.history if row["step"] < self.progress.step]
+        since = f"{what} stopped being finite in steps {max(rows, default=0) + 1} to {self.progress.step}"
+        kept = (
+            f"the checkpoint of step {self.saved_step} is kept, and its weights are finite"
+            if self.saved_step
+            else "no checkpoint had been written yet"
+        )
+        return DivergedError(f"{self.outlets.title}: {since}; {kept}. {likely_causes(self.settings)}")
+
+
+def likely_causes(train: TrainConfig) -> str:
+    """Say what usually makes training diverge, and which settings help."""
+    return (
+        f"Likely causes: too high a rate (lower train.learning_rate, {train.learning_rate}, or train.clip_norm, "
+        f"{train.clip_norm}); numbers beyond what fp16 holds (if that is computed in: train.precision is "
+        f"{train.precision}, set it to 32-true); too large a weight of a loss (train.loss, train.channel_weights); "
+        "NaN in the targets or in the initial weights"
     )
-    network.train()
-    last_time = time.thread_time()
-    for image, target in progress:
-        # Where the time is limited, the schedule goes by the larger share of the two limits that has been used.
-        used = state["elapsed"] / settings.seconds if settings.seconds else 0.0
-        share = rate_share(max(state["step"], used * settings.steps), settings.steps, settings.warmup)
-        # What a step draws (dropout) depends on seed, step and process alone: a resumed training draws the same.
-        draw = settings.seed * settings.steps + state["step"]
-        torch.manual_seed(draw * fabric.world_size + fabric.global_rank)
-        for group in optimizer.param_groups:
-            if replays:
-                group["lr"].fill_(group["peak"] * share)
-            else:
-                group["lr"] = group["peak"] * share
-        now.fill_(state["step"])
-        # Of crops of one size the fastest algorithms are worth a search.
-        with torch.backends.cudnn.flags(enabled=True, benchmark=replays):
-            running.append(work(image, target))
-        state["step"] += 1
-        step, last = state["step"], state["step"] == settings.steps
-        if settings.seconds:
-            state["elapsed"] = fabric.broadcast(state["elapsed"] + time.thread_time() - last_time)
-            last = last or state["elapsed"] >= settings.seconds
-        scored = step % settings.evaluate_every == 0 or last
-        if scored or step % LOG_EVERY == 0:
-            row = {
-                "step": step,
-                "loss": float(fabric.all_reduce(torch.stack(running).double().mean())),
-                "learning_rate": settings.learning_rate * share,
-                "score": None,
-            }
-            running = []
-            if scored:
-                row["score"] = fabric.broadcast(evaluate(average) if fabric.is_global_zero else None)
-                if row["score"] > state["best"]["score"]:
-                    state["best"] = {"score": row["score"], "weights": copy.deepcopy(average.state_dict())}
-            state["history"].append(row)
-            progress.set_postfix(loss=f"{row['loss']:.3f}", score=f"{state['best']['score']:.3f}", refresh=False)
-            if writer:
-                for key in ("loss", "learning_rate", "score"):
-                    if row[key] is not None:
-                        writer.add_scalar(key, row[key], step)
-        # The running loss is not in the state: a checkpoint is taken only where a row has just been closed.
-        if last or (step % LOG_EVERY == 0 and step % settings.checkpoint_every < LOG_EVERY):
-            if fabric.is_global_zero:
-                save(snapshot())
-            fabric.barrier()
-        if last:
-            break
-        last_time = time.thread_time()
-    return snapshot()

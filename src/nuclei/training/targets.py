@@ -1,38 +1,51 @@
 """Target maps that a network learns, computed from a label image."""
 
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, cast
+
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
+
+from nuclei.errors import UserError
+
+Labels = NDArray[Any]  # [H, W], integers in 0..65535
+Target = NDArray[np.float32]  # [H, W] in 0..1
 
 POINT_SIGMA_PX = 3
 LARGE_NUCLEUS_PX = 4000  # an image with a nucleus beyond this gets a wider border on background
 
 
-def as_uint16(labels: np.ndarray) -> np.ndarray:
+def as_uint16(labels: Labels) -> NDArray[np.uint16]:
     """Return labels int [H, W] as uint16; raise ValueError on one outside 0..65535."""
     if labels.size and (labels.min() < 0 or labels.max() > 65535):
         raise ValueError(f"labels {labels.min()}..{labels.max()} are not in 0..65535: number the nuclei from 1")
     return labels.astype(np.uint16, copy=False)
 
 
-def label_extremes(labels: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray]:
+def label_extremes(labels: NDArray[np.uint16], radius: int) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
     """Return the smallest and largest non-zero label in each (2·radius + 1)² window, 0 where there is none.
 
     labels uint16 [H, W] -> uint16 [H, W] twice.
     """
-    window = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
-    largest = cv2.dilate(labels, window, borderType=cv2.BORDER_REPLICATE)
     inverted = np.where(labels > 0, np.uint16(65535) - labels, np.uint16(0))
-    smallest = np.uint16(65535) - cv2.dilate(inverted, window, borderType=cv2.BORDER_REPLICATE)
-    return np.where(largest > 0, smallest, np.uint16(0)), largest
+    largest, largest_inverted = dilate(labels, radius), dilate(inverted, radius)
+    return np.where(largest > 0, np.uint16(65535) - largest_inverted, np.uint16(0)), largest
 
 
-def mask_target(labels: np.ndarray) -> np.ndarray:
+def dilate(labels: NDArray[np.uint16], radius: int) -> NDArray[np.uint16]:
+    """Return the largest value in each (2·radius + 1)² window: uint16 [H, W] -> uint16 [H, W]."""
+    window = np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)
+    return cast("NDArray[np.uint16]", cv2.dilate(labels, window, borderType=cv2.BORDER_REPLICATE))
+
+
+def mask_target(labels: Labels) -> Target:
     """Return 1 on every nucleus, 0 elsewhere: labels int [H, W] -> float32 [H, W]."""
     return (labels > 0).astype(np.float32)
 
 
-def border_target(labels: np.ndarray) -> np.ndarray:
+def border_target(labels: Labels) -> Target:
     """Return 1 between nuclei, 0 elsewhere: labels int [H, W] -> float32 [H, W].
 
     A pixel is border if two labels meet in its window. The window's half-width is 3 px on background (6 if the
@@ -52,11 +65,11 @@ def border_target(labels: np.ndarray) -> np.ndarray:
     return border.astype(np.float32)
 
 
-def center_target(labels: np.ndarray) -> np.ndarray:
+def center_target(labels: Labels) -> Target:
     """Return each pixel's distance to its nucleus's outline over the nucleus's largest: float32 [H, W] in 0..1.
 
     The energy of the deep watershed (Bai & Urtasun 2017), normalised per nucleus so that every nucleus, whatever
-    its size, peaks at 1. The image frame is no outline.
+    its size, peaks at 1. The image frame does not count as an outline.
     """
     labels = as_uint16(labels)
     smallest, largest = label_extremes(labels, 1)
@@ -68,16 +81,17 @@ def center_target(labels: np.ndarray) -> np.ndarray:
     distance = np.where(labels > 0, distance + 0.5, 0)
     peak = np.zeros(int(labels.max()) + 1)
     np.maximum.at(peak, labels, distance)
-    return (distance / np.maximum(peak, 0.5)[labels]).astype(np.float32)
+    center: Target = (distance / np.maximum(peak, 0.5)[labels]).astype(np.float32)
+    return center
 
 
-def core_target(labels: np.ndarray) -> np.ndarray:
+def core_target(labels: Labels) -> Target:
     """Return 1 on the core of each nucleus, where center_target is above a half: float32 [H, W]."""
     return (center_target(labels) > 0.5).astype(np.float32)
 
 
-def point_target(labels: np.ndarray) -> np.ndarray:
-    """Return a Gaussian of 3 px around the deepest pixel of each nucleus, cut at its outline: float32 [H, W] in 0..1."""
+def point_target(labels: Labels) -> Target:
+    """Return a Gaussian of 3 px around the deepest pixel of each nucleus, cut at its outline: float32 [H, W], 0..1."""
     deepest = ndimage.maximum_position(center_target(labels), labels, np.arange(1, int(labels.max()) + 1))
     y, x = np.array([(0.0, 0.0), *deepest]).T[:, labels]
     rows, columns = np.indices(labels.shape)
@@ -85,21 +99,39 @@ def point_target(labels: np.ndarray) -> np.ndarray:
     return np.where(labels > 0, np.exp(-squared / (2 * POINT_SIGMA_PX**2)), 0).astype(np.float32)
 
 
+class TargetChannel(NamedTuple):
+    """Hold what makes a target map of a label image, and what it is on a nucleus; it is 0 elsewhere."""
+
+    make: Callable[[Labels], Target]
+    meaning: str
+
+
 TARGETS = {
-    "mask": mask_target,
-    "border": border_target,
-    "center": center_target,
-    "core": core_target,
-    "point": point_target,
+    "mask": TargetChannel(mask_target, "1 on every nucleus"),
+    "border": TargetChannel(
+        border_target,
+        "1 where two nuclei meet in a small window, which grows with their size (the first place's rule without its "
+        "watershed gate)",
+    ),
+    "center": TargetChannel(
+        center_target,
+        "distance to the nucleus's outline over its largest: 1 at the core of every nucleus, whatever its size",
+    ),
+    "core": TargetChannel(core_target, "1 where center is above a half"),
+    "point": TargetChannel(point_target, "a Gaussian around the deepest pixel of every nucleus"),
 }
 
 
-def make_targets(labels: np.ndarray, channels: tuple[str, ...]) -> np.ndarray:
+def check_channels(names: Iterable[str]) -> None:
+    """Raise UserError listing the channels on an unknown name."""
+    if unknown := set(names) - TARGETS.keys():
+        raise UserError(f"unknown channel {', '.join(sorted(unknown))}; valid: {', '.join(TARGETS)}")
+
+
+def make_targets(labels: Labels, channels: tuple[str, ...]) -> NDArray[np.float32]:
     """Stack the targets of `channels`: labels int [H, W], 0..65535 -> float32 [C, H, W].
 
     Raises ValueError on an unknown channel or a label out of range.
     """
-    unknown = set(channels) - TARGETS.keys()
-    if unknown:
-        raise ValueError(f"unknown channel {', '.join(sorted(unknown))}; valid: {', '.join(TARGETS)}")
-    return np.stack([TARGETS[channel](labels) for channel in channels])
+    check_channels(channels)
+    return np.stack([TARGETS[channel].make(labels) for channel in channels])

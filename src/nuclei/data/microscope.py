@@ -1,0 +1,481 @@
+"""Images as microscopes, cameras and their programs store them: the axes of a file, and one picture of it as an array.
+
+The rules, which README tells users as well:
+
+* The content decides the format, not the suffix: PNG, JPEG, BMP, WebP, TIFF in all its forms. CZI, ND2 and LIF are
+  read by bioio.
+* Of several channels one is named (`View.channel`); a z-stack is projected to its maximum unless `View.plane` names a
+  plane; each time point is a picture of its own. What metadata leave open is refused, never guessed.
+* Pixels lie as they are stored: an orientation tag is not applied, as ImageJ and QuPath do not apply it either.
+* Transparency is dropped, a palette becomes the colours it stands for, CMYK becomes RGB without its colour profile, one
+  bit becomes 0 and 255, and where a TIFF says that 0 is white, values are inverted.
+* Values that are no finite number become the least finite one.
+"""
+
+import importlib
+import io
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+from tifffile import PHOTOMETRIC, TiffFile, TiffPageSeries
+
+from nuclei.data.images import MAX_PIXELS, PNG_SIGNATURE, to_8_bits
+from nuclei.errors import UserError
+
+VENDOR_SUFFIXES = (".czi", ".nd2", ".lif")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".btf", ".tf2", ".tf8", ".lsm"),
+    *VENDOR_SUFFIXES,
+)
+READER_EXTRA = "microscopes"
+# Little and big endian, of classic and of BigTIFF.
+TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# Of the values of an image that is not of 8 bits; what lies outside is clipped, as stardist does by default.
+PERCENTILES = (1.0, 99.8)
+PROJECTION = "max"
+AXES = {"T": "time points", "C": "channels", "Z": "planes", "Y": "height", "X": "width", "S": "colours"}
+COLOURS = ("red", "green", "blue")
+# TIFF says how a picture is to be printed, too: 300 dpi are 85 µm, which is no pixel of a microscope.
+MAX_PIXEL_UM = 10.0
+UM_OF_UNIT = {
+    # Both letters µ occur.
+    **dict.fromkeys(("µm", "μm", "um", "micron", "microns", "micrometer", "micrometre", "\\u00B5m"), 1.0),
+    **{"nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6, "inch": 25400.0},
+}
+
+
+@dataclass(frozen=True)
+class View:
+    """Say which picture is wanted of a file with several channels or planes."""
+
+    channel: str | None = None  # its name, or its number from 0
+    plane: str | None = None  # its number from 0, or PROJECTION, which a z-stack gets by default
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Hold one picture of a file, gray [H, W] or RGB [H, W, 3], in the values of the file, and where it comes from."""
+
+    pixels: NDArray[Any]
+    axes: str  # of the whole file, such as "CYX 3 x 128 x 128"
+    channel: str = ""  # number and name; empty where there is only one
+    plane: str = ""
+    pixel_size_um: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Hold the axes of a file, keys of AXES or unknown letters, with their sizes, and what is known of them."""
+
+    axes: str
+    shape: tuple[int, ...]
+    channels: tuple[str, ...] = ()  # names, as many as there are channels, or none
+    pixel_size_um: float | None = None
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The size of each axis."""
+        return dict(zip(self.axes, self.shape, strict=True))
+
+    def __str__(self) -> str:
+        return f"{self.axes} {' x '.join(map(str, self.shape))}"
+
+
+Result = TypeVar("Result")
+# From the numbers chosen along the axes T, C and Z to the array and its axes, in which T and C are gone.
+Read = Callable[[Mapping[str, list[int]]], tuple[NDArray[Any], str]]
+
+
+def count_times(path: Path, view: View) -> int:
+    """Return how many pictures a file holds: its time points, 1 without a series.
+
+    Only headers are read. Raises UserError naming the file, its axes and the option that resolves what is ambiguous.
+    """
+    if not _has_axes(path):
+        return 1
+    return _guard(path, lambda: _count_times(path, view))
+
+
+def read_picture(path: Path, view: View, time: int = 0) -> Picture:
+    """Read one picture of a file by the rules of this module.
+
+    Raises UserError naming the file, the fault and the fix.
+    """
+    return _guard(path, lambda: _read_stack(path, view, time) if _has_axes(path) else _read_flat(path, view))
+
+
+def normalise(pixels: NDArray[Any], robust: bool = True) -> tuple[NDArray[np.uint8], str]:
+    """Bring pixels, [H, W] or [H, W, 3] of any real type, to what networks see, uint8 [H, W, 3], and name the rule.
+
+    8-bit values pass unchanged, also where every one was widened to 16 bits. Other values are spread between their
+    PERCENTILES over 0..255, all colours alike, as stardist does and cellpose much alike: neither an offset nor a hot
+    pixel matters. Without `robust`, integers lose the bits below their upper 8 (`to_8_bits`), and real numbers must be
+    0..1; else UserError is raised.
+    """
+    if pixels.dtype == np.uint8:
+        values, rule = pixels, "8-bit values, unchanged"
+    elif pixels.dtype == np.uint16 and not (pixels % 257).any():
+        values, rule = to_8_bits(pixels), "16-bit values that are widened 8-bit values, given back"
+    elif robust:
+        low, high = (float(value) for value in np.percentile(pixels, PERCENTILES))
+        if low == high:  # nearly all pixels are equal
+            low, high = float(pixels.min()), float(pixels.max())
+        spread = (pixels.astype(np.float64) - low) / ((high - low) or 1.0)
+        values = np.rint(255 * np.clip(spread, 0, 1)).astype(np.uint8)
+        rule = f"percentiles {PERCENTILES[0]:g} and {PERCENTILES[1]:g}: {low:g}..{high:g}"
+    else:
+        values, rule = _cut_bits(pixels)
+    return (np.dstack([values] * 3) if values.ndim == 2 else np.ascontiguousarray(values)), rule
+
+
+def _cut_bits(pixels: NDArray[Any]) -> tuple[NDArray[np.uint8], str]:
+    low, high = pixels.min(), pixels.max()
+    if pixels.dtype.kind == "f":
+        if low < 0 or high > 1:
+            raise UserError(f"values {low:g}..{high:g} are not 0..1, so they need normalisation: no --no-normalise")
+        return np.rint(255 * pixels).astype(np.uint8), "0..1 times 255"
+    if low < 0 or high > 65535:
+        raise UserError(f"values {low}..{high} do not fit 16 bits, so they need normalisation: no --no-normalise")
+    return to_8_bits(pixels.astype(np.uint16)), f"the upper 8 of {max(int(high).bit_length(), 8)} bits"
+
+
+def _guard(path: Path, work: Callable[[], Result]) -> Result:
+    """Call `work`; whatever goes wrong in a damaged file becomes a UserError that names it."""
+    try:
+        return work()
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # readers of damaged files raise anything
+        text = str(error).strip("'\"") or type(error).__name__
+        if "imagecodecs" in text:
+            text = f"{text}: pip install imagecodecs, or save it uncompressed"
+        raise UserError(text if text.startswith(str(path)) else f"{path} cannot be read: {text}") from error
+
+
+def _has_axes(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) in TIFF_SIGNATURES or path.suffix.lower() in VENDOR_SUFFIXES
+
+
+def _check_size(height: int, width: int) -> None:
+    if height * width > MAX_PIXELS:
+        raise UserError(f"{width:,} x {height:,} pixels, more than {MAX_PIXELS:,}: cut it into tiles")
+
+
+# ---- Pictures without axes ----
+
+
+def _read_flat(path: Path, view: View) -> Picture:
+    data = path.read_bytes()
+    pixels = _decode_png(data) if data.startswith(PNG_SIGNATURE) else _decode_by_pillow(data)
+    layout = Layout("YXS"[: pixels.ndim], pixels.shape)
+    _choose(layout, replace(view, channel=None) if pixels.ndim == 3 else view, 0)
+    return _finish(pixels, layout, view)
+
+
+def _decode_png(data: bytes) -> NDArray[Any]:
+    """Decode by OpenCV, as Pillow has no colours of 16 bits."""
+    _check_size(*(int.from_bytes(data[start : start + 4], "big") for start in (20, 16)))
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise UserError("it is a broken PNG (cut short or damaged): copy or export it again")
+    if pixels.ndim == 2:
+        return pixels
+    return pixels[..., 2::-1]  # BGR, and perhaps transparency, to RGB
+
+
+def _decode_by_pillow(data: bytes) -> NDArray[Any]:
+    """Decode by Pillow, which refuses what is cut short, where OpenCV fills it with gray."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _check_size has the limit
+        try:
+            image = Image.open(io.BytesIO(data), formats=["JPEG", "BMP", "WEBP"])
+        except Image.UnidentifiedImageError:
+            raise UserError("it is no image of a known format: save it as TIFF or PNG") from None
+        _check_size(image.height, image.width)
+        return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+
+
+# ---- Files with axes ----
+
+
+def _count_times(path: Path, view: View) -> int:
+    if path.suffix.lower() in VENDOR_SUFFIXES:
+        layout, _ = _open_vendor(path)
+    else:
+        with TiffFile(path) as tiff:
+            layout, _ = _open_tiff(tiff, view)
+    _choose(layout, view, 0)
+    return layout.sizes.get("T", 1)
+
+
+def _read_stack(path: Path, view: View, time: int) -> Picture:
+    if path.suffix.lower() in VENDOR_SUFFIXES:
+        layout, read = _open_vendor(path)
+        return _project(layout, read, view, time)
+    with TiffFile(path) as tiff:
+        layout, read = _open_tiff(tiff, view)
+        return _project(layout, read, view, time)
+
+
+def _project(layout: Layout, read: Read, view: View, time: int) -> Picture:
+    """Read what is chosen of the axes T, C and Z, and bring it to a picture."""
+    chosen = _choose(layout, view, time)
+    array, axes = read(chosen)
+    if "Z" in axes:
+        # Of numbers and NaN, fmax takes the number.
+        array, axes = np.fmax.reduce(array, axis=axes.index("Z")), axes.replace("Z", "")
+    pixels = np.moveaxis(array, [axes.index(axis) for axis in "YXS" if axis in axes], range(array.ndim))
+    return _finish(pixels, layout, view, chosen)
+
+
+def _finish(pixels: NDArray[Any], layout: Layout, view: View, chosen: Mapping[str, list[int]] | None = None) -> Picture:
+    """Make a Picture of pixels [H, W] or [H, W, 3]: of its colours one where a channel is wanted, and finite values."""
+    channel, plane, chosen = "", "", chosen or {}
+    if pixels.ndim == 3 and view.channel is not None:
+        number = _find_channel(view.channel, COLOURS, 3)
+        pixels, channel = pixels[..., number], f"{number} {COLOURS[number]}"
+    elif "C" in chosen:
+        number = chosen["C"][0]
+        channel = " ".join([str(number), *layout.channels[number : number + 1]]).strip()
+    if "Z" in chosen:
+        plane = str(chosen["Z"][0]) if len(chosen["Z"]) == 1 else f"{PROJECTION} of {len(chosen['Z'])}"
+    pixels, notes = _make_finite(pixels)
+    return Picture(np.ascontiguousarray(pixels), str(layout), channel, plane, layout.pixel_size_um, notes)
+
+
+def _make_finite(pixels: NDArray[Any]) -> tuple[NDArray[Any], tuple[str, ...]]:
+    if pixels.dtype.kind not in "uif":
+        raise UserError(f"its values are of type {pixels.dtype}: save it with real numbers")
+    pixels = pixels.astype(np.float32 if pixels.dtype == np.float16 else pixels.dtype.newbyteorder("="), copy=False)
+    finite = np.isfinite(pixels)
+    if finite.all():
+        return pixels, ()
+    if not finite.any():
+        raise UserError("none of its values is a finite number: export it again")
+    count = int(pixels.size - finite.sum())
+    return np.where(finite, pixels, pixels[finite].min()), (f"{count} values that are no finite number",)
+
+
+def _choose(layout: Layout, view: View, time: int) -> dict[str, list[int]]:
+    """Return the numbers wanted along T, C and Z, those of them that a file has; refuse what is ambiguous."""
+    sizes = layout.sizes
+    unknown = [axis for axis in layout.axes if axis not in AXES]
+    if unknown:
+        raise UserError(
+            f"it has axes {layout}, and does not say what {', '.join(unknown)} is: give --plane {PROJECTION} (or a "
+            "number) if it is a z-stack, --channel if these are channels, or save it as OME-TIFF"
+        )
+    if not ("C" in sizes or "S" in sizes) and view.channel is not None:
+        _find_channel(view.channel, layout.channels, 1)
+    chosen = {"T": [time]} if "T" in sizes else {}
+    if "C" in sizes:
+        if view.channel is None and sizes["C"] > 1:
+            raise UserError(
+                f"it has axes {layout}, {sizes['C']} channels: choose the one with the nuclei by --channel, "
+                f"one of {_list_channels(layout.channels, sizes['C'])}"
+            )
+        chosen["C"] = [0 if view.channel is None else _find_channel(view.channel, layout.channels, sizes["C"])]
+    n_planes = sizes.get("Z", 1)
+    if view.plane in (None, PROJECTION):
+        planes = list(range(n_planes))
+    elif view.plane is not None and view.plane.isdecimal() and int(view.plane) < n_planes:
+        planes = [int(view.plane)]
+    else:
+        raise UserError(
+            f"it has axes {layout}, and no plane {view.plane}: choose --plane {PROJECTION} or 0..{n_planes - 1}"
+        )
+    return chosen | ({"Z": planes} if "Z" in sizes else {})
+
+
+def _find_channel(wanted: str, names: tuple[str, ...], count: int) -> int:
+    """Return the number of a channel that is given by its name, in any case, or by its number from 0."""
+    numbers = [number for number, name in enumerate(names) if name.casefold() == wanted.strip().casefold()]
+    if len(numbers) == 1:
+        return numbers[0]
+    if not numbers and wanted.strip().isdecimal() and int(wanted) < count:
+        return int(wanted)
+    problem = "several channels are" if numbers else "no channel is"
+    raise UserError(f"{problem} called {wanted!r}: choose one of {_list_channels(names, count)} by --channel")
+
+
+def _list_channels(names: tuple[str, ...], count: int) -> str:
+    return ", ".join(f"{i} ({names[i]})" if i < len(names) and names[i] else str(i) for i in range(count))
+
+
+# ---- TIFF ----
+
+
+def _open_tiff(tiff: TiffFile, view: View) -> tuple[Layout, Read]:
+    """Return the layout of a TIFF, and the function that reads it while the file is open."""
+    series = tiff.series[0]
+    if len(tiff.series) > 1:
+        shapes = "; ".join(f"{one.axes} {' x '.join(map(str, one.shape))}" for one in tiff.series)
+        raise UserError(f"it holds {len(tiff.series)} images ({shapes}): save each as a file of its own")
+    axes = _name_axes(series, view)
+    sizes = dict(zip(axes, series.shape, strict=True))
+    _check_size(sizes["Y"], sizes["X"])
+    ome = _read_ome(tiff)
+    names = tuple(str(channel.get("Name", "")) for channel in _as_list(ome.get("Channel", [])))
+    names = names if len(names) == sizes.get("C", 1) else ()
+    shown = [i for i, axis in enumerate(axes) if not (axis == "S" and _is_gray(series))]
+    layout = Layout(
+        "".join(axes[i] for i in shown), tuple(series.shape[i] for i in shown), names, _read_pixel_size(tiff, ome)
+    )
+    return layout, lambda chosen: _read_series(tiff, series, axes, chosen)
+
+
+def _is_gray(series: TiffPageSeries) -> bool:
+    """Return whether samples of a pixel are a gray value and its transparency."""
+    page = series.keyframe
+    alpha = page.samplesperpixel == 2 and len(page.extrasamples) == 1 and page.extrasamples[0] != 0
+    return bool(alpha and page.photometric in (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE))
+
+
+def _name_axes(series: TiffPageSeries, view: View) -> str:
+    """Return the axes of a series, S only for colours, and an axis without a name as what the view says that it is."""
+    axes, page = series.axes, series.keyframe
+    colour = page.photometric in (PHOTOMETRIC.RGB, PHOTOMETRIC.YCBCR, PHOTOMETRIC.SEPARATED)
+    if "S" in axes and not (colour and page.samplesperpixel in (3, 4)) and not _is_gray(series) and "C" not in axes:
+        axes = axes.replace("S", "C")
+    unknown = [axis for axis in axes if axis not in AXES]
+    if len(unknown) == 1 and unknown[0] in "IQ":
+        if view.plane is not None and "Z" not in axes:
+            return axes.replace(unknown[0], "Z")
+        if view.channel is not None and "C" not in axes:
+            return axes.replace(unknown[0], "C")
+    return axes
+
+
+def _read_series(
+    tiff: TiffFile, series: TiffPageSeries, axes: str, chosen: Mapping[str, list[int]]
+) -> tuple[NDArray[Any], str]:
+    """Read what is chosen of a series, of many pages only those that are needed, and drop T and C."""
+    page_shape = tuple(series.keyframe.shape)
+    n_leading = len(axes) - len(page_shape)
+    leading = tuple(series.shape[:n_leading])
+    whole = [list(range(size)) for size in series.shape]
+    wanted = [chosen.get(axis, everything) for axis, everything in zip(axes, whole, strict=True)]
+    if n_leading > 0 and series.shape[n_leading:] == page_shape and len(series.pages) == math.prod(leading):
+        pages = np.ravel_multi_index(np.ix_(*wanted[:n_leading]), leading).ravel().tolist()
+        array = tiff.asarray(key=pages, series=0).reshape(*map(len, wanted[:n_leading]), *page_shape)
+        wanted[:n_leading] = [list(range(len(one))) for one in wanted[:n_leading]]
+    else:
+        array = series.asarray()
+    for i, numbers in enumerate(wanted):
+        if len(numbers) < array.shape[i]:
+            array = array.take(numbers, axis=i)
+    for axis in "TC":
+        if axis in axes:
+            array, axes = array.take(0, axis=axes.index(axis)), axes.replace(axis, "")
+    return _to_colours(series, array, axes)
+
+
+def _to_colours(series: TiffPageSeries, array: NDArray[Any], axes: str) -> tuple[NDArray[Any], str]:
+    """Bring the values of a TIFF to gray, or to RGB along a last axis S."""
+    page = series.keyframe
+    if array.dtype == bool:
+        array = array.astype(np.uint8) * np.uint8(255)
+    if page.photometric == PHOTOMETRIC.PALETTE and page.colormap is not None:
+        return (page.colormap >> 8).astype(np.uint8).T[array], axes + "S"
+    if page.photometric == PHOTOMETRIC.MINISWHITE and array.dtype.kind == "u":
+        array = np.iinfo(array.dtype).max - array
+    if "S" not in axes:
+        return array, axes
+    array, axes = np.moveaxis(array, axes.index("S"), -1), axes.replace("S", "") + "S"
+    if _is_gray(series):
+        return array[..., 0], axes[:-1]
+    if page.photometric != PHOTOMETRIC.SEPARATED:
+        return array[..., :3], axes
+    if array.dtype != np.uint8 or array.shape[-1] != 4 or array.ndim != 3:
+        raise UserError("it is CMYK of another kind than one picture of 8 bits: save it as RGB")
+    return np.asarray(Image.fromarray(np.ascontiguousarray(array), "CMYK").convert("RGB")), axes
+
+
+def _read_ome(tiff: TiffFile) -> dict[str, Any]:
+    """Return what OME-XML says of the pixels of the first image; an empty dict without it."""
+    if not tiff.ome_metadata:
+        return {}
+    image = _as_list(tifffile.xml2dict(tiff.ome_metadata).get("OME", {}).get("Image", {}))[0]
+    pixels: dict[str, Any] = image.get("Pixels", {})
+    return pixels
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _read_pixel_size(tiff: TiffFile, ome: Mapping[str, Any]) -> float | None:
+    """Return the side of a pixel in µm by OME, ImageJ or the resolution; None if unknown or not square."""
+    sizes = [_read_ome_size(ome, axis) for axis in "XY"]
+    if None in sizes:
+        page = tiff.pages.first
+        tags = [page.tags.get(name) for name in ("XResolution", "YResolution")]
+        unit_tag = page.tags.get("ResolutionUnit")
+        unit = {2: "inch", 3: "cm"}.get(int(unit_tag.value) if unit_tag else 2)
+        if tiff.imagej_metadata and tiff.imagej_metadata.get("unit"):
+            unit = str(tiff.imagej_metadata["unit"])
+        scale = UM_OF_UNIT.get(unit or "")
+        if scale is None or None in tags:
+            return None
+        per_unit = [tag.value[0] / (tag.value[1] or 1) for tag in tags if tag]
+        sizes = [scale / value if value else None for value in per_unit]
+        if any(size is None or size > MAX_PIXEL_UM for size in sizes):
+            return None
+    x, y = (float(size or 0) for size in sizes)
+    return x if x > 0 and math.isclose(x, y, rel_tol=0.01) else None
+
+
+def _read_ome_size(ome: Mapping[str, Any], axis: str) -> float | None:
+    scale = UM_OF_UNIT.get(str(ome.get(f"PhysicalSize{axis}Unit", "µm")))
+    size = ome.get(f"PhysicalSize{axis}")
+    return None if size is None or scale is None else float(size) * scale
+
+
+# ---- Files of vendors ----
+
+
+def _open_vendor(path: Path) -> tuple[Layout, Read]:
+    """Return the layout of a CZI, ND2 or LIF file, and the function that reads it, by bioio if it is installed."""
+    try:
+        bioio = importlib.import_module("bioio")
+        image = bioio.BioImage(path)
+    except Exception as error:
+        if not (isinstance(error, ImportError) or type(error).__name__ == "UnsupportedFileFormatError"):
+            raise
+        suffix = path.suffix.lower()
+        raise UserError(
+            f"{path}: {suffix} files need a reader that is not installed (or this one is damaged): "
+            f"pip install 'nuclei[{READER_EXTRA}]', or save it as OME-TIFF"
+        ) from None
+    if len(image.scenes) > 1:
+        raise UserError(f"it holds {len(image.scenes)} scenes: save each as a file of its own")
+    axes = str(image.dims.order)
+    kept = [i for i, axis in enumerate(axes) if axis in "YX" or image.shape[i] > 1]
+    side_x, side_y = image.physical_pixel_sizes.X, image.physical_pixel_sizes.Y
+    square = side_x and side_y and math.isclose(side_x, side_y, rel_tol=0.01)
+    layout = Layout(
+        "".join(axes[i] for i in kept),
+        tuple(int(image.shape[i]) for i in kept),
+        tuple(map(str, image.channel_names or ())),
+        float(side_x) if square else None,
+    )
+    _check_size(layout.sizes["Y"], layout.sizes["X"])
+
+    def read(chosen: Mapping[str, list[int]]) -> tuple[NDArray[Any], str]:
+        rest = "".join(axis for axis in layout.axes if axis not in "TC")
+        picked: dict[str, Any] = {axis: numbers[0] for axis, numbers in chosen.items() if axis in "TC"}
+        picked |= {"Z": chosen["Z"]} if "Z" in chosen else {}
+        return np.asarray(image.get_image_data(rest, **picked)), rest
+
+    return layout, read

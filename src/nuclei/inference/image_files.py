@@ -1,0 +1,224 @@
+"""Which files are a user's images, what their results are called, and how each is read: all that needs no network."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nuclei.data.archives import MAX_ID_BYTES, Archive, is_clutter, open_archive
+from nuclei.data.images import decode_image
+from nuclei.data.microscope import SUFFIXES, Picture, View, count_times, normalise, read_picture
+from nuclei.errors import UserError
+from nuclei.runs.files import file_hash, read_json
+
+MADE_BY = "nuclei predict-images"
+RECORD = ".json"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Say how images are read: which picture of a file, whether values are normalised, the side of a pixel in µm."""
+
+    view: View = field(default_factory=View)
+    normalise: bool = True
+    pixel_size_um: float | None = None  # instead of what a file says
+
+    def record(self) -> dict[str, Any]:
+        """Return all settings as JSON holds them."""
+        return asdict(self.view) | {"normalise": self.normalise, "pixel_size_um": self.pixel_size_um}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Hold one image to be segmented: a file, a time point of one, or an image of an official archive."""
+
+    name: str  # what the names of its results begin with
+    path: Path
+    time: int | None = None
+    archive: Archive | None = None
+
+    @property
+    def file(self) -> str:
+        """The image's file, as people are told."""
+        return in_utf8(str(self.path) if self.archive is None else f"{self.path}: {self.archive.image_name(self.name)}")
+
+    def hash(self) -> str:
+        """Return the sha256 of the file's content, hexadecimal."""
+        if self.archive is None:
+            return file_hash(self.path)
+        return hashlib.sha256(self.archive.read(self.archive.image_name(self.name))).hexdigest()
+
+    def read(self, reading: Reading) -> tuple[Picture, NDArray[np.uint8], str]:
+        """Return the image in its own values, as uint8 [H, W, 3] for the networks, and the rule that led there.
+
+        Official archives are read as the pipeline reads them. Raises UserError naming the file and the fault.
+        """
+        if self.archive is not None:
+            image = decode_image(self.archive.read(self.archive.image_name(self.name)), self.file)
+            return Picture(image, f"YXS {' x '.join(map(str, image.shape))}"), image, "official archive, as it is"
+        picture = read_picture(self.path, reading.view, self.time or 0)
+        try:
+            image, rule = normalise(picture.pixels, reading.normalise)
+        except ValueError as error:
+            raise UserError(f"{self.path}: {error}") from None
+        return replace(picture, pixel_size_um=reading.pixel_size_um or picture.pixel_size_um), image, rule
+
+
+def in_utf8(text: str) -> str:
+    """Return a text with "?" for what UTF-8 cannot hold: bytes in names that other systems wrote."""
+    return text.encode(errors="replace").decode()
+
+
+def find_images(paths: Iterable[Path], recursive: bool = False) -> list[Source]:
+    """Return the images among files, folders of them, and official archives (zips or extracted), in order.
+
+    recursive: those in nested folders, too. Left-overs of operating systems and this command's own results are skipped.
+    A file that is named twice counts once; files of one name get distinct ones by `name_files`. Raises UserError on a
+    missing path, and on a folder without images.
+    """
+    files: dict[Path, Path] = {}
+    archived: list[Source] = []
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"no image or folder {path}")
+        found = list_files(path, recursive) if path.is_dir() else [path]
+        if path.suffix.lower() == ".zip" or (path.is_dir() and _is_archive(path)):
+            archive = open_archive(path, "test")
+            archived += [Source(image_id, path, archive=archive) for image_id in archive.image_ids]
+        elif not found:
+            nested = not recursive and list_files(path, recursive=True)
+            fix = "its folders have some: give --recursive" if nested else f"looked for *{', *'.join(SUFFIXES)}"
+            raise UserError(f"no images in {path}; {fix}")
+        else:
+            files |= {file.resolve(): file for file in found if file.resolve() not in files}
+    named = zip(name_files(list(files.values())), files.values(), strict=True)
+    sources = archived + [Source(name, path) for name, path in named]
+    check_names(sources)
+    return sources
+
+
+def _is_archive(folder: Path) -> bool:
+    """Return whether a folder is an official archive, extracted: <image_id>/images/<image_id>.png, no image beside."""
+    inner = (path for path in folder.glob("*/images/*") if path.suffix.lower() == ".png")
+    return not list_files(folder) and any(path.stem == path.parents[1].name for path in inner)
+
+
+def list_files(folder: Path, recursive: bool = False) -> list[Path]:
+    """Return the files of a folder that are meant as images, sorted."""
+    found = []
+    for path in sorted(folder.rglob("*") if recursive else folder.iterdir()):
+        inner = path.relative_to(folder).as_posix()
+        if path.suffix.lower() in SUFFIXES and not is_clutter(inner) and path.is_file():
+            found.append(path)
+    own = {parent: own_results(parent) for parent in {path.parent for path in found}}
+    return [path for path in found if path.name not in own[path.parent]]
+
+
+def own_results(folder: Path) -> set[str]:
+    """Return the names of the files in a folder that this command wrote, by the records that lie beside them."""
+    records = (read_record(path) for path in folder.glob(f"*{RECORD}"))
+    return {file for record in records if record for file in record["files"]}
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """Return what this command recorded of an image; None where there is no such file, or another program's."""
+    try:
+        record = read_json(path)
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and record.get("made_by") == MADE_BY else None
+
+
+def name_files(paths: Sequence[Path]) -> list[str]:
+    """Return a distinct name for the results of each file, in the order of the files.
+
+    It is the file's name without its suffix, if no other file has it, in any case of letters. Of several, the folders
+    below the one that they have in common go before it, and if that is not enough the suffix after it: x_a, y_a; a_png,
+    a_tif. What is equal even then is numbered: a_png_2.
+    """
+    groups: dict[str, list[Path]] = defaultdict(list)
+    for path in paths:
+        groups[_stem(path).casefold()].append(path)
+    names = {path: _stem(path) for path in paths}
+    for group in groups.values():
+        if len(group) > 1:
+            common = Path(os.path.commonpath([path.resolve().parent for path in group]))
+            short = {path: "_".join([*path.resolve().parent.relative_to(common).parts, _stem(path)]) for path in group}
+            if len({name.casefold() for name in short.values()}) < len(group):
+                short = {path: f"{name}_{path.suffix[1:]}" for path, name in short.items()}
+            names |= short
+    taken: set[str] = set()
+    for path, name in sorted(names.items(), key=lambda item: (len(groups[_stem(item[0]).casefold()]), item[0])):
+        unique, number = name, 1
+        while unique.casefold() in taken:
+            number += 1
+            unique = f"{name}_{number}"
+        taken.add(unique.casefold())
+        names[path] = unique
+    return [names[path] for path in paths]
+
+
+def _stem(path: Path) -> str:
+    stem = in_utf8(path.stem)
+    return stem.removesuffix(".ome") or stem
+
+
+def check_names(sources: Sequence[Source]) -> None:
+    """Raise UserError if two images have one name, so that their results would overwrite each other."""
+    seen: dict[str, Source] = {}
+    for source in sources:
+        first = seen.setdefault(source.name.casefold(), source)
+        if first is not source:
+            raise UserError(
+                f"{first.file} and {source.file} are both called {source.name}: rename one, or give them in two calls"
+            )
+
+
+def split_times(source: Source, reading: Reading) -> list[Source]:
+    """Return the images of a source: of a time series one for each time point, <name>_t000, <name>_t001 and so on.
+
+    Raises UserError naming the file if it is damaged, if it is open which picture of it is wanted, or if its name is
+    too long to name results.
+    """
+    if (length_bytes := len(source.name.encode())) > MAX_ID_BYTES:
+        raise UserError(f"{source.path}: its name has {length_bytes} bytes, more than {MAX_ID_BYTES}: shorten it")
+    if source.archive is not None or (times := count_times(source.path, reading.view)) == 1:
+        return [source]
+    return [replace(source, name=f"{source.name}_t{time:03d}", time=time) for time in range(times)]
+
+
+def check_folder(output: Path) -> None:
+    """Make the folder of results; raise UserError if it is a file, or if nothing can be written there."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        fault = "it is a file" if output.is_file() else (error.strerror or str(error))
+        raise UserError(f"nothing can be written to {output} ({fault}): name another folder by --output") from None
+
+
+def describe_change(found: dict[str, Any] | None, wanted: dict[str, Any]) -> str:
+    """Say why the results of a record, or of none, are not those that are wanted; nothing if they are."""
+    if found is None:
+        return "no results yet"
+    if not found.get("finished"):
+        return "unfinished"
+    made = found.get("made_from", {})
+    names = {"image_sha256": "the image has changed", "weights_sha256": "other weights", "version": "other version"}
+    changes = [text for key, text in names.items() if made.get(key) != wanted[key]]
+    old, new = made.get("settings", {}), wanted["settings"]
+    changes += [
+        f"{key}: {json.dumps(old.get(key))} -> {json.dumps(value)}"
+        for key, value in new.items()
+        if old.get(key) != value
+    ]
+    return "; ".join(changes)

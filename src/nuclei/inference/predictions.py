@@ -1,0 +1,42 @@
+"""What a run keeps of one image: its prediction, its scored candidates, and the thresholds that it is decoded with.
+
+Maps are stored in steps of 1/255, maps/<split>/<id>.npz; a detector also leaves detections/<split>/<id>.npz.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nuclei.candidates.table import Candidates
+from nuclei.decoding.methods import Prediction
+from nuclei.decoding.tuning import Tuned
+from nuclei.networks.maps import dequantise, quantise
+from nuclei.runs.files import named, read_arrays, read_json, write_arrays
+from nuclei.runs.layout import Run
+
+
+def write_prediction(run: Run, split: str, image_id: str, prediction: Prediction) -> None:
+    """Write the maps of one image, and before them its detections, so that what has maps is complete."""
+    if prediction.detections is not None:
+        write_arrays(run.detections(split) / f"{image_id}.npz", prediction.detections)
+    write_arrays(run.maps(split) / f"{image_id}.npz", quantise(prediction.maps))
+
+
+def read_prediction(run: Run, split: str, image_id: str) -> Prediction:
+    """Read the maps of one image, and its detections if there are any; raise FileNotFoundError if there are no maps."""
+    path, detections = (folder / f"{image_id}.npz" for folder in (run.maps(split), run.detections(split)))
+    with named(path):
+        maps = dequantise(read_arrays(path))
+    return Prediction(maps, read_arrays(detections) if detections.is_file() else None)
+
+
+def read_scored(run: Run, split: str, image_id: str) -> tuple[Candidates, NDArray[np.float32]]:
+    """Read the N candidates of one image and their scores, [N, 11], columns as boosters.TARGETS."""
+    path = run.candidates(split) / f"{image_id}.npz"
+    with named(path):
+        candidates = Candidates.unpack(read_arrays(path))
+    return candidates, read_arrays(run.scores(split) / f"{image_id}.npz", ["scores"])["scores"]
+
+
+def read_tuned(run: Run) -> Tuned:
+    """Read the thresholds that a run's images are decoded with."""
+    return Tuned.from_json(read_json(run.tuned), str(run.tuned))

@@ -1,0 +1,325 @@
+"""Files of every kind give the picture that was put into them, and what is ambiguous or damaged is refused by name."""
+
+import importlib
+import sys
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from shared_cases import find_case
+from skimage.filters import threshold_otsu
+from skimage.measure import label
+
+from nuclei.data.images import decode_image
+from nuclei.data.microscope import View, count_times, normalise, read_picture
+
+SHAPE = (32, 40)
+RNG = np.random.default_rng(0)
+STACK = RNG.integers(0, 4000, (4, 3, 2, *SHAPE)).astype(np.uint16)  # T, Z, C
+GRAY = RNG.integers(0, 256, SHAPE).astype(np.uint8)
+COLOURS = RNG.integers(0, 256, (*SHAPE, 3)).astype(np.uint8)
+CHANNELS = {"Channel": {"Name": ["DAPI", "GFP"]}}
+UM = {"PhysicalSizeX": 250, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 0.25, "PhysicalSizeYUnit": "µm"}
+SAME_NUCLEI = (
+    *("plain8.tif", "plain.bmp", "plain.webp", "gray_alpha8.png", "rgba16.png", "palette.png", "onebit.png"),
+    *("camera12in16.png", "hotpixel16.png", "narrow16.png", "offset1000_1400.png", "offset33069_36863.png"),
+    *("plain.jpg", "zstack16.tif", "cyx.ome.tif"),
+)
+
+
+def find_nuclei(path, view):
+    """Find bright components of an image as the networks see it, without specks: (centre y, centre x) each."""
+    gray = normalise(read_picture(path, view).pixels)[0][..., 0]
+    parts = label(gray > threshold_otsu(gray))
+    return np.array([np.argwhere(parts == i).mean(0) for i in range(1, parts.max() + 1) if (parts == i).sum() > 9])
+
+
+@pytest.mark.parametrize("name", SAME_NUCLEI)
+def test_the_same_nuclei_are_seen_in_every_kind_of_file(name):
+    view = View(channel="1") if name.startswith("cyx") else View()
+    expected, found = find_nuclei(find_case("gray8.png"), View()), find_nuclei(find_case(name), view)
+    assert len(found) == len(expected)
+    np.testing.assert_allclose(found, expected, atol=1)
+
+
+def test_an_inverted_image_is_left_as_it_is():
+    pixels = read_picture(find_case("inverted.png"), View()).pixels
+    assert pixels.min() > 128
+    np.testing.assert_array_equal(normalise(pixels)[0][..., 1], pixels)
+
+
+@pytest.mark.parametrize("name", ["gray8.png", "exif6.png", "palette.png", "gray_alpha8.png", "rgba16.png"])
+def test_images_of_8_bits_reach_the_networks_as_the_competition_s_do(name):
+    path = find_case(name)
+    image, _ = normalise(read_picture(path, View()).pixels)
+    np.testing.assert_array_equal(image, decode_image(path.read_bytes(), name))
+
+
+@pytest.mark.parametrize("name", ["black.png", "white.png", "tiny8.png", "col200x1.png"])
+def test_images_with_nothing_in_them_are_read(name):
+    assert normalise(read_picture(find_case(name), View()).pixels)[0].shape[2] == 3
+
+
+@pytest.mark.parametrize("name", ["cut_short.png", "appledouble_junk.bin"])
+def test_a_damaged_file_is_named_with_its_fault(name):
+    with pytest.raises(ValueError, match=f"{name} cannot be read: it is (a broken PNG|no image)"):
+        read_picture(find_case(name), View())
+
+
+def test_a_hot_pixel_does_not_matter():
+    images = [normalise(read_picture(find_case(n), View()).pixels)[0] for n in ("camera12in16.png", "hotpixel16.png")]
+    assert np.count_nonzero(np.abs(np.subtract(*images, dtype=np.int16)) > 1) <= 3  # its three colours
+
+
+def write_stack(path, kind):
+    if kind == "imagej":
+        tifffile.imwrite(path, STACK, imagej=True, metadata={"axes": "TZCYX", "unit": "um"}, resolution=(4.0, 4.0))
+    elif kind == "tiled":
+        tifffile.imwrite(
+            path, STACK, metadata={"axes": "TZCYX", **CHANNELS, **UM}, tile=(16, 16), compression="zlib", ome=True
+        )
+    else:
+        tifffile.imwrite(
+            path, np.moveaxis(STACK, 2, 0), metadata={"axes": "CTZYX", **CHANNELS, **UM}, bigtiff=True, ome=True
+        )
+
+
+@pytest.mark.parametrize("kind", ["imagej", "tiled", "bigtiff"])
+def test_channel_plane_and_time_are_those_of_the_metadata(tmp_path, kind):
+    path = tmp_path / "stack.tif"
+    write_stack(path, kind)
+    named = "1" if kind == "imagej" else "gfp"
+    for channel, number in ((named, 1), ("0", 0)):
+        assert count_times(path, View(channel)) == 4
+        highest, one = read_picture(path, View(channel), 3), read_picture(path, View(channel, "2"), 1)
+        np.testing.assert_array_equal(highest.pixels, STACK[3, :, number].max(0))
+        np.testing.assert_array_equal(one.pixels, STACK[1, 2, number])
+        assert (highest.plane, one.plane, one.channel[0]) == ("max of 3", "2", str(number))
+        assert one.pixel_size_um == pytest.approx(0.25)
+
+
+def test_several_channels_without_a_choice_are_refused_with_the_axes_and_the_options(tmp_path):
+    write_stack(tmp_path / "stack.tif", "tiled")
+    for ask in (count_times, read_picture):
+        with pytest.raises(
+            ValueError, match=r"stack.tif .* TZCYX 4 x 3 x 2 x 32 x 40.*--channel.*0 \(DAPI\), 1 \(GFP\)"
+        ):
+            ask(tmp_path / "stack.tif", View())
+        with pytest.raises(ValueError, match="no channel is called 'RFP'"):
+            ask(tmp_path / "stack.tif", View("RFP"))
+        with pytest.raises(ValueError, match="no plane 3: choose --plane max or 0..2"):
+            ask(tmp_path / "stack.tif", View("DAPI", "3"))
+
+
+def test_pages_without_metadata_are_what_the_options_say(tmp_path):
+    path = tmp_path / "pages.tif"
+    with tifffile.TiffWriter(path) as file:
+        for plane in STACK[0, :, 0]:
+            file.write(plane, metadata=None)
+    with pytest.raises(ValueError, match="does not say what I is: give --plane max .* --channel"):
+        count_times(path, View())
+    np.testing.assert_array_equal(read_picture(path, View(plane="max")).pixels, STACK[0, :, 0].max(0))
+    np.testing.assert_array_equal(read_picture(path, View(plane="1")).pixels, STACK[0, 1, 0])
+    np.testing.assert_array_equal(read_picture(path, View(channel="2")).pixels, STACK[0, 2, 0])
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_colours_of_a_tiff_stay_together_and_one_can_be_chosen(tmp_path, planar):
+    path = tmp_path / "rgb.tif"
+    stored = COLOURS if planar == "contig" else np.moveaxis(COLOURS, 2, 0)
+    tifffile.imwrite(path, stored, photometric="rgb", planarconfig=planar)
+    np.testing.assert_array_equal(read_picture(path, View()).pixels, COLOURS)
+    np.testing.assert_array_equal(read_picture(path, View("green")).pixels, COLOURS[..., 1])
+    np.testing.assert_array_equal(read_picture(path, View("2")).pixels, COLOURS[..., 2])
+
+
+def test_samples_that_are_no_colours_are_channels(tmp_path):
+    tifffile.imwrite(tmp_path / "four.tif", np.dstack([COLOURS, GRAY]), photometric="minisblack", planarconfig="contig")
+    np.testing.assert_array_equal(read_picture(tmp_path / "four.tif", View("3")).pixels, GRAY)
+    with pytest.raises(ValueError, match="YXC 32 x 40 x 4"):
+        read_picture(tmp_path / "four.tif", View())
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "webp", "tif"])
+def test_the_content_decides_the_format_not_the_suffix(tmp_path, suffix):
+    Image.fromarray(GRAY).save(tmp_path / f"a.{suffix}", **({"lossless": True} if suffix == "webp" else {}))
+    renamed = (tmp_path / f"a.{suffix}").rename(tmp_path / "b.png")
+    pixels = read_picture(renamed, View()).pixels
+    found = pixels if pixels.ndim == 2 else pixels[..., 0]
+    assert np.abs(found.astype(int) - GRAY).mean() < (40 if suffix == "jpg" else 1e-9)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_a_palette_becomes_its_colours(tmp_path, suffix):
+    image = Image.fromarray(COLOURS).quantize(16)
+    image.save(tmp_path / f"a.{suffix}")
+    np.testing.assert_array_equal(
+        read_picture(tmp_path / f"a.{suffix}", View()).pixels, np.asarray(image.convert("RGB"))
+    )
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tif"])
+def test_cmyk_becomes_rgb(tmp_path, suffix):
+    colour = np.full((*SHAPE, 3), (200, 40, 90), np.uint8)
+    Image.fromarray(colour).convert("CMYK").save(tmp_path / f"a.{suffix}")
+    np.testing.assert_allclose(read_picture(tmp_path / f"a.{suffix}", View()).pixels, colour, atol=3)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_transparency_is_dropped(tmp_path, suffix):
+    for stored, wanted in ((np.dstack([GRAY, 255 - GRAY]), GRAY), (np.dstack([COLOURS, GRAY]), COLOURS)):
+        Image.fromarray(stored, "LA" if stored.shape[2] == 2 else "RGBA").save(tmp_path / f"a.{suffix}")
+        image, _ = normalise(read_picture(tmp_path / f"a.{suffix}", View()).pixels)
+        np.testing.assert_array_equal(image, wanted if wanted.ndim == 3 else np.dstack([wanted] * 3))
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])
+def test_one_bit_becomes_0_and_255(tmp_path, suffix):
+    Image.fromarray(GRAY > 100).save(tmp_path / f"a.{suffix}")
+    image, _ = normalise(read_picture(tmp_path / f"a.{suffix}", View()).pixels)
+    np.testing.assert_array_equal(image[..., 0], np.where(GRAY > 100, 255, 0))
+
+
+def test_where_0_is_white_values_are_inverted(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", GRAY, photometric="miniswhite")
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.tif", View()).pixels, 255 - GRAY)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+def test_pixels_lie_as_stored_whatever_the_orientation_tag(tmp_path, suffix):
+    exif = Image.Exif()
+    exif[274] = 6  # turned by a quarter
+    Image.fromarray(GRAY).save(tmp_path / f"a.{suffix}", exif=exif)
+    assert Image.open(tmp_path / f"a.{suffix}").getexif()[274] == 6
+    assert read_picture(tmp_path / f"a.{suffix}", View()).pixels.shape[:2] == SHAPE
+
+
+def test_values_that_are_no_finite_number_become_the_least_one_and_are_counted(tmp_path):
+    values = GRAY.astype(np.float32) / 255 + 1
+    values[3, 4], values[5, 6] = np.nan, np.inf
+    tifffile.imwrite(tmp_path / "a.tif", values)
+    picture = read_picture(tmp_path / "a.tif", View())
+    assert picture.pixels[3, 4] == picture.pixels[5, 6] == np.nanmin(values)
+    assert picture.notes == ("2 values that are no finite number",)
+    tifffile.imwrite(tmp_path / "nan.tif", np.full(SHAPE, np.nan, np.float32))
+    with pytest.raises(ValueError, match="nan.tif .*finite"):
+        read_picture(tmp_path / "nan.tif", View())
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "int32", "uint32", "float16", "float32", "float64", ">u2"])
+def test_a_narrow_range_on_an_offset_is_spread_whatever_the_type(tmp_path, dtype):
+    values = (1000 + 2 * GRAY.astype(np.int32)).astype(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", values)
+    picture = read_picture(tmp_path / "a.tif", View())
+    np.testing.assert_array_equal(picture.pixels, values)
+    image, rule = normalise(picture.pixels)
+    assert (image.min(), image.max()) == (0, 255)
+    assert rule.startswith("percentiles 1 and 99.8: 100")
+
+
+def test_without_normalisation_the_upper_bits_are_taken():
+    values = np.array([[0, 100, 4095]], np.uint16)
+    assert normalise(values, robust=False)[0][..., 0].tolist() == [[0, 6, 255]]
+    assert normalise(values / 4095.0, robust=False)[0][..., 0].tolist() == [[0, 6, 255]]
+    for outside in (values.astype(np.float32), values.astype(np.int32) - 5, values.astype(np.uint32) << 8):
+        with pytest.raises(ValueError, match="--no-normalise"):
+            normalise(outside, robust=False)
+
+
+def test_a_constant_image_and_one_with_a_single_bright_pixel_have_no_noise_blown_up():
+    constant = np.full((64, 64), 777, np.uint16)
+    assert not normalise(constant)[0].any()
+    constant[5, 5] = 60000
+    assert np.count_nonzero(normalise(constant)[0]) == 3
+
+
+@pytest.mark.parametrize("unit", [None, "INCH", "CENTIMETER"])
+def test_a_resolution_for_print_is_no_pixel_size(tmp_path, unit):
+    tifffile.imwrite(tmp_path / "a.tif", GRAY, resolution=(300, 300), resolutionunit=unit)
+    assert read_picture(tmp_path / "a.tif", View()).pixel_size_um is None
+    tifffile.imwrite(tmp_path / "b.tif", GRAY, resolution=(20000, 20000), resolutionunit="CENTIMETER")
+    assert read_picture(tmp_path / "b.tif", View()).pixel_size_um == pytest.approx(0.5)
+    tifffile.imwrite(tmp_path / "c.tif", GRAY, resolution=(20000, 10000), resolutionunit="CENTIMETER")
+    assert read_picture(tmp_path / "c.tif", View()).pixel_size_um is None  # not square
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "webp", "tif"])
+def test_files_cut_at_any_place_are_refused_by_name(tmp_path, suffix):
+    Image.fromarray(COLOURS).save(tmp_path / "whole", "JPEG" if suffix == "jpg" else suffix.replace("tif", "tiff"))
+    data = (tmp_path / "whole").read_bytes()
+    for part in (0, 3, 20, len(data) // 3, len(data) // 2, len(data) * 3 // 4):
+        (tmp_path / f"cut.{suffix}").write_bytes(data[:part])
+        with pytest.raises(ValueError, match=f"cut.{suffix} cannot be read"):
+            read_picture(tmp_path / f"cut.{suffix}", View())
+
+
+def test_images_of_several_sizes_in_one_file_are_refused(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(GRAY, metadata=None)
+        file.write(STACK[0, 0, 0, :9], metadata=None)
+    with pytest.raises(ValueError, match="a.tif .* holds 2 images"):
+        count_times(tmp_path / "a.tif", View())
+
+
+def test_a_pyramid_is_read_at_full_size(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif") as file:
+        file.write(GRAY, subifds=1, metadata={"axes": "YX"})
+        file.write(GRAY[::2, ::2], subfiletype=1)
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.ome.tif", View()).pixels, GRAY)
+
+
+@pytest.mark.parametrize("compression", ["lzw", "jpeg"])
+def test_a_compression_that_needs_imagecodecs_is_read_or_the_package_is_named(tmp_path, compression):
+    names = {"lzw": "tiff_lzw", "jpeg": "jpeg"}
+    Image.fromarray(GRAY // 64 * 64).save(tmp_path / "a.tif", compression=names[compression])
+    try:
+        importlib.import_module("imagecodecs")
+    except ImportError:
+        with pytest.raises(ValueError, match="a.tif .*pip install imagecodecs"):
+            read_picture(tmp_path / "a.tif", View())
+    else:
+        assert np.abs(read_picture(tmp_path / "a.tif", View()).pixels.astype(int) - GRAY // 64 * 64).mean() < 30
+
+
+@pytest.mark.parametrize("suffix", ["czi", "nd2", "lif"])
+def test_files_of_vendors_name_the_extra_that_reads_them(tmp_path, monkeypatch, suffix):
+    (tmp_path / f"a.{suffix}").write_bytes(b"something")
+    monkeypatch.setitem(sys.modules, "bioio", None)
+    with pytest.raises(ValueError, match=rf"a.{suffix}: .{suffix} files need .*pip install 'nuclei\[microscopes\]'"):
+        count_times(tmp_path / f"a.{suffix}", View())
+
+
+def test_files_of_vendors_are_read_by_bioio(tmp_path, monkeypatch):
+    class Reader:
+        """What of bioio.BioImage is used, for the stack in its order TCZYX."""
+
+        scenes, dims, channel_names = ("one",), SimpleNamespace(order="TCZYX"), ["DAPI", "GFP"]
+        physical_pixel_sizes = SimpleNamespace(X=0.2, Y=0.2)
+        array = np.moveaxis(STACK, 2, 1)
+        shape = array.shape
+
+        def __init__(self, path):
+            assert path.name == "a.czi"
+
+        def get_image_data(self, order, T, C, Z):
+            assert order == "ZYX"
+            return self.array[T, C][Z]
+
+    (tmp_path / "a.czi").write_bytes(b"something")
+    monkeypatch.setitem(sys.modules, "bioio", SimpleNamespace(BioImage=Reader))
+    view = View("GFP")
+    assert count_times(tmp_path / "a.czi", view) == 4
+    picture = read_picture(tmp_path / "a.czi", view, 2)
+    np.testing.assert_array_equal(picture.pixels, STACK[2, :, 1].max(0))
+    assert (picture.channel, picture.pixel_size_um) == ("1 GFP", 0.2)
+
+
+def test_too_many_pixels_are_refused_before_their_memory_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setattr("nuclei.data.microscope.MAX_PIXELS", 1000)
+    for suffix in ("png", "jpg", "tif"):
+        cv2.imwrite(str(tmp_path / f"a.{suffix}"), GRAY)
+        with pytest.raises(ValueError, match=f"a.{suffix} .*more than 1,000"):
+            read_picture(tmp_path / f"a.{suffix}", View())

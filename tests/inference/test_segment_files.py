@@ -1,0 +1,285 @@
+"""Results belong to an image's content, the weights and the settings; a bad file stops nothing; nothing is lost."""
+
+import json
+import os
+import zipfile
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from shared_cases import find_case
+from skimage.filters import threshold_otsu
+from skimage.measure import label
+from typer.testing import CliRunner
+
+from nuclei.cli import app
+from nuclei.data.images import encode_image_png
+from nuclei.data.microscope import View
+from nuclei.data.synthetic import make_image
+from nuclei.inference import segment_files as module
+from nuclei.inference.bundle import find_default
+from nuclei.inference.exports import FORMATS
+from nuclei.inference.image_files import Reading, find_images
+from nuclei.inference.predictor import load_predictor
+from nuclei.inference.segment_files import COLUMNS, FAILED, MADE, TO_DO, UP_TO_DATE, check_failures, segment_files
+from nuclei.runs.files import write_bytes
+
+
+class Threshold:
+    """Stand for a Predictor: bright components are nuclei."""
+
+    config = None
+
+    def segment(self, image):
+        gray = image[..., 0]
+        if gray.min() == gray.max():
+            return np.zeros(gray.shape, np.int32), None
+        labels = label(gray > threshold_otsu(gray)).astype(np.int32)
+        return labels, np.linspace(0, 1, labels.max(), dtype=np.float32)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """Give a folder with two images in `in`, where a threshold stands for the networks."""
+    monkeypatch.setattr(module, "load_predictor", lambda *key: Threshold())
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("a", "b")):
+        write_bytes(tmp_path / f"in/{name}.png", draw(seed))
+    return tmp_path
+
+
+def draw(seed):
+    return encode_image_png(make_image("dark_fluorescence_small", (64, 80), np.random.default_rng(seed))[0])
+
+
+def segment(folder, *paths, **options):
+    paths = paths or [folder / "in"]
+    reading = options.pop("reading", None)
+    weights = options.pop("weights", None) or find_default()
+    return segment_files(find_images(paths), weights, folder / "out", reading, jobs=1, **options)
+
+
+def states(summary):
+    return dict(zip(summary["image"], summary["state"], strict=True))
+
+
+def test_every_result_and_a_record_lie_in_the_folder(project):
+    summary = segment(project)
+    assert states(summary) == {"a": MADE, "b": MADE}
+    assert list(summary) == list(COLUMNS)
+    names = {f"{name}{ending}" for name in "ab" for ending in (*FORMATS, ".json")}
+    assert {path.name for path in (project / "out").iterdir()} == names | {"summary.csv", "index.html"}
+    for row in summary.itertuples():
+        assert row.nuclei == len(pd.read_csv(project / f"out/{row.image}_nuclei.csv"))
+        assert row.nuclei == tifffile.imread(project / f"out/{row.image}_labels.tif").max()
+
+
+def test_what_is_up_to_date_is_not_made_again(project):
+    segment(project)
+    before = {path: path.stat().st_mtime_ns for path in (project / "out").glob("*_labels.tif")}
+    assert states(segment(project)) == {"a": UP_TO_DATE, "b": UP_TO_DATE}
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert states(segment(project, force=True)) == {"a": MADE, "b": MADE}
+
+
+def test_another_image_of_the_same_name_is_segmented(project):
+    segment(project)
+    first = (project / "out/a_labels.tif").read_bytes()
+    write_bytes(project / "other/a.png", draw(7))
+    summary = segment(project, project / "other")
+    assert summary["why"].tolist() == ["the image has changed"]
+    assert (project / "out/a_labels.tif").read_bytes() != first
+
+
+def test_other_settings_and_other_weights_make_results_anew(project, monkeypatch):
+    segment(project)
+    summary = segment(project, reading=Reading(pixel_size_um=0.5))
+    assert summary["why"].tolist() == ["pixel_size_um: null -> 0.5"] * 2
+    monkeypatch.setattr(module, "hash_weights", lambda run: "other")
+    assert segment(project, reading=Reading(pixel_size_um=0.5))["why"].tolist() == ["other weights"] * 2
+
+
+def test_the_hash_of_weights_knows_every_file_that_segments(tmp_path):
+    source = find_default() / "bundle"
+    hashes = set()
+    files = [path.relative_to(source) for path in sorted(source.rglob("*")) if path.is_file()]
+    used = [path for path in files if path.parent.name != "meta" and path.name not in ("config.yaml", "manifest.json")]
+    assert len(used) > 10
+    for changed in [None, *used]:
+        for path in files:
+            target = tmp_path / "runs" / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.is_file() or changed == path:
+                target.write_bytes((source / path).read_bytes() + b"\n" * (changed == path))
+        hashes.add(module.hash_weights(module.Run(find_default().name, tmp_path / "runs")))
+    assert len(hashes) == len(used) + 1
+    assert module.hash_weights(module.find_run(find_default())) in hashes
+
+
+@pytest.mark.parametrize("lost", list(FORMATS))
+def test_a_lost_or_unfinished_result_is_made_again(project, lost):
+    segment(project)
+    (project / f"out/a{lost}").unlink()
+    assert states(segment(project)) == {"a": MADE, "b": UP_TO_DATE}
+    record = project / "out/b.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"finished": False}))
+    assert states(segment(project)) == {"a": UP_TO_DATE, "b": MADE}
+
+
+def test_a_killed_call_leaves_no_finished_record(project, monkeypatch):
+    def die(segmented):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(FORMATS, "_rois.zip", die)
+    with pytest.raises(KeyboardInterrupt):
+        segment(project, project / "in/a.png")
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "load_predictor", lambda *key: Threshold())
+    summary = segment(project)
+    assert states(summary) == {"a": MADE, "b": MADE}
+    assert summary["why"].tolist() == ["unfinished", "no results yet"]
+
+
+def test_a_bad_file_is_listed_at_the_end_and_the_others_are_done(project):
+    write_bytes(project / "in/cut.png", draw(3)[:900])
+    write_bytes(project / "in/no.tif", b"II*\0nothing")
+    summary = segment(project, submission=project / "submission.csv")
+    assert states(summary) == {"a": MADE, "b": MADE, "cut": FAILED, "no": FAILED}
+    assert not (project / "submission.csv").exists()
+    with pytest.raises(
+        ValueError, match=r"2 of 4 images cannot be read, so s.csv is not written:\n.*cut.png.*\n.*no.tif"
+    ):
+        check_failures(summary, "s.csv")
+    again = pd.read_csv(project / "out/summary.csv")
+    assert again["state"].tolist() == summary["state"].tolist()
+    check_failures(segment(project, project / "in/a.png"))
+
+
+def test_files_of_others_are_not_overwritten_unless_forced(project):
+    mine = project / "out/a_labels.tif"
+    write_bytes(mine, b"drawn by hand")
+    with pytest.raises(ValueError, match="a_labels.tif would be overwritten.*--force"):
+        segment(project)
+    assert mine.read_bytes() == b"drawn by hand"
+    assert not (project / "out/b.json").exists()
+    assert states(segment(project, force=True)) == {"a": MADE, "b": MADE}
+    for name in ("index.html", "summary.csv"):
+        write_bytes(project / f"out/{name}", b"another page")
+        with pytest.raises(ValueError, match=name):
+            segment(project)
+        segment(project, force=True)
+
+
+def test_results_beside_the_images_are_no_images(project):
+    for _ in range(2):
+        summary = segment_files(find_images([project / "in"]), find_default(), project / "in", jobs=1)
+        assert summary["image"].tolist() == ["a", "b"]
+
+
+def test_a_dry_run_writes_nothing_and_says_why(project):
+    assert segment(project, dry_run=True)["state"].tolist() == [TO_DO, TO_DO]
+    assert not (project / "out").exists()
+    segment(project, project / "in/a.png")
+    summary = segment(project, dry_run=True)
+    assert states(summary) == {"a": UP_TO_DATE, "b": TO_DO}
+    result = CliRunner().invoke(app, ["predict-images", "in", "--output", "out", "--dry-run"])
+    assert result.exit_code == 0
+    assert result.output.splitlines() == ["up to date: a (in/a.png)", "to do: b (in/b.png): no results yet"]
+
+
+def test_the_command_fails_where_an_image_failed(project):
+    write_bytes(project / "in/cut.png", draw(3)[:900])
+    result = CliRunner().invoke(app, ["predict-images", "in", "--output", "out", "--jobs", "1"])
+    assert "in 3 images (2 made, 1 failed) -> out/index.html" in result.output
+    assert isinstance(result.exception, ValueError)
+
+
+def test_a_time_series_is_segmented_point_by_point(project):
+    stack = np.zeros((2, 3, 2, 32, 32), np.uint16)  # T, Z, C
+    stack[0, 1, 1, 4:9, 4:9], stack[1, 2, 1, 4:9, 4:9], stack[1, 0, 1, 20:25, 20:25] = 500, 600, 700
+    tifffile.imwrite(project / "s.tif", stack, imagej=True, metadata={"axes": "TZCYX", "unit": "um"}, resolution=(2, 2))
+    with_choice = Reading(View("1"))
+    summary = segment(project, project / "s.tif", reading=with_choice)
+    assert dict(zip(summary["image"], summary["nuclei"], strict=True)) == {"s_t000": 1, "s_t001": 2}
+    assert summary["plane"].tolist() == ["max of 3"] * 2
+    table = pd.read_csv(project / "out/s_t001_nuclei.csv")
+    assert table["gray_mean_raw"].tolist() == [600, 700]
+    assert table["area_um2"].tolist() == [25 / 4] * 2
+    assert states(segment(project, project / "s.tif", reading=with_choice)) == dict.fromkeys(
+        summary["image"], UP_TO_DATE
+    )
+    failed = segment(project, project / "s.tif")
+    assert failed["state"].tolist() == [FAILED]
+    assert "--channel" in failed["why"][0]
+
+
+def test_intensities_of_a_camera_image_are_its_own_but_for_a_hot_pixel(project):
+    paths = [find_case(name) for name in ("camera12in16.png", "hotpixel16.png")]
+    summary = segment(project, *paths)
+    camera, hot = (pd.read_csv(project / f"out/{path.stem}_nuclei.csv") for path in paths)
+    assert camera["gray_mean_raw"].between(341, 2927).all()
+    for path, table in zip(paths, (camera, hot), strict=True):
+        pixels = find_images([path])[0].read(Reading())[0].pixels
+        labels = tifffile.imread(project / f"out/{path.stem}_labels.tif")
+        assert table["gray_mean_raw"].tolist() == pytest.approx([pixels[labels == i].mean() for i in table["label"]])
+    same = hot["gray_mean_raw"].isin(camera["gray_mean_raw"])
+    assert same.sum() >= len(camera) - 1
+    assert summary["values"].tolist() == ["uint16 341..2927", "uint16 341..65535"]
+
+
+@pytest.mark.parametrize("name", ["zip_test_mac.zip", "zip_test_upper.zip"])
+def test_archives_of_the_official_layout_are_read_as_the_pipeline_reads_them(project, name):
+    path = find_case(name)
+    summary = segment(project, path, submission=project / "submission.csv")
+    assert set(summary["state"]) == {MADE}
+    assert set(summary["normalisation"]) == {"official archive, as it is"}
+    with zipfile.ZipFile(path) as file:
+        assert set(summary["image"]) <= {part for entry in file.namelist() for part in entry.split("/")}
+    assert (project / "submission.csv").is_file()
+
+
+def test_names_that_are_no_utf8_are_shown_as_far_as_they_can_be(project):
+    for name, data in ((b"in/\xff.png", draw(5)), (b"in/\xfe.png", draw(6)[:900])):
+        Path(os.fsdecode(name)).write_bytes(data)
+    summary = segment(project)
+    assert states(summary) == {"?_png": FAILED, "?_png_2": MADE, "a": MADE, "b": MADE}
+    assert "?.png cannot be read" in (project / "out/index.html").read_text()
+
+
+class Page(HTMLParser):
+    """Collect what a page names: addresses of tags, and texts."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.addresses, self.texts, self.tags = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [value for key, value in attrs if key in ("src", "href")]
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def test_the_page_needs_no_network_and_shows_names_as_they_are(project):
+    name = 'x&<img src="http://evil">#1'.replace("/", "")
+    write_bytes(project / f"in/{name}.png", draw(5))
+    segment(project)
+    page = Page((project / "out/index.html").read_text())
+    assert name in page.texts
+    assert page.tags.count("img") == 2 * 3
+    outside = [address for address in page.addresses if not address.startswith("data:image/")]
+    assert len(outside) == 3 * len(FORMATS)
+    assert all((project / "out" / unquote(address)).is_file() for address in outside)
+
+
+@pytest.mark.parametrize("name", ["gray8.png", "narrow16.png", "black.png"])
+def test_the_published_networks_find_the_nuclei(tmp_path, name):
+    assert module.load_predictor is load_predictor
+    summary = segment_files(find_images([find_case(name)]), find_default(), tmp_path, jobs=1)
+    assert summary["nuclei"].tolist() == [0 if name == "black.png" else 10]

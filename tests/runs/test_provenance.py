@@ -1,0 +1,42 @@
+"""A result says where it comes from, and what is unknown is None."""
+
+import subprocess
+
+import pytest
+
+from nuclei.runs.provenance import provenance
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """Give a repository with one commit, as the current folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.txt").write_text("text")
+    name = ["-c", "user.name=Somebody", "-c", "user.email=somebody@example.org"]
+    for words in (["init", "-q"], ["add", "file.txt"], [*name, "commit", "-qm", "First"]):
+        subprocess.run(["git", *words], check=True)
+    return tmp_path
+
+
+def test_a_repository_gives_its_commit_and_whether_files_differ(repository):
+    made = provenance()
+    assert len(made["commit"]) == 40
+    assert made["dirty"] is False
+    (repository / "file.txt").write_text("other text")
+    assert provenance()["dirty"] is True
+
+
+@pytest.mark.usefixtures("repository")
+def test_without_git_or_a_repository_the_commit_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert {key: provenance()[key] for key in ("commit", "dirty")} == {"commit": None, "dirty": None}
+    monkeypatch.undo()
+    monkeypatch.chdir("/")
+    assert {key: provenance()[key] for key in ("commit", "dirty")} == {"commit": None, "dirty": None}
+
+
+def test_versions_of_what_is_missing_are_none(monkeypatch):
+    monkeypatch.setattr("nuclei.runs.provenance.PACKAGES", ("numpy", "no-such-package"))
+    versions = provenance()["versions"]
+    assert versions["numpy"]
+    assert versions["no-such-package"] is None

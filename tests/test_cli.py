@@ -1,0 +1,143 @@
+"""How the command line ends: one line for what a user can mend, a traceback for our faults, and by which status."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from nuclei import cli
+from nuclei.errors import UserError
+
+SOURCE = Path(__file__).parents[1] / "src"
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(SOURCE), str(Path(__file__).parent)])}
+
+
+def run_with(monkeypatch, error: BaseException) -> SystemExit:
+    """Run a command that raises `error`, and return what the process would end by."""
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("nuclei.report.show.show_image", fail)
+    monkeypatch.setattr(sys, "argv", ["nuclei", "show", "a_run", "an_image"])
+    with pytest.raises(SystemExit) as raised:
+        cli.main()
+    return raised.value
+
+
+def test_what_a_user_can_mend_is_one_line(monkeypatch, capsys):
+    assert run_with(monkeypatch, UserError("a.png is damaged: fetch it anew")).code == (
+        "error: a.png is damaged: fetch it anew"
+    )
+    assert capsys.readouterr() == ("", "")
+
+
+def test_errors_of_the_system_name_the_path_and_the_fix(monkeypatch):
+    ended = run_with(monkeypatch, OSError(errno.ENOSPC, "No space left on device", "runs/a.npz"))
+    assert ended.code.startswith("error: runs/a.npz: No space left on device: free some space")
+
+
+@pytest.mark.parametrize("error", [ValueError("shapes differ"), KeyError("mask"), EOFError("ran out of input")])
+def test_anything_else_keeps_its_traceback_and_asks_for_a_report(monkeypatch, capsys, error):
+    assert run_with(monkeypatch, error).code == 1
+    said = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in said
+    assert type(error).__name__ in said
+    assert str(error) in said
+    assert said.splitlines()[-1] == cli.REPORT
+    assert "Aborted" not in said
+
+
+def test_a_lack_of_memory_is_no_fault_of_the_program(monkeypatch):
+    for error in (MemoryError("Unable to allocate 3 GiB"), torch.cuda.OutOfMemoryError("CUDA out of memory. Tried")):
+        assert run_with(monkeypatch, error).code.startswith(f"error: out of memory ({str(error)[:18]}")
+
+
+def test_an_interrupt_says_how_to_resume(monkeypatch, capsys):
+    assert run_with(monkeypatch, KeyboardInterrupt()).code == 130
+    assert capsys.readouterr().err == "interrupted: repeat the command to resume; what is finished is kept\n"
+
+
+def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "nuclei", *arguments]
+    return subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+
+
+def test_statuses_and_lines_of_a_process(tmp_path):
+    done = run("show", "--nonsense", folder=tmp_path)
+    assert done.returncode == 2
+    done = run("show", "a_run", "a", folder=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "error: no run a_run in runs\n")
+    (tmp_path / "a.yaml").write_bytes(b"\xff\xfe")
+    done = run("run", "a.yaml", folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: a.yaml is not UTF-8 text")
+    (tmp_path / "runs").write_text("a file in place of the folder")
+    (tmp_path / "b.yaml").write_text("selection: {method: classical}\n")
+    done = run("submit", "b.yaml", folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: runs/b")
+    assert done.stderr.count("\n") == 1
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from slow_work import slow_stage
+from nuclei import cli
+from nuclei.report import show
+show.show_image = slow_stage
+sys.argv = ["nuclei", "show", "a", "b"]
+cli.main()
+"""
+WORK = """
+import os, time
+from pathlib import Path
+from nuclei.runs.parallel import each_image
+def work(name):
+    Path(f"{os.getpid()}.pid").touch()
+    time.sleep(600)
+def slow_stage(*_):
+    each_image(["a", "b"], work, "slow", 2)
+"""
+
+
+def wait_for(true) -> bool:
+    """Wait until a condition holds, a minute at most, and return whether it does."""
+    end = time.monotonic() + 60
+    while not true() and time.monotonic() < end:
+        time.sleep(0.1)
+    return bool(true())
+
+
+def lives(pid: int) -> bool:
+    """Return whether a process runs; one that has ended and that nobody has asked about does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_workers_end_with_the_process_that_started_them(tmp_path, number, status):
+    (tmp_path / "slow_work.py").write_text(WORK)
+    environment = ENVIRONMENT | {"PYTHONPATH": os.pathsep.join([str(tmp_path), ENVIRONMENT["PYTHONPATH"]])}
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert wait_for(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
+        workers = [int(path.stem) for path in tmp_path.glob("*.pid")]
+        assert all(lives(pid) for pid in workers)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == status
+        assert wait_for(lambda: not any(lives(pid) for pid in workers))
+    if number == signal.SIGTERM:
+        assert said.splitlines()[-1] == "terminated: repeat the command to resume; what is finished is kept"
