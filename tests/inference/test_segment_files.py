@@ -283,3 +283,11 @@ def test_the_published_networks_find_the_nuclei(tmp_path, name):
     assert module.load_predictor is load_predictor
     summary = segment_files(find_images([find_case(name)]), find_default(), tmp_path, jobs=1)
     assert summary["nuclei"].tolist() == [0 if name == "black.png" else 10]
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-a", "@SUM(A1)", "\t=1", "\r=1"])
+def test_no_text_of_the_summary_is_a_formula(text):
+    table = pd.DataFrame({"image": [text, "plain", "a=b"], "nuclei": [1, -2, 3]})
+    escaped = module.escape_formulas(table)
+    assert escaped["image"].tolist() == [f"'{text}", "plain", "a=b"]
+    assert escaped["nuclei"].tolist() == [1, -2, 3]

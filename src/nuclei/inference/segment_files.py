@@ -42,6 +42,7 @@ from nuclei.runs.parallel import each_image
 
 VERSION = 1  # of the results: raised by a change of the code that makes them others
 SUMMARY, PAGE = "summary.csv", "index.html"
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 MADE, UP_TO_DATE, FAILED, TO_DO = "made", "up to date", "failed", "to do"
 # What the summary takes of a record, beside the image, its file, the state and the reason.
 FACTS = ("height", "width", "axes", "channel", "plane", "pixel_size_um", "values", "normalisation", "notes")
@@ -108,7 +109,7 @@ def segment_files(
     summary = pd.DataFrame([task.row() for task in tasks], columns=list(COLUMNS))
     summary = summary.astype(dict.fromkeys(("nuclei", "height", "width"), "Int64"))
     if not dry_run:
-        write_table(output / SUMMARY, summary)
+        write_table(output / SUMMARY, escape_formulas(summary))
         page = gallery_page([task.record | task.row() for task in tasks], list(FORMATS))
         write_bytes(output / PAGE, page.encode())
         if submission and not summary["state"].eq(FAILED).any():
@@ -124,6 +125,14 @@ def describe(summary: pd.DataFrame, output: Path, dry_run: bool) -> str:
     states = summary["state"].tolist()
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     return f"{summary['nuclei'].sum()} nuclei in {len(summary)} images ({counts}) -> {output / PAGE}"
+
+
+def escape_formulas(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose texts no spreadsheet takes for formulas: those that begin like one get a ' before them.
+
+    File names come from strangers, and a cell "=..." is run when the CSV is opened (OWASP, CSV injection).
+    """
+    return table.map(lambda cell: f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_STARTS) else cell)
 
 
 def check_failures(summary: pd.DataFrame, submission: Path | None = None) -> None:
