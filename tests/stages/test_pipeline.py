@@ -47,6 +47,18 @@ def project(demo_folder, tmp_path_factory):
     return folder
 
 
+def test_what_a_killed_write_left_of_a_fold_table_is_removed(project, demo_folder, monkeypatch):
+    monkeypatch.chdir(project)
+    left, other = (Path(f"runs/data/demo/.1.partial.{name}.csv") for name in ("folds", "other"))
+    for path in (left, other):
+        path.touch()
+    config = load_config("configs/small.yaml")
+    run_stage("folds", "small", config, Options(demo_folder), Path("runs"))
+    assert other.exists()
+    assert not left.exists()
+    other.unlink()
+
+
 @pytest.mark.parametrize("name", ["small", "other", "pair"])
 def test_every_run_ends_in_a_valid_scored_submission(project, demo_folder, name):
     run = Run(name, project / "runs")

@@ -9,7 +9,7 @@ from nuclei.config.schema import Config
 from nuclei.data.folds import fold_table, mosaic_groups, read_folds, split_folds
 from nuclei.errors import UserError
 from nuclei.runs.cache import fingerprint, lock
-from nuclei.runs.files import read_image, write_table
+from nuclei.runs.files import read_image, remove_partial_files, write_table
 from nuclei.runs.layout import Dataset, Options, Run
 
 LEAST_FOLDS = 2
@@ -19,6 +19,7 @@ def main(run: Run, config: Config, options: Options) -> None:
     dataset = Dataset(config.data, run.folder.parent)
     fingerprint(dataset.meta)
     with lock(dataset.meta.with_name("folds.json"), f"{dataset.name} folds"):
+        remove_partial_files([Path(config.data.folds)])
         deal_folds(config, dataset, options.force)
 
 
