@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from nuclei.config.load import run_name
+from nuclei.config.load import parse_changes
 from nuclei.errors import UserError, explain_os_error
-from nuclei.pipeline import list_runs, load_run, run_stage, run_stages
+from nuclei.pipeline import choose_name, load_run, plan_runs, rehearse, run_stage, run_stages
 from nuclei.runs.files import read_table
 from nuclei.runs.layout import Options, Run, comparison
 from nuclei.runs.stage_table import STAGES
@@ -61,6 +61,17 @@ Published = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="replace what was made with other settings")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="change a setting of the named configs, as in --set train.steps=100, the value in YAML; may be repeated",
+    ),
+]
+NewName = Annotated[
+    str | None, typer.Option("--name", help="name of the run that is made", show_default="the config's file name")
+]
 
 
 def make_command(name: str) -> Callable[..., None]:
@@ -75,10 +86,12 @@ def make_command(name: str) -> Callable[..., None]:
         runs: Runs = Path("runs"),
         force: Force = False,
         published: Published = False,
+        settings: Settings = None,
+        new_name: NewName = None,
     ) -> None:
-        options = Options(data, fold, devices, jobs, force, published)
-        for path in configs:
-            run_stage(name, run_name(path), load_run(path), options, runs)
+        options, changes = Options(data, fold, devices, jobs, force, published), parse_changes(settings or ())
+        for path, run in zip(configs, choose_name(configs, new_name), strict=True):
+            run_stage(name, run, load_run(path, changes), options, runs)
 
     return command
 
@@ -89,12 +102,19 @@ for stage_name, entry in STAGES.items():
 
 
 @app.command()
-def report(configs: Configs, runs: Runs = Path("runs"), force: Force = False, publish: Publish = False) -> None:
+def report(
+    configs: Configs,
+    runs: Runs = Path("runs"),
+    force: Force = False,
+    publish: Publish = False,
+    settings: Settings = None,
+    new_name: NewName = None,
+) -> None:
     """Write a report of each run, and tabulate all of them beside the systems of the field."""
     from nuclei.experiments.leaderboard import compare_runs
 
-    make_command("report")(configs, runs=runs, force=force)
-    print_table(compare_runs([run_name(path) for path in configs], runs))
+    make_command("report")(configs, runs=runs, force=force, settings=settings, new_name=new_name)
+    print_table(compare_runs(choose_name(configs, new_name), runs))
     typer.echo(f"leaderboard: {comparison(runs, 'leaderboard').with_suffix('.html')}")
     if publish:
         publish_comparison(runs, "leaderboard")
@@ -116,14 +136,22 @@ def run(
     runs: Runs = Path("runs"),
     force: Force = False,
     published: Published = False,
+    settings: Settings = None,
+    new_name: NewName = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="say which stages would run, and why; write nothing")
+    ] = False,
 ) -> None:
     """Run all stages of configs or ensembles, members first; what is up to date is skipped."""
     options = Options(data, None, devices, jobs, force, published)
-    plan = dict(entry for path in configs for entry in list_runs(path))
-    for path, config in plan.items():
-        run_stages(run_name(path), config, options, runs)
-    for path in configs:
-        finished = Run(run_name(path), runs)
+    plan = plan_runs(configs, parse_changes(settings or ()), new_name)
+    if dry_run:
+        rehearse(plan, options, runs)
+        return
+    for name, config in plan.items():
+        run_stages(name, config, options, runs)
+    for name in choose_name(configs, new_name):
+        finished = Run(name, runs)
         typer.echo(f"submission: {finished.submission('test')}\nreport: {finished.report / 'report.html'}")
 
 
@@ -145,6 +173,7 @@ def ablate(
     force: Force = False,
     publish: Publish = False,
     published: Published = False,
+    settings: Settings = None,
 ) -> None:
     """Run what is missing of ablations and their bases, and tabulate what each change gains over its base."""
     from nuclei.experiments.ablate import Cluster
@@ -152,7 +181,8 @@ def ablate(
     from nuclei.report.comparisons import gains_table
 
     options = Options(data, None, devices, jobs, force, published)
-    failed = run_ablations(configs, seeds, options, runs, Cluster(backend, workers, address))
+    changes = parse_changes(settings or ())
+    failed = run_ablations(configs, seeds, options, runs, Cluster(backend, workers, address), changes)
     path = comparison(runs, "ablations")
     print_table(gains_table(read_table(path)))
     typer.echo(f"ablations: {path.with_suffix('.html')}")

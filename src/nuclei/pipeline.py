@@ -3,16 +3,20 @@
 import importlib
 import subprocess
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from nuclei.config.load import load_config, run_name
-from nuclei.config.schema import Config
+from nuclei.config.schema import Config, check_name
 from nuclei.decoding.methods import METHODS, check_method, uses_networks
-from nuclei.errors import UserError
+from nuclei.errors import UserError, explain_os_error
+from nuclei.runs.cache import RefusedError
 from nuclei.runs.files import write_bytes
 from nuclei.runs.layout import Options, Run
+from nuclei.runs.rehearsal import anything_foreseen, foresee, rehearsal
 from nuclei.runs.stage_table import STAGES
 
 # Where the configs of members are looked for, from any folder above.
@@ -26,9 +30,9 @@ SKIPPED = {
 }
 
 
-def load_run(path: str | Path) -> Config:
+def load_run(path: str | Path, changes: Mapping[str, Any] | None = None) -> Config:
     """Load a run's config; raise UserError as `load_config` does, and naming the file, as `check_method` does."""
-    config = load_config(path)
+    config = load_config(path, changes)
     try:
         check_method(config)
     except UserError as error:
@@ -65,9 +69,15 @@ def run_stage(stage: str, name: str, config: Config, options: Options, runs: Pat
     run = Run(name, runs)
     if not run.config.is_file():
         save_config(run, config)
-    importlib.import_module(f"nuclei.stages.{stage}").main(run, config, options)
+    load_stage(stage)(run, config, options)
     # Only now: a stage that refuses other settings must not leave them beside the results of the old ones.
     save_config(run, config)
+
+
+def load_stage(stage: str) -> Callable[[Run, Config, Options], None]:
+    """Import a stage and return its function."""
+    main: Callable[[Run, Config, Options], None] = importlib.import_module(f"nuclei.stages.{stage}").main
+    return main
 
 
 def save_config(run: Run, config: Config) -> None:
@@ -85,6 +95,32 @@ def run_stages(name: str, config: Config, options: Options, runs: Path, skipped:
             train_alone(name, options, runs)
         else:
             run_stage(stage, name, config, options, runs)
+
+
+def rehearse(plan: Mapping[str, Config], options: Options, runs: Path) -> None:
+    """Say what `run_stages` would do for each run of a plan, stage by stage and why, and write nothing.
+
+    Raises what stops a run, unless it lacks no more than stages before it would make.
+    """
+    open_ended: dict[str, str] = {}  # run -> the stage from which on all depends on what cannot be known yet
+    with rehearsal():
+        for name, config in plan.items():
+            run = Run(name, runs)
+            needs = [open_ended[one] for one in (*config.members, config.train.start) if one in open_ended]
+            for stage in list_stages(config):
+                if name in open_ended or (needs and STAGES[stage].time != "data"):
+                    print(f"{name} {stage}: after {open_ended.setdefault(name, needs[0] if needs else '')}", flush=True)
+                    continue
+                try:
+                    load_stage(stage)(run, config, options)
+                except (UserError, OSError) as error:
+                    if isinstance(error, RefusedError) or not anything_foreseen():
+                        raise
+                    lacking = explain_os_error(error) if isinstance(error, OSError) else str(error)
+                    print(f"{name} {stage}: not known before the stages above have run ({lacking})", flush=True)
+                    open_ended[name] = f"{name} {stage}"
+            if anything_foreseen():
+                foresee(run.config, config.model_dump(mode="json"))
 
 
 def train_alone(name: str, options: Options, runs: Path) -> None:
@@ -105,17 +141,53 @@ def list_stages(config: Config) -> list[str]:
     return [name for name, entry in STAGES.items() if name not in skipped and not entry.on_demand]
 
 
-def list_runs(path: Path, above: tuple[str, ...] = ()) -> list[tuple[Path, Config]]:
+def choose_name(paths: Sequence[Path], name: str | None) -> list[str]:
+    """Return the names of the runs of configs: their files' names or, if one is given, that name of the only one.
+
+    Raises UserError if it is given for several, or cannot be a name.
+    """
+    if name is None:
+        return [run_name(path) for path in paths]
+    if len(paths) != 1:
+        raise UserError(f"--name {name}: it names one run, and {len(paths)} configs are given")
+    try:
+        return [check_name(name)]
+    except ValueError as error:
+        raise UserError(f"--name {error}") from None
+
+
+def plan_runs(paths: Sequence[Path], changes: Mapping[str, Any], name: str | None) -> dict[str, Config]:
+    """Return name -> config of the runs of config files and of all that they depend on, each after what it needs.
+
+    changes: settings of the files that are named; those that they depend on are made as their own files say. Raises
+    UserError as `list_runs` and `choose_name` do, and if the name is that of a run that this one depends on.
+    """
+    plan: dict[str, Config] = {}
+    own: dict[str, Config] = {}
+    for chosen, path in zip(choose_name(paths, name), paths, strict=True):
+        *below, (_, config) = list_runs(path, changes)
+        needed = {run_name(file): one for file, one in below}
+        if chosen in needed:
+            raise UserError(f"--name {chosen}: {path} depends on the run of that name")
+        plan = {**needed, **plan, chosen: config}
+        own[chosen] = config
+    return plan | own
+
+
+def list_runs(
+    path: Path, changes: Mapping[str, Any] | None = None, above: tuple[str, ...] = ()
+) -> list[tuple[Path, Config]]:
     """Return the configs that a run depends on, members or the run that its training starts from, and its own, last.
 
-    Raises UserError on such a run whose config is not found, on one that depends on itself, and as `check_run` does.
+    changes: as `load_config` takes them, of the run itself. Raises UserError on such a run whose config is not found,
+    on one that depends on itself, and as `check_run` does.
     """
-    config, found = load_run(path), []
+    config, found = load_run(path, changes), []
     check_run(config, str(path))
     if run_name(path) in above:
         raise UserError(f"{path} depends on itself, by way of {' -> '.join(above)}")
     for name in config.members or filter(None, [config.train.start]):
-        found += list_runs(find_config(name, path), (*above, run_name(path)))
+        found += list_runs(find_config(name, path), None, (*above, run_name(path)))
     return [*found, (path, config)]
 
 

@@ -78,12 +78,15 @@ def find_configs(paths: Iterable[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def read_ablation(path: Path) -> Ablation:
-    """Read an ablation; raise UserError if it has no base, differs from it in nothing, or has other data than it."""
-    config, base_path = load_config(path), read_base(path)
+def read_ablation(path: Path, changes: Mapping[str, Any] | None = None) -> Ablation:
+    """Read an ablation; raise UserError if it has no base, differs from it in nothing, or has other data than it.
+
+    changes: settings that are changed of it and of its base alike, as load_config takes them.
+    """
+    config, base_path = load_config(path, changes), read_base(path)
     if base_path is None:
         raise UserError(f"{path} has no base to be compared with: begin it with `base: <config>`, and change one thing")
-    base = load_config(base_path)
+    base = load_config(base_path, changes)
     changed = list_changes(base.model_dump(mode="json"), config.model_dump(mode="json"))
     if not changed:
         raise UserError(f"{path} differs from its base {base_path} in nothing: change what the ablation is about")
@@ -92,13 +95,16 @@ def read_ablation(path: Path) -> Ablation:
     return Ablation(run_name(path), base_path, config, tuple(changed))
 
 
-def plan(paths: list[Path], seeds: int) -> tuple[list[Ablation], list[Task]]:
-    """Return the ablations of config files, and the tasks that make them, their bases and members, in order."""
-    found = [read_ablation(path) for path in paths]
+def plan(paths: list[Path], seeds: int, changes: Mapping[str, Any] | None = None) -> tuple[list[Ablation], list[Task]]:
+    """Return the ablations of config files, and the tasks that make them, their bases and members, in order.
+
+    changes: as read_ablation takes them; members are made as their own files say.
+    """
+    found = [read_ablation(path, changes) for path in paths]
     tasks: dict[str, Task] = {}
     for ablation, path in zip(found, paths, strict=True):
         for target in (ablation.base_path, path):
-            *below, (_, config) = list_runs(target)
+            *below, (_, config) = list_runs(target, changes)
             for member_path, member in below:
                 name = run_name(member_path)
                 tasks.setdefault(name, Task(name, member, tuple(member.members)))
@@ -233,9 +239,19 @@ def count_seconds(name: str, seeds: int, runs: Path) -> float:
     return round(float(sum(meta["seconds"] for meta in metas if "shared_with" not in meta)), 1)
 
 
-def ablate(paths: list[Path], seeds: int, options: Options, runs: Path, cluster: Cluster) -> dict[str, str]:
-    """Run the ablations of files and folders and add them to the table; return what went wrong, {run: error}."""
-    found, tasks = plan(find_configs(paths), seeds)
+def ablate(
+    paths: list[Path],
+    seeds: int,
+    options: Options,
+    runs: Path,
+    cluster: Cluster,
+    changes: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
+    """Run the ablations of files and folders and add them to the table; return what went wrong, {run: error}.
+
+    changes: as read_ablation takes them.
+    """
+    found, tasks = plan(find_configs(paths), seeds, changes)
     if options.jobs == -1 and cluster.workers > 1:
         options = replace(options, jobs=max(1, joblib.cpu_count() // cluster.workers))
     failed = run_tasks(tasks, options, runs, cluster)

@@ -17,6 +17,7 @@ from nuclei.networks.hardware import single_thread
 from nuclei.runs.cache import stage
 from nuclei.runs.files import atomic, read_table
 from nuclei.runs.layout import Dataset, Options, Run, read_pairs
+from nuclei.runs.rehearsal import is_made
 from nuclei.training.crops import Crops, make_source, pool_settings
 
 VERSION = 1
@@ -26,7 +27,7 @@ BATCH = 32
 def main(run: Run, config: Config, options: Options) -> None:
     dataset, channels, size = Dataset(config.data, run.folder.parent), config.model.channels, config.train.crop_px
     networks = [
-        run.meta(f"train_fold{fold}").is_file() or (options.published and find_published(config, dataset, fold))
+        is_made(run.meta(f"train_fold{fold}")) or (options.published and find_published(config, dataset, fold))
         for fold in dataset.list_folds()
     ]
     if all(networks) and not options.force:
