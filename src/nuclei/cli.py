@@ -1,12 +1,13 @@
 """Find every nucleus in a microscope image. Each command explains itself: nuclei COMMAND --help."""
 
+import json
 import signal
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -17,9 +18,6 @@ from nuclei.pipeline import choose_name, load_run, plan_runs, rehearse, run_stag
 from nuclei.runs.files import read_table
 from nuclei.runs.layout import Options, Run, comparison
 from nuclei.runs.stage_table import STAGES
-
-if TYPE_CHECKING:
-    from nuclei.report.blocks import Table
 
 LESS_MEMORY = "use fewer processes by --jobs or, to train, a smaller train.batch_size or train.crop_px"
 REPORT = (
@@ -112,6 +110,7 @@ def report(
 ) -> None:
     """Write a report of each run, and tabulate all of them beside the systems of the field."""
     from nuclei.experiments.leaderboard import compare_runs
+    from nuclei.report.terminal import print_table
 
     make_command("report")(configs, runs=runs, force=force, settings=settings, new_name=new_name)
     print_table(compare_runs(choose_name(configs, new_name), runs))
@@ -179,6 +178,7 @@ def ablate(
     from nuclei.experiments.ablate import Cluster
     from nuclei.experiments.ablate import ablate as run_ablations
     from nuclei.report.comparisons import gains_table
+    from nuclei.report.terminal import print_table
 
     options = Options(data, None, devices, jobs, force, published)
     changes = parse_changes(settings or ())
@@ -193,13 +193,6 @@ def ablate(
         raise UserError("\n  ".join(["these runs failed and are not in the table:", *lines]))
 
 
-def print_table(table: "Table") -> None:
-    """Print a table of a report so that its columns line up in a terminal."""
-    import pandas as pd
-
-    typer.echo(pd.DataFrame(table.rows, columns=table.columns).to_string(index=False))
-
-
 @app.command()
 def climb(
     steps: Annotated[
@@ -211,11 +204,31 @@ def climb(
 ) -> None:
     """Tabulate the steps that led to the best run: score, gain over the step before, what training took."""
     from nuclei.experiments.climb import climb as tabulate
+    from nuclei.report.terminal import print_table
 
     print_table(tabulate(steps, runs))
     typer.echo(f"climb: {comparison(runs, 'climb').with_suffix('.html')}")
     if publish:
         publish_comparison(runs, "climb")
+
+
+@app.command("list")
+def list_runs(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="these runs only")] = None,
+    runs: Runs = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="everything, as JSON")] = False,
+) -> None:
+    """List the runs: which stages are finished, running or stopped, the score, the size on the disk."""
+    from nuclei.experiments.overview import as_records, list_overviews, overview_table
+    from nuclei.report.terminal import print_table
+
+    found = list_overviews(runs, names or ())
+    if as_json:
+        typer.echo(json.dumps(as_records(found), indent=1))
+    elif found:
+        print_table(overview_table(found))
+    else:
+        typer.echo(f"no runs in {runs}")
 
 
 @app.command("predict-images")

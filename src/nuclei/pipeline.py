@@ -12,12 +12,12 @@ import yaml
 from nuclei.config.load import load_config, run_name
 from nuclei.config.schema import Config, check_name
 from nuclei.decoding.methods import METHODS, check_method, uses_networks
-from nuclei.errors import UserError, explain_os_error
+from nuclei.errors import UserError
 from nuclei.runs.cache import RefusedError
 from nuclei.runs.files import write_bytes
 from nuclei.runs.layout import Options, Run
 from nuclei.runs.rehearsal import anything_foreseen, foresee, rehearsal
-from nuclei.runs.stage_table import STAGES
+from nuclei.runs.stage_table import STAGES, stage_of
 
 # Where the configs of members are looked for, from any folder above.
 CONFIG_FOLDERS = ("configs", "configs/systems", "configs/large", "ensembles")
@@ -102,23 +102,29 @@ def rehearse(plan: Mapping[str, Config], options: Options, runs: Path) -> None:
 
     Raises what stops a run, unless it lacks no more than stages before it would make.
     """
-    open_ended: dict[str, str] = {}  # run -> the stage from which on all depends on what cannot be known yet
+    open_ended: dict[str, str] = {}  # run -> the stage from which on all depends on what is not there yet
     with rehearsal():
         for name, config in plan.items():
             run = Run(name, runs)
             needs = [open_ended[one] for one in (*config.members, config.train.start) if one in open_ended]
             for stage in list_stages(config):
-                if name in open_ended or (needs and STAGES[stage].time != "data"):
-                    print(f"{name} {stage}: after {open_ended.setdefault(name, needs[0] if needs else '')}", flush=True)
-                    continue
-                try:
-                    load_stage(stage)(run, config, options)
-                except (UserError, OSError) as error:
-                    if isinstance(error, RefusedError) or not anything_foreseen():
-                        raise
-                    lacking = explain_os_error(error) if isinstance(error, OSError) else str(error)
-                    print(f"{name} {stage}: not known before the stages above have run ({lacking})", flush=True)
-                    open_ended[name] = f"{name} {stage}"
+                if name not in open_ended and needs and STAGES[stage].time != "data":
+                    open_ended[name] = needs[0]
+                if name not in open_ended:
+                    try:
+                        load_stage(stage)(run, config, options)
+                        continue
+                    except (UserError, OSError) as error:
+                        if isinstance(error, RefusedError) or not anything_foreseen():
+                            raise
+                        open_ended[name] = f"{name} {stage}"
+                made = any(stage_of(meta.stem) == stage for meta in run.meta(stage).parent.glob("*.json"))
+                above = (
+                    "the stages above leave" if open_ended[name] == f"{name} {stage}" else f"{open_ended[name]} leaves"
+                )
+                print(
+                    f"{name} {stage}: {f'depends on what {above}' if made else 'would run (not made yet)'}", flush=True
+                )
             if anything_foreseen():
                 foresee(run.config, config.model_dump(mode="json"))
 

@@ -106,9 +106,7 @@ def load_config(path: str | Path, changes: Mapping[str, Any] | None = None) -> C
     config = parse_config(merge(content, dict(changes or {})), source)
     # Such a setting would be in the run's config, and change nothing.
     if config.members and (unread := [section for section in OF_NETWORKS if section in (changes or {})]):
-        raise UserError(
-            f"{source}: it trains no network, so --set {unread[0]} changes nothing: set it for a member"
-        )
+        raise UserError(f"{source}: it trains no network, so --set {unread[0]} changes nothing: set it for a member")
     return config
 
 
