@@ -292,6 +292,41 @@ def predict_images(
 
 
 @app.command()
+def validate(
+    submission: Annotated[Path, typer.Argument(help="CSV file, also gzipped, of this project or any other")],
+    images: Annotated[
+        Path | None, typer.Option(help="folder of the images that it is for, or an official archive")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="folder of the official archives: the test images that it has most of")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--run", metavar="RUN", help="a run, for whose test images it is")] = None,
+    runs: Runs = Path("runs"),
+    jobs: Jobs = -1,
+) -> None:
+    """Check a submission against every rule of the competition; lists each violation with its row."""
+    from nuclei.inference.validation import check_submission, shapes_of_archives, shapes_of_images, shapes_of_run
+
+    if sum(given is not None for given in (images, data, name)) != 1:
+        raise UserError("say which images the submission is for: by one of --images, --data and --run")
+    if not submission.is_file():
+        raise UserError(f"no submission {submission}")
+    if images:
+        shapes, said = shapes_of_images(images, jobs), str(images)
+    elif data:
+        shapes, said = shapes_of_archives(data, submission, jobs), str(data)
+    else:
+        shapes, said = shapes_of_run(str(name), runs, submission)
+    violations, holds = check_submission(submission, shapes)
+    if violations:
+        typer.echo("\n".join(violations))
+        raise UserError(
+            f"{submission} breaks the rules {len(violations)} times, for the {len(shapes)} images of {said}"
+        )
+    typer.echo(f"valid: {holds}")
+
+
+@app.command()
 def show(
     name: RunName,
     image_id: Annotated[str, typer.Argument(help="an image's id, or what it begins with")],
