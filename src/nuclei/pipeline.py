@@ -14,6 +14,7 @@ from nuclei.config.schema import Config, check_name
 from nuclei.decoding.methods import METHODS, check_method, uses_networks
 from nuclei.errors import UserError
 from nuclei.runs.cache import RefusedError
+from nuclei.runs.cores import use_threads
 from nuclei.runs.files import write_bytes
 from nuclei.runs.layout import Options, Run
 from nuclei.runs.rehearsal import anything_foreseen, foresee, rehearsal
@@ -69,7 +70,9 @@ def run_stage(stage: str, name: str, config: Config, options: Options, runs: Pat
     run = Run(name, runs)
     if not run.config.is_file():
         save_config(run, config)
-    load_stage(stage)(run, config, options)
+    main = load_stage(stage)
+    use_threads(options.threads)
+    main(run, config, options)
     # Only now: a stage that refuses other settings must not leave them beside the results of the old ones.
     save_config(run, config)
 

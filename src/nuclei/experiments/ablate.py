@@ -25,6 +25,7 @@ from nuclei.experiments.gains import compare
 from nuclei.pipeline import list_runs, run_stages
 from nuclei.report.comparisons import ABLATION_COLUMNS, ablation_blocks, add_ablations
 from nuclei.report.reader import write_page
+from nuclei.runs.cores import count_cores
 from nuclei.runs.files import read_json, read_table, write_table
 from nuclei.runs.layout import Options, Run, comparison
 from nuclei.runs.parallel import follow
@@ -153,10 +154,6 @@ def run_tasks(tasks: list[Task], options: Options, runs: Path, cluster: Cluster)
 
 def run_task(task: Task, options: Options, runs: Path) -> str | None:
     """Run all stages of a task and return the error it ended with, if any: one failure must not lose the others."""
-    import torch  # in the worker: the process that hands out the work does not need it
-
-    if options.jobs > 0:
-        torch.set_num_threads(options.jobs)
     try:
         run_stages(task.name, task.config, options, runs, skipped=("report",))
     except (UserError, OSError) as error:
@@ -253,7 +250,9 @@ def ablate(
     """
     found, tasks = plan(find_configs(paths), seeds, changes)
     if options.jobs == -1 and cluster.workers > 1:
-        options = replace(options, jobs=max(1, joblib.cpu_count() // cluster.workers))
+        options = replace(options, jobs=max(1, count_cores() // cluster.workers))
+    if options.jobs > 0:
+        options = replace(options, threads=options.jobs)
     failed = run_tasks(tasks, options, runs, cluster)
     table, path = tabulate(found, seeds, runs), comparison(runs, "ablations")
     table = add_ablations(read_table(path), table) if path.is_file() else table

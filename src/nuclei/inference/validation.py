@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
+
 from nuclei.data.competition import ARCHIVES, FILES, TITLES
 from nuclei.errors import UserError
 from nuclei.evaluation.sheets import read_sheet
@@ -50,7 +52,7 @@ def shapes_of_run(name: str, runs: Path, submission: Path) -> tuple[Shapes, str]
     """
     _, config, dataset = open_run(name, runs)
     manifest = dataset.read_manifest()
-    splits = {split: manifest[manifest["split"] == split] for split in config.data.unseen}
+    splits: dict[str, pd.DataFrame] = {split: manifest[manifest["split"] == split] for split in config.data.unseen}
     ids = {split: rows["image_id"].tolist() for split, rows in splits.items() if len(rows)}
     if not ids:
         raise UserError(f"{name} has no test images: its data.unseen is {', '.join(config.data.unseen) or 'empty'}")

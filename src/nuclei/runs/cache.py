@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nuclei.errors import UserError
+from nuclei.runs.cores import say_cores
 from nuclei.runs.files import (
     as_json,
     content_hash,
@@ -189,7 +190,7 @@ def stage(
             # Whoever asks how the outputs were made, and in what time, means the run that made them.
             made = {"shared_with": twin.parent.parent.name} | theirs
         else:
-            print(f"{job.name}: running{why}", flush=True)
+            print(f"{job.name}: running{why}, {say_cores()}", flush=True)
             yield needed
             made = {"stage": meta.stem} | provenance()
             made |= {"seconds": time.monotonic() - start, "cpu_seconds": cpu_seconds() - cpu_start}

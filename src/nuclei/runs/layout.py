@@ -39,6 +39,7 @@ class Options:
     jobs: int = -1  # processes of the stages that go image by image; -1: one per core
     force: bool = False  # replace what was made with other settings
     published: bool = False  # take networks that ensembles/ has, trained with the same settings, instead of training
+    threads: int = 0  # of one operation; 0: as cores.use_threads says
 
 
 class Dataset:

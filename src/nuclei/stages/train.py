@@ -24,6 +24,7 @@ from nuclei.networks.encoder_decoder import load_weights
 from nuclei.networks.hardware import choose_precision
 from nuclei.networks.kinds import KINDS, build, make_loss
 from nuclei.runs.cache import expected_fingerprint, fingerprint, is_up_to_date, read_meta, stage
+from nuclei.runs.cores import count_threads, use_threads
 from nuclei.runs.files import as_json, differences, file_hash, named, read_table, write_bytes, write_table
 from nuclei.runs.layout import Dataset, Options, Run, read_config, read_pair, read_pairs
 from nuclei.runs.rehearsal import is_made, rehearses
@@ -85,6 +86,10 @@ def main(run: Run, config: Config, options: Options) -> None:
         strategy="auto" if options.devices == 1 else "ddp_find_unused_parameters_true",
     )
     fabric.launch()
+    if options.devices > 1:  # each is a process, and they share the cores
+        use_threads(max(1, count_threads() // options.devices))
+    if fabric.is_global_zero:
+        print(f"{run.name} train: {torch.get_num_threads()} threads in each of {options.devices} processes", flush=True)
     for fold in folds:
         if not fabric.is_global_zero:  # one process keeps the books, and says what it found there
             if fabric.broadcast(False):
