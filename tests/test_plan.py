@@ -142,6 +142,19 @@ def test_changes_are_of_the_named_configs_alone(project):
         plan_runs([Path("pair.yaml")], parse_changes(["train.steps=3"]), None)
 
 
+def test_what_a_kill_left_of_a_config_is_removed_at_the_next_start(project, demo_folder):
+    left, other = (Path(f"runs/plain/.1.partial.{name}") for name in ("config.yaml", "other.csv"))
+    for path in (left, other):
+        path.touch()
+    before = Path("runs/plain/config.yaml").stat()
+    run_stage("submit", "plain", load_config("plain.yaml"), Options(demo_folder, jobs=1), RUNS)
+    assert not left.exists()
+    assert other.exists()
+    other.unlink()
+    # An equal config is not written again.
+    assert Path("runs/plain/config.yaml").stat().st_mtime_ns == before.st_mtime_ns
+
+
 def test_names_of_runs(project):
     assert choose_name([Path("a.yaml"), Path("b.yaml")], None) == ["a", "b"]
     assert choose_name([Path("a.yaml")], "c") == ["c"]

@@ -15,8 +15,9 @@ from nuclei.decoding.methods import METHODS, check_method, uses_networks
 from nuclei.errors import UserError
 from nuclei.runs.cache import RefusedError
 from nuclei.runs.cores import use_threads
-from nuclei.runs.files import write_bytes
+from nuclei.runs.files import remove_partial_files, write_bytes
 from nuclei.runs.layout import Options, Run
+from nuclei.runs.locks import lock
 from nuclei.runs.rehearsal import anything_foreseen, foresee, rehearsal
 from nuclei.runs.stage_table import STAGES, stage_of
 
@@ -68,8 +69,7 @@ def check_run(config: Config, source: str) -> None:
 def run_stage(stage: str, name: str, config: Config, options: Options, runs: Path) -> None:
     """Run one stage of the run `name`, with its complete config saved beside what it makes."""
     run = Run(name, runs)
-    if not run.config.is_file():
-        save_config(run, config)
+    save_config(run, config, replace=False)
     main = load_stage(stage)
     use_threads(options.threads)
     main(run, config, options)
@@ -83,9 +83,16 @@ def load_stage(stage: str) -> Callable[[Run, Config, Options], None]:
     return main
 
 
-def save_config(run: Run, config: Config) -> None:
-    """Write the resolved, complete config of a run."""
-    write_bytes(run.config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
+def save_config(run: Run, config: Config, replace: bool = True) -> None:
+    """Write the resolved, complete config of a run, unless there is one and it is not to be replaced.
+
+    What killed processes left of such a file is removed: the lock says that no other is writing it.
+    """
+    content = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode()
+    with lock(run.meta("config"), f"{run.name} config"):
+        remove_partial_files([run.config])
+        if not run.config.is_file() or (replace and run.config.read_bytes() != content):
+            write_bytes(run.config, content)
 
 
 def run_stages(name: str, config: Config, options: Options, runs: Path, skipped: tuple[str, ...] = ()) -> None:

@@ -144,6 +144,7 @@ def run_tasks(tasks: list[Task], options: Options, runs: Path, cluster: Cluster)
                 task.name: "not run: a run it depends on failed" for task in wave if failed.keys() & set(task.needs)
             }
             able = [task for task in wave if task.name not in failed]
+            progress.update(len(wave) - len(able))
             # The first task alone prepares the data and deals the folds, which all of them need.
             for part in (able[:1], able[1:]) if not progress.n else (able,):
                 errors = parallel(joblib.delayed(follow)(os.getpid(), run_task, task, options, runs) for task in part)
