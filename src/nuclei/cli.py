@@ -48,7 +48,13 @@ Configs = Annotated[list[Path], typer.Argument(help="YAML files of runs; a file'
 Data = Annotated[Path, typer.Option(help="folder of the official archives, zips or extracted")]
 Fold = Annotated[int | None, typer.Option(help="train this fold only")]
 Devices = Annotated[int, typer.Option(min=1, help="GPUs, or CPU processes, to train on")]
-Jobs = Annotated[int, typer.Option(help="processes of the stages that go image by image; -1: one per core")]
+Jobs = Annotated[
+    int,
+    typer.Option(
+        help="processes of the stages that go image by image; -1: one per core that may be used, of which the variable "
+        "NUCLEI_THREADS gives another number"
+    ),
+]
 Runs = Annotated[Path, typer.Option(help="folder of all runs")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="name of a finished run")]
 Publish = Annotated[bool, typer.Option("--publish", help="also put the table into ensembles/ and its README file")]

@@ -56,12 +56,11 @@ def count_jobs(jobs: int) -> int:
 def use_threads(wanted: int = 0) -> None:
     """Have OpenCV and torch, if it is loaded, compute with `wanted` threads; 0: with no more than `count_threads`.
 
-    Torch's own choice is not raised unless asked for: it leaves out the second threads of a core, which gain nothing.
+    Their own choice is not raised unasked: torch's leaves out the second threads of a core, which gain nothing.
     """
-    n = wanted or count_threads()
-    cv2.setNumThreads(n)
+    n, asked = wanted or count_threads(), wanted > 0 or VARIABLE in os.environ
+    cv2.setNumThreads(n if asked else min(n, cv2.getNumThreads()))
     if torch := sys.modules.get("torch"):
         own = torch.get_num_threads()
-        n = n if wanted or VARIABLE in os.environ else min(n, own)
-        if n != own:
+        if n != own and (asked or n < own):
             torch.set_num_threads(n)
