@@ -110,7 +110,17 @@ def test_without_data_all_would_run_and_only_what_exists_depends_on_it(demo_fold
     )
     meta = Run("plain", RUNS).meta("submit")
     write_bytes(meta, b"{}")
-    assert "plain submit: depends on what plain classical leaves" in rehearse_run("plain", demo_folder, capsys)
+    assert "plain submit: depends on the data, which would change" in rehearse_run("plain", demo_folder, capsys)
+
+
+def test_new_data_leave_open_what_is_made_of_them(project, demo_folder, tmp_path, capsys):
+    for path in demo_folder.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "stage2_test_final.zip").symlink_to(demo_folder / "stage1_test.zip")
+    said = rehearse_run("plain", tmp_path, capsys)
+    assert said[1] == "demo prepare: would run again (stage2: not made yet)"
+    assert said[3] == "plain classical: depends on the data, which would change"
+    assert said[-1] == "plain report: would run (not made yet)"
 
 
 def test_a_rehearsal_writes_nothing_whatever_is_called(tmp_path):

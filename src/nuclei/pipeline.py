@@ -16,7 +16,7 @@ from nuclei.errors import UserError
 from nuclei.runs.cache import RefusedError
 from nuclei.runs.cores import use_threads
 from nuclei.runs.files import remove_partial_files, write_bytes
-from nuclei.runs.layout import Options, Run
+from nuclei.runs.layout import Dataset, Options, Run
 from nuclei.runs.locks import lock
 from nuclei.runs.rehearsal import anything_foreseen, foresee, rehearsal
 from nuclei.runs.stage_table import STAGES, stage_of
@@ -112,29 +112,27 @@ def rehearse(plan: Mapping[str, Config], options: Options, runs: Path) -> None:
 
     Raises what stops a run, unless it lacks no more than stages before it would make.
     """
-    open_ended: dict[str, str] = {}  # run -> the stage from which on all depends on what is not there yet
+    open_ended: dict[str, str] = {}  # run -> what is not there yet, and decides about its stages from one on
     with rehearsal():
         for name, config in plan.items():
-            run = Run(name, runs)
+            run, data = Run(name, runs), Dataset(config.data, runs).meta.parent
             needs = [open_ended[one] for one in (*config.members, config.train.start) if one in open_ended]
             for stage in list_stages(config):
-                if name not in open_ended and needs and STAGES[stage].time != "data":
-                    open_ended[name] = needs[0]
-                if name not in open_ended:
+                reason = open_ended.get(name, "")
+                if not reason and STAGES[stage].time != "data":
+                    reason = "the data, which would change" if anything_foreseen(data) else "".join(needs[:1])
+                if not reason:
                     try:
                         load_stage(stage)(run, config, options)
                         continue
                     except (UserError, OSError) as error:
                         if isinstance(error, RefusedError) or not anything_foreseen():
                             raise
-                        open_ended[name] = f"{name} {stage}"
+                        reason = "the stages above"
+                open_ended.setdefault(name, f"{name} {stage}" if reason == "the stages above" else reason)
                 made = any(stage_of(meta.stem) == stage for meta in run.meta(stage).parent.glob("*.json"))
-                above = (
-                    "the stages above leave" if open_ended[name] == f"{name} {stage}" else f"{open_ended[name]} leaves"
-                )
-                print(
-                    f"{name} {stage}: {f'depends on what {above}' if made else 'would run (not made yet)'}", flush=True
-                )
+                certain = "would run (not made yet)" if not made else "would run (--force)" if options.force else ""
+                print(f"{name} {stage}: {certain or f'depends on {reason}'}", flush=True)
             if anything_foreseen():
                 foresee(run.config, config.model_dump(mode="json"))
 

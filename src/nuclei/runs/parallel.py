@@ -3,11 +3,12 @@
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from threading import Thread
 from typing import Any, TypeVar
 
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from joblib.parallel import get_active_backend
@@ -36,8 +37,9 @@ def each_image(
         for number, values in enumerate(zip(image_ids, *more, strict=True))
     )
     try:
-        done = Parallel(count_jobs(jobs), return_as="generator_unordered", **_one_thread_each())(tasks)
-        results = dict(tqdm(done, title, len(image_ids), unit="image", mininterval=2))
+        with _one_thread_each():
+            done = Parallel(count_jobs(jobs), return_as="generator_unordered")(tasks)
+            results = dict(tqdm(done, title, len(image_ids), unit="image", mininterval=2))
     except TerminatedWorkerError as error:
         raise UserError(
             f"{title}: one of its processes was killed, most likely for lack of memory: use fewer by --jobs, then "
@@ -61,13 +63,13 @@ def _numbered(number: int, work: Callable[..., Result], *values: Any) -> tuple[i
     return number, work(*values)
 
 
-def _one_thread_each() -> dict[str, Any]:
-    """Return what asks joblib for processes of one thread, where it would start processes.
+def _one_thread_each() -> AbstractContextManager[object]:
+    """Have the processes that joblib starts in this block compute with one thread each.
 
     Its own choice lets them share all cores, or have as many threads each as OMP_NUM_THREADS says.
     """
     starts_processes = get_active_backend()[0].supports_inner_max_num_threads
-    return {"backend": "loky", "inner_max_num_threads": 1} if starts_processes else {}
+    return parallel_config("loky", inner_max_num_threads=1) if starts_processes else nullcontext()
 
 
 @cache

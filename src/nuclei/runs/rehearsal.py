@@ -40,9 +40,9 @@ def foreseen(meta: Path) -> dict[str, Any] | None:
     return (_FORESEEN.get() or {}).get(meta)
 
 
-def anything_foreseen() -> bool:
-    """Return whether a stage would make something, so that another may lack only that."""
-    return bool(_FORESEEN.get())
+def anything_foreseen(folder: Path | None = None) -> bool:
+    """Return whether a stage would make something, with a meta in that folder; so that another may lack only that."""
+    return any(folder in (None, meta.parent) for meta in _FORESEEN.get() or {})
 
 
 def is_made(meta: Path) -> bool:
