@@ -89,7 +89,8 @@ def main(run: Run, config: Config, options: Options) -> None:
     if options.devices > 1:  # each is a process, and they share the cores
         use_threads(max(1, count_threads() // options.devices))
     if fabric.is_global_zero:
-        print(f"{run.name} train: {torch.get_num_threads()} threads in each of {options.devices} processes", flush=True)
+        each = f" in each of {options.devices} processes" if options.devices > 1 else ""
+        print(f"{run.name} train: {torch.get_num_threads()} threads{each}", flush=True)
     for fold in folds:
         if not fabric.is_global_zero:  # one process keeps the books, and says what it found there
             if fabric.broadcast(False):
