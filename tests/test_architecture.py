@@ -173,6 +173,29 @@ def test_a_module_imports_what_its_package_may(name):
     assert not crossings(module, MODULES[name].read_text())
 
 
+def named_wrongly(source: str) -> list[str]:
+    """List the functions of a module whose docstring says ValueError, and which raise UserErrors and none of those."""
+    found = []
+    for f in ast.walk(ast.parse(source)):
+        if isinstance(f, ast.FunctionDef) and "ValueError" in (ast.get_docstring(f) or ""):
+            calls = [node.exc for node in ast.walk(f) if isinstance(node, ast.Raise)]
+            raised = {ast.unparse(call.func) for call in calls if isinstance(call, ast.Call)}
+            found += [f.name] if "UserError" in raised and "ValueError" not in raised else []
+    return found
+
+
+def test_the_rules_see_an_error_that_is_called_by_another_name():
+    lines = "def f():\n    'Raises ValueError.'\n    raise {}('x')\n"
+    assert named_wrongly(lines.format("UserError")) == ["f"]
+    assert not named_wrongly(lines.format("ValueError"))
+    assert not named_wrongly(lines.format("UserError").replace("ValueError.", "UserError."))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstrings_call_errors_by_their_names(name):
+    assert not named_wrongly(MODULES[name].read_text())
+
+
 def test_every_stage_has_a_module_with_a_main_and_every_module_is_a_stage():
     modules = {Path(name).stem for name in STAGE_FILES} - {"__init__"}
     assert modules == set(STAGES)

@@ -1,25 +1,23 @@
 """Find every nucleus in a microscope image. Each command explains itself: nuclei COMMAND --help."""
 
+import json
 import signal
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from nuclei.config.load import run_name
+from nuclei.config.load import parse_changes
 from nuclei.errors import UserError, explain_os_error
-from nuclei.pipeline import list_runs, load_run, run_stage, run_stages
+from nuclei.pipeline import choose_name, load_run, plan_runs, rehearse, run_stage, run_stages
 from nuclei.runs.files import read_table
 from nuclei.runs.layout import Options, Run, comparison
 from nuclei.runs.stage_table import STAGES
-
-if TYPE_CHECKING:
-    from nuclei.report.blocks import Table
 
 LESS_MEMORY = "use fewer processes by --jobs or, to train, a smaller train.batch_size or train.crop_px"
 REPORT = (
@@ -50,7 +48,13 @@ Configs = Annotated[list[Path], typer.Argument(help="YAML files of runs; a file'
 Data = Annotated[Path, typer.Option(help="folder of the official archives, zips or extracted")]
 Fold = Annotated[int | None, typer.Option(help="train this fold only")]
 Devices = Annotated[int, typer.Option(min=1, help="GPUs, or CPU processes, to train on")]
-Jobs = Annotated[int, typer.Option(help="processes of the stages that go image by image; -1: one per core")]
+Jobs = Annotated[
+    int,
+    typer.Option(
+        help="processes of the stages that go image by image; -1: one per core that may be used, of which the variable "
+        "NUCLEI_THREADS gives another number"
+    ),
+]
 Runs = Annotated[Path, typer.Option(help="folder of all runs")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="name of a finished run")]
 Publish = Annotated[bool, typer.Option("--publish", help="also put the table into ensembles/ and its README file")]
@@ -61,6 +65,17 @@ Published = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="replace what was made with other settings")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="change a setting of the named configs, as in --set train.steps=100, the value in YAML; may be repeated",
+    ),
+]
+NewName = Annotated[
+    str | None, typer.Option("--name", help="name of the run that is made", show_default="the config's file name")
+]
 
 
 def make_command(name: str) -> Callable[..., None]:
@@ -75,10 +90,12 @@ def make_command(name: str) -> Callable[..., None]:
         runs: Runs = Path("runs"),
         force: Force = False,
         published: Published = False,
+        settings: Settings = None,
+        new_name: NewName = None,
     ) -> None:
-        options = Options(data, fold, devices, jobs, force, published)
-        for path in configs:
-            run_stage(name, run_name(path), load_run(path), options, runs)
+        options, changes = Options(data, fold, devices, jobs, force, published), parse_changes(settings or ())
+        for path, run in zip(configs, choose_name(configs, new_name), strict=True):
+            run_stage(name, run, load_run(path, changes), options, runs)
 
     return command
 
@@ -89,12 +106,20 @@ for stage_name, entry in STAGES.items():
 
 
 @app.command()
-def report(configs: Configs, runs: Runs = Path("runs"), force: Force = False, publish: Publish = False) -> None:
+def report(
+    configs: Configs,
+    runs: Runs = Path("runs"),
+    force: Force = False,
+    publish: Publish = False,
+    settings: Settings = None,
+    new_name: NewName = None,
+) -> None:
     """Write a report of each run, and tabulate all of them beside the systems of the field."""
     from nuclei.experiments.leaderboard import compare_runs
+    from nuclei.report.terminal import print_table
 
-    make_command("report")(configs, runs=runs, force=force)
-    print_table(compare_runs([run_name(path) for path in configs], runs))
+    make_command("report")(configs, runs=runs, force=force, settings=settings, new_name=new_name)
+    print_table(compare_runs(choose_name(configs, new_name), runs))
     typer.echo(f"leaderboard: {comparison(runs, 'leaderboard').with_suffix('.html')}")
     if publish:
         publish_comparison(runs, "leaderboard")
@@ -116,14 +141,22 @@ def run(
     runs: Runs = Path("runs"),
     force: Force = False,
     published: Published = False,
+    settings: Settings = None,
+    new_name: NewName = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="say which stages would run, and why; write nothing")
+    ] = False,
 ) -> None:
     """Run all stages of configs or ensembles, members first; what is up to date is skipped."""
     options = Options(data, None, devices, jobs, force, published)
-    plan = dict(entry for path in configs for entry in list_runs(path))
-    for path, config in plan.items():
-        run_stages(run_name(path), config, options, runs)
-    for path in configs:
-        finished = Run(run_name(path), runs)
+    plan = plan_runs(configs, parse_changes(settings or ()), new_name)
+    if dry_run:
+        rehearse(plan, options, runs)
+        return
+    for name, config in plan.items():
+        run_stages(name, config, options, runs)
+    for name in choose_name(configs, new_name):
+        finished = Run(name, runs)
         typer.echo(f"submission: {finished.submission('test')}\nreport: {finished.report / 'report.html'}")
 
 
@@ -145,14 +178,17 @@ def ablate(
     force: Force = False,
     publish: Publish = False,
     published: Published = False,
+    settings: Settings = None,
 ) -> None:
     """Run what is missing of ablations and their bases, and tabulate what each change gains over its base."""
     from nuclei.experiments.ablate import Cluster
     from nuclei.experiments.ablate import ablate as run_ablations
     from nuclei.report.comparisons import gains_table
+    from nuclei.report.terminal import print_table
 
     options = Options(data, None, devices, jobs, force, published)
-    failed = run_ablations(configs, seeds, options, runs, Cluster(backend, workers, address))
+    changes = parse_changes(settings or ())
+    failed = run_ablations(configs, seeds, options, runs, Cluster(backend, workers, address), changes)
     path = comparison(runs, "ablations")
     print_table(gains_table(read_table(path)))
     typer.echo(f"ablations: {path.with_suffix('.html')}")
@@ -161,13 +197,6 @@ def ablate(
     if failed:
         lines = [f"{name}: {error}" for name, error in failed.items()]
         raise UserError("\n  ".join(["these runs failed and are not in the table:", *lines]))
-
-
-def print_table(table: "Table") -> None:
-    """Print a table of a report so that its columns line up in a terminal."""
-    import pandas as pd
-
-    typer.echo(pd.DataFrame(table.rows, columns=table.columns).to_string(index=False))
 
 
 @app.command()
@@ -181,11 +210,31 @@ def climb(
 ) -> None:
     """Tabulate the steps that led to the best run: score, gain over the step before, what training took."""
     from nuclei.experiments.climb import climb as tabulate
+    from nuclei.report.terminal import print_table
 
     print_table(tabulate(steps, runs))
     typer.echo(f"climb: {comparison(runs, 'climb').with_suffix('.html')}")
     if publish:
         publish_comparison(runs, "climb")
+
+
+@app.command("list")
+def list_runs(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="these runs only")] = None,
+    runs: Runs = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="everything, as JSON")] = False,
+) -> None:
+    """List the runs: which stages are finished, running or stopped, the score, the size on the disk."""
+    from nuclei.experiments.overview import as_records, list_overviews, overview_table
+    from nuclei.report.terminal import print_table
+
+    found = list_overviews(runs, names or ())
+    if as_json:
+        typer.echo(json.dumps(as_records(found), indent=1))
+    elif found:
+        print_table(overview_table(found))
+    else:
+        typer.echo(f"no runs in {runs}")
 
 
 @app.command("predict-images")
@@ -246,6 +295,41 @@ def predict_images(
     )
     typer.echo(describe(summary, output, dry_run))
     check_failures(summary, submission)
+
+
+@app.command()
+def validate(
+    submission: Annotated[Path, typer.Argument(help="CSV file, also gzipped, of this project or any other")],
+    images: Annotated[
+        Path | None, typer.Option(help="folder of the images that it is for, or an official archive")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="folder of the official archives: the test images that it has most of")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--run", metavar="RUN", help="a run, for whose test images it is")] = None,
+    runs: Runs = Path("runs"),
+    jobs: Jobs = -1,
+) -> None:
+    """Check a submission against every rule of the competition; lists each violation with its row."""
+    from nuclei.inference.validation import check_submission, shapes_of_archives, shapes_of_images, shapes_of_run
+
+    if sum(given is not None for given in (images, data, name)) != 1:
+        raise UserError("say which images the submission is for: by one of --images, --data and --run")
+    if not submission.is_file():
+        raise UserError(f"no submission {submission}")
+    if images:
+        shapes, said = shapes_of_images(images, jobs), str(images)
+    elif data:
+        shapes, said = shapes_of_archives(data, submission, jobs), str(data)
+    else:
+        shapes, said = shapes_of_run(str(name), runs, submission)
+    violations, holds = check_submission(submission, shapes)
+    if violations:
+        typer.echo("\n".join(violations))
+        raise UserError(
+            f"{submission} breaks the rules {len(violations)} times, for the {len(shapes)} images of {said}"
+        )
+    typer.echo(f"valid: {holds}")
 
 
 @app.command()

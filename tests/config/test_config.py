@@ -7,8 +7,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from nuclei.config.load import load_config, merge, parse_config, read_base, run_name
+from nuclei.config.load import load_config, merge, parse_changes, parse_config, read_base, run_name
 from nuclei.config.schema import Config, check_name
+from nuclei.errors import UserError
 
 
 @pytest.fixture
@@ -357,3 +358,45 @@ def test_what_only_maps_have_is_refused_of_a_detector(change):
     assert parse_config(detector, "a test").model.gives == "detections"
     with pytest.raises(ValueError, match="for networks that give maps, not for MaskRCNN, which gives detections"):
         parse_config(merge(detector, change), "a test")
+
+
+def test_changes_are_read_as_yaml():
+    changes = parse_changes(["train.steps=100", "predict.scales=[1, 2]", "model.weights=", "train.loss={dice: 1}"])
+    assert changes == {
+        "train": {"steps": 100, "loss": {"dice": 1}},
+        "predict": {"scales": [1, 2]},
+        "model": {"weights": None},
+    }
+    assert parse_changes([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (["train.steps"], "--set train.steps: give a setting and its value, for example --set train.steps=100"),
+        (["=3"], "--set =3: give a setting"),
+        (["train..steps=3"], "give a setting"),
+        (["train.steps=3", "train.steps=4"], "train.steps is given twice"),
+        (["train.steps=[3"], r"the value of --set train.steps=\[3 is not valid YAML"),
+        (["train.steps=" + "[" * 3000], "nested too deeply"),
+    ],
+)
+def test_changes_of_another_form_are_refused(texts, words):
+    with pytest.raises(UserError, match=words):
+        parse_changes(texts)
+
+
+def test_a_changed_setting_is_checked_as_the_file_is(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("train: {steps: 7, seed: 3}\n")
+    config = load_config(path, parse_changes(["train.steps=9"]))
+    assert (config.train.steps, config.train.seed) == (9, 3)
+    for text, words in (
+        ("train.stepz=3", "a.yaml, changed by --set:\n  train.stepz: unknown key, did you mean steps\\?"),
+        ("trian.steps=3", "did you mean train\\?"),
+        ("train.steps=many", "train.steps: .*got 'many'"),
+        ("train=3", "train: "),
+        ("members.b=0", "members.b: "),
+    ):
+        with pytest.raises(UserError, match=words):
+            load_config(path, parse_changes([text]))

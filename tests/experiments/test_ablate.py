@@ -338,11 +338,11 @@ def test_the_first_run_prepares_the_data_alone_and_the_others_of_a_wave_run_side
 
 def test_cores_are_shared_by_the_runs_made_side_by_side(monkeypatch, configs, tmp_path):
     jobs = []
-    monkeypatch.setattr(ablate, "run_tasks", lambda _, options, *__: jobs.append(options.jobs))
-    monkeypatch.setattr(joblib, "cpu_count", lambda: 8)
+    monkeypatch.setattr(ablate, "run_tasks", lambda _, options, *__: jobs.append((options.jobs, options.threads)))
+    monkeypatch.setenv("NUCLEI_THREADS", "8")
     for wanted, workers in ((-1, 1), (-1, 3), (-1, 9), (5, 3)):
         ablate.ablate([configs / f"{RESCORED}.yaml"], 1, Options(jobs=wanted), tmp_path, Cluster("loky", workers))
-    assert jobs == [-1, 2, 1, 5]
+    assert jobs == [(-1, 0), (2, 2), (1, 1), (5, 5)]
     # What never ran is not in the table.
     assert read_table(comparison(tmp_path, "ablations")).empty
 

@@ -211,6 +211,12 @@ def test_no_score_is_shown_before_the_first_is_taken(monkeypatch):
     assert shown[1]["score"] == f"{state['history'][1]['score']:.3f}"
 
 
+@pytest.mark.parametrize("changes", [{}, {"seconds": 1e-9}])
+def test_the_bar_ends_full_also_where_time_ends_the_training(capsys, changes):
+    train(make_settings(**changes))
+    assert "100%" in capsys.readouterr().err.splitlines()[-1].split("\r")[-1]
+
+
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a GPU")
 
 

@@ -76,18 +76,19 @@ def train_boosters(
     return boosters
 
 
-def predict_scores(boosters: Sequence[Boosters], features: pd.DataFrame) -> NDArray[np.float32]:
+def predict_scores(boosters: Sequence[Boosters], features: pd.DataFrame, threads: int = 0) -> NDArray[np.float32]:
     """Average the predictions of several sets of boosters for N candidates: float32 [N, 11], columns as TARGETS.
 
     Each booster takes the columns that it was trained on by their names, so the table may hold more, in any order;
     raises UserError naming those that it lacks. A candidate cannot pass a threshold more likely than a lower one: a
-    rise is levelled by the running minimum of the average.
+    rise is levelled by the running minimum of the average. threads: as many; 0: as OpenMP chooses.
     """
     if not len(features):
         return np.zeros((0, len(TARGETS)), np.float32)
     columns = cache(partial(pick_columns, features))  # which the boosters of a run have in common
     predictions = [
-        [one[target].predict(columns(tuple(one[target].feature_name()))) for one in boosters] for target in TARGETS
+        [one[target].predict(columns(tuple(one[target].feature_name())), num_threads=threads) for one in boosters]
+        for target in TARGETS
     ]
     scores = np.stack([np.mean(np.asarray(of_target), axis=0) for of_target in predictions], axis=1)
     scores[:, :-1] = np.minimum.accumulate(scores[:, :-1], axis=1)

@@ -58,7 +58,7 @@ class Archive:
         return self._masks[image_id]
 
     def read(self, name: str) -> bytes:
-        """Read one file of the archive; raise ValueError naming it if it is damaged or above MAX_FILE_BYTES."""
+        """Read one file of the archive; raise UserError naming it if it is damaged or above MAX_FILE_BYTES."""
         if self._zip is None:
             _check_size(self.path, name, (self.path / name).stat().st_size)
             return (self.path / name).read_bytes()
@@ -95,7 +95,7 @@ def open_archive(path: str | Path, split: str) -> Archive:
     """Open a zip or an extracted folder of <image_id>/images/<image_id>.png and <image_id>/masks/<any>.png.
 
     In the split "train" every image must have masks; in others masks are ignored, as `is_clutter` is everywhere. The
-    suffix may be .PNG. Raises FileNotFoundError, or ValueError naming the file and the fix: not a zip or a truncated
+    suffix may be .PNG. Raises FileNotFoundError, or UserError naming the file and the fix: not a zip or a truncated
     one, no image in it, an entry that climbs out or is no file, an id or a mask twice, an id too long, masks without
     an image, a training image without masks.
     """
@@ -108,7 +108,7 @@ def open_archive(path: str | Path, split: str) -> Archive:
 
 
 def check_disjoint(archives: Iterable[Archive]) -> None:
-    """Raise ValueError naming the id and both archives if two archives hold an image of one id.
+    """Raise UserError naming the id and both archives if two archives hold an image of one id.
 
     A training image among the test images would be scored by networks that have seen it.
     """
@@ -127,7 +127,7 @@ def prepare_image(
 
     Returns (image uint8 [H, W, 3] RGB, labels int32 [H, W] or None without masks, row of the manifest). A row
     has MANIFEST_COLUMNS (cluster: the image type), counts are None without masks; sha256 is of the image file.
-    Raises ValueError naming the broken file.
+    Raises UserError naming the broken file.
     """
     image_name, mask_names = archive.image_name(image_id), archive.mask_names(image_id)
     data = archive.read(image_name)
@@ -232,7 +232,7 @@ def _index(path: Path, entries: list[str], split: str) -> tuple[dict[str, str], 
 
 
 def _check_unused(path: Path, file: zipfile.ZipFile) -> None:
-    """Raise ValueError if the directory of a zip names an entry that is no image or mask other than the entry does.
+    """Raise UserError if the directory of a zip names an entry that is no image or mask other than the entry does.
 
     A bit of damage there would make another file of a mask, which then is silently lost.
     """
@@ -245,7 +245,7 @@ def _check_unused(path: Path, file: zipfile.ZipFile) -> None:
 
 
 def _check_entry(path: Path, match: re.Match[str]) -> None:
-    """Raise ValueError if an entry of the right place is no file, or has an id that cannot name a file."""
+    """Raise UserError if an entry of the right place is no file, or has an id that cannot name a file."""
     entry, image_id = match[0], match["id"]
     if match["no_file"]:
         raise UserError(f"{path}: {entry.rstrip('/')} is not a file but a folder or a pipe: remove it")

@@ -25,7 +25,7 @@ def download_files(
     """Fetch official files into a folder, resuming from the `.part` file that an interrupted run left.
 
     Returns, and records in `downloads.json` beside the files, name -> {url, bytes, sha256}. A file that exists
-    is kept; `attempts` is how many tries in a row may bring nothing. Raises ValueError for a name not
+    is kept; `attempts` is how many tries in a row may bring nothing. Raises UserError for a name not
     in CONTENTS or a kept file that is not the recorded one, ConnectionError listing which files to put where.
     """
     folder = Path(folder)

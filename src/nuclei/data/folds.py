@@ -30,7 +30,7 @@ def mosaic_groups(images: Mapping[str, NDArray[np.uint8]] | Iterable[tuple[str, 
     Two tiles are joined when their borders continue each other far better than any other pair does, or when
     they belong to a 2 x 2 square whose four inner borders all continue. Only tiles of one size are compared.
     Returns image_id -> group, named by its smallest image_id, cut to 8 characters (more where ambiguous).
-    Raises ValueError on a repeated image_id.
+    Raises UserError on a repeated image_id.
     """
     by_shape: dict[tuple[int, ...], dict[str, dict[str, NDArray[np.float64]]]] = defaultdict(dict)
     ids = []
@@ -148,7 +148,7 @@ def assign_folds(table: pd.DataFrame, n_folds: int, seed: int) -> pd.DataFrame:
 def split_folds(table: pd.DataFrame, n_folds: int, seed: int) -> pd.DataFrame:
     """Split each fold of a fold table evenly, as assign_folds does, so that there are `n_folds`.
 
-    Fold k becomes the m folds k·m … k·m + m − 1. Raises ValueError unless the folds of `table` are 0 … n_folds / m − 1.
+    Fold k becomes the m folds k·m … k·m + m − 1. Raises UserError unless the folds of `table` are 0 … n_folds / m − 1.
     """
     coarse = sorted(table["fold"].unique().tolist())
     parts, rest = divmod(n_folds, len(coarse))
@@ -167,7 +167,7 @@ def split_folds(table: pd.DataFrame, n_folds: int, seed: int) -> pd.DataFrame:
 def match_folds(fine: pd.DataFrame, coarse: pd.DataFrame) -> dict[int, int]:
     """Return, for each fold of `fine`, the fold of `coarse` that holds all of its images.
 
-    A network that was trained without the latter has seen nothing of the former. Raises ValueError if a fold of
+    A network that was trained without the latter has seen nothing of the former. Raises UserError if a fold of
     `fine` reaches into several, or has an image that `coarse` does not have.
     """
     held_by = fine["image_id"].map(coarse.set_index("image_id")["fold"])
@@ -193,7 +193,7 @@ def fold_table(
 ) -> pd.DataFrame:
     """Join what is known of each image_id into the fold table: COLUMNS, sorted by image_id.
 
-    Raises ValueError when the three mappings do not name the same images.
+    Raises UserError when the three mappings do not name the same images.
     """
     for other in (clusters, n_nuclei):
         if difference := set(groups) ^ set(other):
@@ -207,7 +207,7 @@ def fold_table(
 
 
 def check_folds(table: pd.DataFrame) -> None:
-    """Raise ValueError when a fold table lacks a column, repeats an image, or has a group in two folds."""
+    """Raise UserError when a fold table lacks a column, repeats an image, or has a group in two folds."""
     if missing := [c for c in COLUMNS if c not in table]:
         raise UserError(f"fold table lacks {', '.join(missing)}; it needs {', '.join(COLUMNS)}")
     if (repeated := table["image_id"].duplicated()).any():
@@ -222,7 +222,7 @@ def check_folds(table: pd.DataFrame) -> None:
 def read_folds(path: Path) -> pd.DataFrame:
     """Read a fold table: COLUMNS, ids, groups and clusters as text, n_nuclei and fold int64, weight float64.
 
-    Raises ValueError naming the file where it is no such table, and the row where an image or group has no name, a
+    Raises UserError naming the file where it is no such table, and the row where an image or group has no name, a
     count or fold is no whole number from 0 on, or a weight no number above 0; and as `check_folds` does.
     """
     sheet = read_sheet(path, "fold table")

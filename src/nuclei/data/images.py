@@ -20,7 +20,7 @@ MASK_COUNTS = ("overlap_px", "empty_masks", "wrong_shape_masks", "split_masks", 
 def decode_png(data: bytes, name: str) -> NDArray[Any]:
     """Decode a PNG into its values, [H, W] or [H, W, C] of uint8 or uint16, colours in the order of OpenCV.
 
-    Raises ValueError naming `name`, the damage and the fix, and for an image of more than MAX_PIXELS.
+    Raises UserError naming `name`, the damage and the fix, and for an image of more than MAX_PIXELS.
     """
     if not data.startswith(PNG_SIGNATURE):
         raise UserError(f"{name} is not a PNG file ({len(data)} bytes): extract it again from the archive")
@@ -42,7 +42,7 @@ def decode_png(data: bytes, name: str) -> NDArray[Any]:
 def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
     """Decode a PNG of any colour type and depth into an RGB image, uint8 [H, W, 3]; transparency is dropped.
 
-    16-bit values are brought to 8 bits as `to_8_bits` says. Raises ValueError naming `name`, the damage and
+    16-bit values are brought to 8 bits as `to_8_bits` says. Raises UserError naming `name`, the damage and
     the fix.
     """
     pixels = to_8_bits(decode_png(data, name))
@@ -56,7 +56,7 @@ def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
 def decode_mask(data: bytes, name: str) -> NDArray[np.bool_]:
     """Decode the PNG of one nucleus into a mask, bool [H, W], inside where any colour is not 0.
 
-    Transparency is ignored. Raises ValueError naming `name`, the damage and the fix.
+    Transparency is ignored. Raises UserError naming `name`, the damage and the fix.
     """
     pixels = decode_png(data, name)
     if pixels.ndim == 3:

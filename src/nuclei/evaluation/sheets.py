@@ -42,7 +42,7 @@ def is_blank(cells: list[str]) -> bool:
 def sheet_table(sheet: Sheet, columns: Sequence[str]) -> pd.DataFrame:
     """Return columns of a sheet, indexed by the number of the row, without blank rows.
 
-    Raises ValueError naming the file, and the row if one is not as long as the header.
+    Raises UserError naming the file, and the row if one is not as long as the header.
     """
     missing = [column for column in columns if column not in sheet.header]
     if missing:

@@ -87,7 +87,7 @@ def segment_files(
     An image whose results are up to date is skipped unless `force`; one that cannot be read has the state FAILED
     and the reason, and the others are done (`check_failures` raises the error). If asked for, a `submission` whose ids
     are the images' names is written, if all were read. jobs: processes; -1: one per core. dry_run: nothing is written,
-    and what would be made has the state TO_DO. Raises what Predictor raises, and ValueError where results would
+    and what would be made has the state TO_DO. Raises what Predictor raises, and UserError where results would
     overwrite what this command did not make.
     """
     run, reading = find_run(weights), reading or Reading()

@@ -17,12 +17,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nuclei.config.load import load_config
+from nuclei.config.load import load_config, parse_config
 from nuclei.config.schema import Config, DataConfig
 from nuclei.data.images import enlarge
 from nuclei.errors import UserError
 from nuclei.runs.cache import fingerprint
 from nuclei.runs.files import file_hash, read_image, read_labels, read_table
+from nuclei.runs.rehearsal import foreseen, is_made
 
 # The stages that may have made a run's maps and instances.
 MAKERS: dict[str, tuple[str, ...]] = {"maps": ("ensemble", "predict"), "instances": ("select", "classical")}
@@ -38,6 +39,7 @@ class Options:
     jobs: int = -1  # processes of the stages that go image by image; -1: one per core
     force: bool = False  # replace what was made with other settings
     published: bool = False  # take networks that ensembles/ has, trained with the same settings, instead of training
+    threads: int = 0  # of one operation; 0: as cores.use_threads says
 
 
 class Dataset:
@@ -150,7 +152,7 @@ def comparison(root: Path, kind: str) -> Path:
 def find_meta(run: Run, what: str) -> Path:
     """Return the meta of the stage that made a run's maps or instances; raise UserError if none has finished."""
     names = MAKERS[what]
-    found = next((run.meta(name) for name in names if run.meta(name).is_file()), None)
+    found = next((run.meta(name) for name in names if is_made(run.meta(name))), None)
     if found is None:
         raise UserError(f"{run.folder} has no {what}: run its stages up to {' or '.join(names)} first")
     return found
@@ -170,6 +172,12 @@ def open_run(name: str, root: Path) -> tuple[Run, Config, Dataset]:
         raise UserError(f"no run {name} in {root}" + (f"; did you mean {', '.join(near)}?" if near else ""))
     config = load_config(run.config)
     return run, config, Dataset(config.data, root)
+
+
+def read_config(run: Run) -> Config:
+    """Return the saved config of a run, in a rehearsal that which would be saved; raise UserError if there is none."""
+    content = foreseen(run.config)
+    return load_config(run.config) if content is None else parse_config(content, str(run.config))
 
 
 def read_pairs(

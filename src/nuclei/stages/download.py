@@ -5,6 +5,7 @@ from nuclei.data.archives import find_archives
 from nuclei.data.competition import FILES
 from nuclei.data.download import download_files
 from nuclei.runs.layout import Dataset, Options, Run
+from nuclei.runs.rehearsal import foresee, rehearses
 
 
 def main(run: Run, config: Config, options: Options) -> None:
@@ -14,7 +15,11 @@ def main(run: Run, config: Config, options: Options) -> None:
     except FileNotFoundError:
         if not dataset.meta.is_file():
             names = [file.file_name for file in FILES.values() if file.fetched]
-            print(f"{dataset.name} download: {', '.join(names)} -> {options.data}", flush=True)
+            would = "would fetch " if rehearses() else ""
+            print(f"{dataset.name} download: {would}{', '.join(names)} -> {options.data}", flush=True)
+            if rehearses():
+                foresee(dataset.meta.with_name("download.json"), {})
+                return
             download_files(options.data, names)
             return
     print(f"{dataset.name} download: up to date ({options.data})", flush=True)

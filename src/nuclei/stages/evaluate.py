@@ -15,6 +15,7 @@ from nuclei.runs.cache import fingerprint, stage
 from nuclei.runs.files import file_hash, read_json, read_labels, read_table, write_json, write_table
 from nuclei.runs.layout import Dataset, Options, Run, find_fingerprint
 from nuclei.runs.parallel import each_image
+from nuclei.runs.rehearsal import is_made, rehearses
 
 VERSION = 1
 
@@ -27,7 +28,7 @@ def main(run: Run, config: Config, options: Options) -> None:
         if dataset.solution(name).is_file() and run.submission(split).is_file()
     }
     members = [Run(name, run.folder.parent) for name in config.members]
-    members = [member for member in members if member.meta("evaluate").is_file()]
+    members = [member for member in members if is_made(member.meta("evaluate"))]
     inputs = {"instances": find_fingerprint(run, "instances", "oof")}
     if plain_methods(config):
         inputs["plain"] = fingerprint(run.meta("plain"))
@@ -52,7 +53,8 @@ def main(run: Run, config: Config, options: Options) -> None:
                 write_table(run.per_image(split), scores)
                 metrics[path.stem] = summarise(scores)
             write_json(run.metrics, metrics)
-    print(describe(run), flush=True)
+    if not rehearses():
+        print(describe(run), flush=True)
 
 
 def score_out_of_fold(run: Run, config: Config, dataset: Dataset, options: Options) -> pd.DataFrame:

@@ -8,9 +8,11 @@ from tqdm import tqdm
 from nuclei.config.schema import Config
 from nuclei.data.folds import fold_table, mosaic_groups, read_folds, split_folds
 from nuclei.errors import UserError
-from nuclei.runs.cache import fingerprint, lock
+from nuclei.runs.cache import fingerprint
 from nuclei.runs.files import read_image, remove_partial_files, write_table
 from nuclei.runs.layout import Dataset, Options, Run
+from nuclei.runs.locks import lock
+from nuclei.runs.rehearsal import foresee, rehearses
 
 LEAST_FOLDS = 2
 
@@ -18,6 +20,12 @@ LEAST_FOLDS = 2
 def main(run: Run, config: Config, options: Options) -> None:
     dataset = Dataset(config.data, run.folder.parent)
     fingerprint(dataset.meta)
+    if rehearses():
+        made = Path(config.data.folds).is_file() and not options.force
+        print(f"{dataset.name} folds: {'up to date' if made else 'would run'} ({config.data.folds})", flush=True)
+        if not made:
+            foresee(dataset.meta.with_name("folds.json"), {})
+        return
     with lock(dataset.meta.with_name("folds.json"), f"{dataset.name} folds"):
         remove_partial_files([Path(config.data.folds)])
         deal_folds(config, dataset, options.force)

@@ -5,6 +5,7 @@ from nuclei.report.reader import RunReader, write_page
 from nuclei.report.run_report import report_blocks
 from nuclei.runs.cache import fingerprint, stage
 from nuclei.runs.layout import Options, Run
+from nuclei.runs.rehearsal import rehearses
 
 VERSION = 1
 
@@ -17,4 +18,5 @@ def main(run: Run, config: Config, options: Options) -> None:
             return
         blocks = list(report_blocks(RunReader(run, config)))
         write_page(run.report, "report", f"Report of the run {run.name}", blocks)
-    print(f"{run.name}: {run.report / 'report.html'}", flush=True)
+    if not rehearses():
+        print(f"{run.name}: {run.report / 'report.html'}", flush=True)

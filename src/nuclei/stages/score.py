@@ -19,6 +19,7 @@ from nuclei.candidates.boosters import (
 from nuclei.candidates.features import feature_names, features_table
 from nuclei.config.schema import Config
 from nuclei.runs.cache import Part, fingerprint, stage
+from nuclei.runs.cores import count_jobs, count_threads
 from nuclei.runs.files import read_arrays, write_arrays, write_bytes, write_json
 from nuclei.runs.layout import Dataset, Options, Run
 
@@ -49,14 +50,15 @@ def main(run: Run, config: Config, options: Options) -> None:
     ) as needed:
         if not needed:
             return
-        boosters = train_all(run, config, table, options.jobs)
+        threads = options.jobs if options.jobs > 0 else min(count_threads(), count_jobs(options.jobs))
+        boosters = train_all(run, config, table, threads)
         everyone = [b for sets in boosters.values() for b in sets]
         fold_of = dict(zip(table["image_id"], table["fold"], strict=True))
         for split in needed:
             for image_id in tqdm(splits[split], f"{run.name} score {split}", unit="image", mininterval=2):
                 stored = read_arrays(run.candidates(split) / f"{image_id}.npz", ["features"])["features"]
                 chosen = boosters[fold_of[image_id]] if split == "oof" else everyone
-                scores = predict_scores(chosen, features_table(stored, feature_names()))
+                scores = predict_scores(chosen, features_table(stored, feature_names()), threads)
                 write_arrays(run.scores(split) / f"{image_id}.npz", {"scores": scores})
         if "oof" in needed:
             write_json(run.scorer / "features.json", {"importance": feature_importance(everyone)})
@@ -71,17 +73,19 @@ def list_boosters(run: Run, config: Config, table: pd.DataFrame) -> dict[tuple[i
     }
 
 
-def train_all(run: Run, config: Config, table: pd.DataFrame, jobs: int) -> dict[int, list[Boosters]]:
+def train_all(run: Run, config: Config, table: pd.DataFrame, threads: int) -> dict[int, list[Boosters]]:
     """Return fold -> boosters of each seed, from disk where a run that was killed had trained them already."""
     names, paths = feature_names(config.scorer.leave_out), list_boosters(run, config, table)
     if not all(path.is_file() for path in paths.values()):
         features, iou, fold, weight = read_rows(run, table)
-        for (held_out, seed), path in tqdm(paths.items(), f"{run.name} score: boosters", unit="set"):
+        for (held_out, seed), path in tqdm(paths.items(), f"{run.name} score: boosters", unit="set", mininterval=2):
             if path.is_file():
                 continue
             rows = dict(fold_rows(fold))[held_out]
             derived = config.scorer.seed + 1000 * seed
-            trained = train_boosters(features.loc[rows, names], iou[rows], weight[rows], config.scorer, derived, jobs)
+            trained = train_boosters(
+                features.loc[rows, names], iou[rows], weight[rows], config.scorer, derived, threads
+            )
             write_bytes(path, pack_boosters(trained))
     boosters: dict[int, list[Boosters]] = {held_out: [] for held_out, _ in paths}
     for (held_out, _), path in paths.items():

@@ -1,6 +1,7 @@
 """Folds and images -> fold<k>/weights.safetensors: one network per fold, trained on the other folds."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from io import BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch.utils.tensorboard import SummaryWriter
 
-from nuclei.config.load import load_config
 from nuclei.config.schema import Config
 from nuclei.data.folds import match_folds
 from nuclei.errors import UserError
@@ -23,9 +23,11 @@ from nuclei.inference.bundle import find_published
 from nuclei.networks.encoder_decoder import load_weights
 from nuclei.networks.hardware import choose_precision
 from nuclei.networks.kinds import KINDS, build, make_loss
-from nuclei.runs.cache import expected_fingerprint, fingerprint, is_up_to_date, stage
-from nuclei.runs.files import as_json, differences, file_hash, named, read_json, read_table, write_bytes, write_table
-from nuclei.runs.layout import Dataset, Options, Run, read_pair, read_pairs
+from nuclei.runs.cache import expected_fingerprint, fingerprint, is_up_to_date, read_meta, stage
+from nuclei.runs.cores import count_threads, use_threads
+from nuclei.runs.files import as_json, differences, file_hash, named, read_table, write_bytes, write_table
+from nuclei.runs.layout import Dataset, Options, Run, read_config, read_pair, read_pairs
+from nuclei.runs.rehearsal import is_made, rehearses
 from nuclei.stages import crops as crops_stage
 from nuclei.training.crops import Crops, Pool, make_source, pool_settings
 from nuclei.training.engine import Outlets, State, Task, Trainer, all_finite
@@ -58,19 +60,9 @@ def main(run: Run, config: Config, options: Options) -> None:
         print(f"{run.name} train: up to date", flush=True)
         return
     published = {fold: find_published(config, dataset, fold) for fold in folds} if options.published else {}
-    fabric = Fabric(
-        accelerator="auto",
-        devices=options.devices,
-        precision=choose_precision(config.train.precision),
-        strategy="auto" if options.devices == 1 else "ddp_find_unused_parameters_true",
-    )
-    fabric.launch()
-    for fold in folds:
-        if not fabric.is_global_zero:  # one process keeps the books, and says what it found there
-            if fabric.broadcast(False):
-                train_fold(fabric, run, config, dataset, fold, starts.get(fold))
-            continue
-        with stage(
+
+    def guard(fold: int) -> AbstractContextManager[list[str]]:
+        return stage(
             run.meta(f"train_fold{fold}"),
             settings,
             inputs_of(fold),
@@ -80,7 +72,31 @@ def main(run: Run, config: Config, options: Options) -> None:
             protect=True,
             share=True,
             twin=published.get(fold),
-        ) as needed:
+        )
+
+    if rehearses():
+        for fold in folds:
+            with guard(fold):
+                pass
+        return
+    fabric = Fabric(
+        accelerator="auto",
+        devices=options.devices,
+        precision=choose_precision(config.train.precision),
+        strategy="auto" if options.devices == 1 else "ddp_find_unused_parameters_true",
+    )
+    fabric.launch()
+    if options.devices > 1:  # each is a process, and they share the cores
+        use_threads(max(1, count_threads() // options.devices))
+    if fabric.is_global_zero:
+        each = f" in each of {options.devices} processes" if options.devices > 1 else ""
+        print(f"{run.name} train: {torch.get_num_threads()} threads{each}", flush=True)
+    for fold in folds:
+        if not fabric.is_global_zero:  # one process keeps the books, and says what it found there
+            if fabric.broadcast(False):
+                train_fold(fabric, run, config, dataset, fold, starts.get(fold))
+            continue
+        with guard(fold) as needed:
             if fabric.broadcast(bool(needed)):
                 train_fold(fabric, run, config, dataset, fold, starts.get(fold))
 
@@ -91,9 +107,9 @@ def find_starts(run: Run, config: Config, dataset: Dataset) -> dict[int, Path]:
     Raises UserError if that run has not trained yet, has networks of another build, or has folds that these cross.
     """
     start = Run(str(config.train.start), run.folder.parent)
-    if not start.config.is_file():
+    if not is_made(start.config):
         raise UserError(f"{run.name} starts from {start.name}, which {start.folder} does not have: train it first")
-    theirs = load_config(start.config)
+    theirs = read_config(start)
     built = [{key: value for key, value in c.model.record().items() if key != "weights"} for c in (theirs, config)]
     if differs := differences(as_json(built[0]), as_json(built[1])):
         raise UserError(f"{run.name} cannot start from {start.name}, whose model differs: {'; '.join(differs)}")
@@ -105,7 +121,7 @@ def find_starts(run: Run, config: Config, dataset: Dataset) -> dict[int, Path]:
         ) from error
     for fold in matched.values():
         fingerprint(start.meta(f"train_fold{fold}"))
-        if read_json(start.meta(f"train_fold{fold}"))["inputs"]["folds"] != file_hash(Path(theirs.data.folds)):
+        if read_meta(start.meta(f"train_fold{fold}"))["inputs"]["folds"] != file_hash(Path(theirs.data.folds)):
             raise UserError(f"{start.name} was trained on other folds than {theirs.data.folds} now has: train it again")
     return {fold: start.fold(other) / "weights.safetensors" for fold, other in matched.items()}
 

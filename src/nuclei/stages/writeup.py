@@ -6,6 +6,7 @@ from nuclei.report.writeup import writeup_blocks
 from nuclei.runs.cache import fingerprint, stage
 from nuclei.runs.files import file_hash
 from nuclei.runs.layout import Options, Run, comparison
+from nuclei.runs.rehearsal import rehearses
 
 VERSION = 1
 
@@ -21,4 +22,5 @@ def main(run: Run, config: Config, options: Options) -> None:
             return
         title = f"{run.name}: a solution of the 2018 Data Science Bowl"
         write_page(folder, "writeup", title, list(writeup_blocks(RunReader(run, config))))
-    print(f"{run.name}: {folder / 'writeup.html'}", flush=True)
+    if not rehearses():
+        print(f"{run.name}: {folder / 'writeup.html'}", flush=True)
