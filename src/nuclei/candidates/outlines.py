@@ -23,6 +23,11 @@ class Growth:
     px: float = 0.0
     share: float = 0.0
 
+    @classmethod
+    def parse(cls, text: str) -> "Growth":
+        """Return what a setting such as '1.5px' or '15%' says; it has been checked by the schema."""
+        return cls(share=float(text[:-1]) / 100) if text.endswith("%") else cls(px=float(text.removesuffix("px")))
+
     def __bool__(self) -> bool:
         return bool(self.px or self.share)
 

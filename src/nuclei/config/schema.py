@@ -12,6 +12,7 @@ from pydantic.config import JsonDict
 # Marks a setting that came after runs had been made without it, its default being what they did.
 LATER: JsonDict = {"later": True}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_GROWTH = re.compile(r"-?[0-9]{1,3}(\.[0-9]{1,3})?(px|%)")
 _T = TypeVar("_T")
 
 
@@ -29,6 +30,13 @@ def check_distinct(values: tuple[_T, ...]) -> tuple[_T, ...]:
         if value in values[:i]:
             raise ValueError(f"{value} is given twice")
     return values
+
+
+def check_growth(text: str) -> str:
+    """Return by how much outlines move, as '1.5px' or '15%'; raise ValueError if it is neither."""
+    if not _GROWTH.fullmatch(text):
+        raise ValueError(f"{text!r} is no growth: pixels as '1.5px', or a share of the radius as '15%'; '-' shrinks")
+    return text
 
 
 Name = Annotated[str, AfterValidator(check_name)]
@@ -280,6 +288,23 @@ class SelectionConfig(Section):
         min_length=1,
         description="keep thresholds tried out of fold",
     )
+    grow: Annotated[str, AfterValidator(check_growth)] = Field(
+        "0px",
+        description="by how much outlines move outwards in images unlike those of training: '1.5px', or '15%' of the "
+        "radius",
+        json_schema_extra=LATER,
+    )
+    grow_familiar: Annotated[str, AfterValidator(check_growth)] = Field(
+        "0px", description="by how much they do in the other images", json_schema_extra=LATER
+    )
+
+
+class SubmitConfig(Section):
+    """What is submitted."""
+
+    growths: Annotated[tuple[Annotated[str, AfterValidator(check_growth)], ...], Distinct] = Field(
+        (), description="values of selection.grow, for each of which a further submission is written"
+    )
 
 
 class Config(Section):
@@ -302,6 +327,7 @@ class Config(Section):
     scorer: ScorerConfig = ScorerConfig()
     selection: SelectionConfig = SelectionConfig()
     labels: LabelsConfig = Field(LabelsConfig(), json_schema_extra=LATER)
+    submit: SubmitConfig = Field(SubmitConfig(), json_schema_extra=LATER)
 
     def record_training(self) -> dict[str, Any]:
         """Return the settings that decide the trained networks, as Section.record does."""

@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nuclei.candidates.features import compute_features
+from nuclei.candidates.outlines import Growth, grow_labels
 from nuclei.candidates.selection import SEARCHES, expected_gain
 from nuclei.candidates.table import Candidates
 from nuclei.candidates.tree import make_candidates, make_energy
@@ -134,6 +135,11 @@ def choose_candidates(
     """Return the indices of the candidates selected under a tuned setting; scores: [N, 11], as boosters.TARGETS."""
     gain = expected_gain(scores[:, :-1], np.array(setting["precision"])) - setting["keep"]
     return SEARCHES[search](candidates, gain)
+
+
+def move_outlines(labels: Labels, mask: NDArray[np.float32], growth: str) -> Labels:
+    """Return labels whose outlines are moved by a growth such as selection.grow, with the mask map of the image."""
+    return grow_labels(labels, mask, Growth.parse(growth))
 
 
 def segment_classically(image: NDArray[np.uint8], _image_id: str, config: Config) -> Labels:
