@@ -19,7 +19,7 @@ from nuclei.runs.stage_table import STAGES
 CONFIG_FOLDERS = ("configs", "configs/systems", "configs/large", "ensembles")
 # The stages that a run skips, by what the nuclei of its method are made from (Method.needs).
 SKIPPED = {
-    "image": {"crops", "train", "predict", "ensemble", "plain", "candidates", "score", "select"},
+    "image": {"novelty", "crops", "train", "predict", "ensemble", "plain", "candidates", "score", "select"},
     "maps": {"classical", "candidates", "score"},
     "detections": {"classical", "candidates", "score"},
     "candidates": {"classical"},

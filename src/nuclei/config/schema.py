@@ -91,6 +91,13 @@ class DataConfig(Section):
     folds: str = Field("folds/dsb2018.csv", description="fold table: image_id, group, cluster, fold, weight")
     n_folds: int = Field(4, gt=1, description="folds dealt where the fold table does not exist yet")
     folds_seed: int = Field(2018, ge=0, description="seed of the order in which groups of equal size are dealt")
+    folds_by: Literal["group", "kind"] = Field(
+        "group",
+        description="what a fold table that does not exist yet keeps together: mosaic groups, image types being spread "
+        "evenly; or whole kinds of acquisition, so that networks are scored on kinds that they have never seen",
+        json_schema_extra=LATER,
+    )
+    n_kinds: int = Field(12, gt=1, description="kinds that folds_by: kind tells apart", json_schema_extra=LATER)
     split_folds: str | None = Field(
         None,
         description="a fold table, each of whose folds is split evenly to make this one where it does not exist yet",

@@ -1,7 +1,7 @@
 """What of a run segments new images, as a folder small enough to publish: networks, boosters, thresholds.
 
     <folder>/bundle/<run>/  config.yaml  fold<k>/weights.safetensors  meta/train_fold<k>.json,
-                            or select.json  scorer/fold<k>_seed<s>.json.gz
+                            or select.json  novelty.npz  scorer/fold<k>_seed<s>.json.gz
     <folder>/bundle/manifest.json  size and sha256 of each file, and what each run must hold
 
 It is laid out as runs/ is, so whatever reads a run reads a bundle, and a run can take its networks instead of training.
@@ -140,7 +140,8 @@ def write_bundle(run: Run, folder: Path) -> str:
     configs = [run.config, *(one / "config.yaml" for one in trained)]
     metas = [path for one in trained for path in sorted(one.glob("meta/train_fold*.json"))]
     boosters = list_boosters(run, config)
-    for path in (*configs, *networks, *metas, run.tuned, *boosters):
+    novelty = [run.novelty] if run.novelty.is_file() else []  # of runs that were made before it was recorded
+    for path in (*configs, *networks, *metas, run.tuned, *novelty, *boosters):
         write_bytes(target / path.relative_to(run.folder.parent), path.read_bytes())
     write_manifest(target)
     return f"{target}: {len(networks)} networks of {size_mb:.0f} MB, {len(boosters)} sets of boosters"

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuclei.candidates.table import Candidates
+from nuclei.data.novelty import TrainingImages
+from nuclei.data.statistics import STATISTICS
 from nuclei.decoding.methods import Prediction
 from nuclei.decoding.tuning import Tuned
 from nuclei.networks.maps import dequantise, quantise
@@ -40,3 +42,22 @@ def read_scored(run: Run, split: str, image_id: str) -> tuple[Candidates, NDArra
 def read_tuned(run: Run) -> Tuned:
     """Read the thresholds that a run's images are decoded with."""
     return Tuned.from_json(read_json(run.tuned), str(run.tuned))
+
+
+def write_training(run: Run, training: TrainingImages) -> None:
+    """Write what is known of a run's training images."""
+    write_arrays(run.novelty, {"statistics": np.array(STATISTICS), **vars(training)})
+
+
+def read_training(run: Run) -> TrainingImages | None:
+    """Read what is known of a run's training images; None of a run that was made before that was recorded.
+
+    Raises UserError naming the file if it is damaged, or made by code that measured images otherwise.
+    """
+    if not run.novelty.is_file():
+        return None
+    with named(run.novelty, "the stage novelty"):
+        arrays = read_arrays(run.novelty, ["statistics", "described", "groups", "folds"])
+        if tuple(arrays["statistics"].tolist()) != STATISTICS:
+            raise ValueError("it holds other statistics than are measured now")
+        return TrainingImages(arrays["described"], arrays["groups"], arrays["folds"])

@@ -16,6 +16,7 @@ from nuclei.candidates.boosters import TARGETS, predict_scores, unpack_boosters
 from nuclei.candidates.selection import paint
 from nuclei.config.load import load_config, parse_config
 from nuclei.config.schema import Config
+from nuclei.data.novelty import Novelty
 from nuclei.decoding.methods import (
     METHODS,
     Labels,
@@ -35,7 +36,7 @@ from nuclei.inference.contents import (
     list_folds,
     list_networks,
 )
-from nuclei.inference.predictions import read_tuned
+from nuclei.inference.predictions import read_training, read_tuned
 from nuclei.networks.encoder_decoder import Network, load_weights
 from nuclei.networks.hardware import choose_precision, one_thread
 from nuclei.networks.kinds import KINDS, Forward, build
@@ -81,7 +82,7 @@ def choose_jobs(jobs: int) -> int:
 
 def stamp(folder: Path) -> tuple[int, ...]:
     """Return when the networks, boosters and thresholds in the folder of runs were last written."""
-    patterns = ("*/fold*/*.safetensors", "*/scorer/fold*", "*/select.json", "*/config.yaml")
+    patterns = ("*/fold*/*.safetensors", "*/scorer/fold*", "*/select.json", "*/novelty.npz", "*/config.yaml")
     return tuple(path.stat().st_mtime_ns for pattern in patterns for path in sorted(folder.glob(pattern)))
 
 
@@ -144,6 +145,12 @@ class Predictor:
         """The thresholds for new images, which a member of an ensemble does without."""
         check_files(self.run, [self.run.tuned])
         return read_tuned(self.run).new
+
+    @cached_property
+    def novelty(self) -> Novelty | None:
+        """How unlike the training images an image is; None of a run that was made before that was recorded."""
+        training = read_training(self.run)
+        return training.novelty() if training else None
 
     @cached_property
     def boosters(self) -> list[dict[str, Booster]]:

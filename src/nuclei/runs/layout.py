@@ -2,9 +2,9 @@
 
 runs/comparisons/     leaderboard.csv  ablations.csv  climb.csv, each with its page
 runs/data/<dataset>/  manifest.csv  images/<id>.png  labels/<id>.png  <solution>.csv  meta/prepare.json
-runs/<run>/           config.yaml  crops/  fold<k>/  maps/<split>/  detections/<split>/  plain/  candidates/<split>/
-                      scorer/  instances/<split>/  select.json  metrics.json  per_image.csv  submission.csv  report/
-                      meta/<stage>.json
+runs/<run>/           config.yaml  novelty.npz  crops/  fold<k>/  maps/<split>/  detections/<split>/  plain/
+                      candidates/<split>/  scorer/  instances/<split>/  select.json  metrics.json  per_image.csv
+                      submission.csv  report/  meta/<stage>.json
 A split is 'oof', the training images each seen by the networks that never learnt it, or one without masks.
 """
 
@@ -113,6 +113,7 @@ class Run:
         self.report = self.folder / "report"
         self.writeup = self.folder / "writeup"
         self.metrics = self.folder / "metrics.json"
+        self.novelty = self.folder / "novelty.npz"
 
     def fold(self, fold: int) -> Path:
         return self.folder / f"fold{fold}"

@@ -21,6 +21,7 @@ STAGES = {
     "download": StageEntry("fetch the official archives into --data, where they are missing", "data"),
     "prepare": StageEntry("decode the official archives into images, label images and a manifest", "data"),
     "folds": StageEntry("find mosaics and deal the training images into folds", "data"),
+    "novelty": StageEntry("measure the training images, so that unlike ones are known later", "data"),
     "crops": StageEntry(
         "make the training crops that the folds share, where the config asks for a pool of them", "training"
     ),
