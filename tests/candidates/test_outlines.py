@@ -51,7 +51,8 @@ def test_no_nucleus_takes_of_another_or_is_lost(seed: int, px: float) -> None:
     random = np.random.default_rng(seed)
     labels = np.zeros((SIDE, SIDE), np.int32)
     for label in range(1, 15):
-        labels[draw_disk(*random.uniform(0, SIDE, 2), random.uniform(1, 14)) & (labels == 0)] = label
+        y, x, radius = random.uniform(0, SIDE), random.uniform(0, SIDE), random.uniform(1, 14)
+        labels[draw_disk(y, x, radius) & (labels == 0)] = label
     grown = grow_labels(labels, random.random((SIDE, SIDE), np.float32), Growth(px=px))
     kept = labels > 0
     if px >= 0:

@@ -76,3 +76,16 @@ def test_training_images_of_one_mosaic_and_equal_ones_have_a_finite_novelty(trai
         novelty = Novelty(np.zeros((N, len(STATISTICS))), groups)
         assert np.isfinite(novelty.of(training.described)).all()
         assert novelty.of(np.zeros((1, len(STATISTICS)))) == [0]
+
+
+def test_a_size_that_training_hardly_has_is_another_acquisition():
+    images = [draw_image(seed) for seed in range(200)]
+    sizes = [(64, 64)] * 199 + [(100, 50)]
+    described = [describe_image(image) for image in images]
+    novelty = describe_training(described, list(map(str, range(200))), [0] * 200, sizes).novelty()
+    assert not novelty.is_other_acquisition(images[0])
+    assert novelty.is_other_acquisition(np.ascontiguousarray(images[0][:60]))
+    assert novelty.is_other_acquisition(np.resize(images[0], (50, 100, 3)))  # one in two hundred, turned
+    assert novelty.is_other_acquisition(255 - images[0])
+    unknown = describe_training(described, list(map(str, range(200))), [0] * 200).novelty()
+    assert not unknown.is_other_acquisition(images[0])

@@ -12,6 +12,7 @@ from scipy.spatial.distance import cdist
 from nuclei.data.statistics import describe_image
 
 EDGE_PERCENTILE, LIMIT_PERCENTILE = 90, 99  # of training images, each compared with those of other mosaics
+RARE = 0.01  # share of the training images below which an image size is one that training lacks
 SMALLEST_LIMIT = 1e-6  # of training images that are all alike
 
 
@@ -24,11 +25,13 @@ class Novelty:
     those of one mosaic group left out of the comparison. So 0 is a training image itself, and 1 the limit beyond which
     all but one in a hundred training images do not lie from the others.
 
-    described: float [N, len(STATISTICS)]; groups: mosaic group of each, any values of one type.
+    described: float [N, len(STATISTICS)]; groups: mosaic group of each, any values of one type; sizes: [N, 2], height
+    and width of each, in pixels, if known.
     """
 
     described: NDArray[Any]
     groups: NDArray[Any]
+    sizes: NDArray[Any] | None = None
 
     @cached_property
     def _scale(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -66,6 +69,16 @@ class Novelty:
         """Return the novelty of an image, uint8 RGB [H, W, 3]."""
         return float(self.of(describe_image(image)[None])[0])
 
+    def is_other_acquisition(self, image: NDArray[np.uint8]) -> bool:
+        """Tell whether an image of the competition, uint8 RGB [H, W, 3], was acquired as no training image was.
+
+        Its novelty is beyond the limit, or fewer than RARE of the training images have its size: there each microscope
+        has an image size of its own. Of images from elsewhere the size says nothing.
+        """
+        sizes = np.zeros((0, 2)) if self.sizes is None else np.sort(self.sizes, axis=1)
+        same_size = (sizes == sorted(image.shape[:2])).all(axis=1)
+        return bool(same_size.sum() < RARE * len(sizes) or self(image) > 1)
+
     def describe(self, novelty: float) -> str:
         """Say a novelty in plain words."""
         if novelty > 1:
@@ -80,18 +93,25 @@ class TrainingImages:
     described: NDArray[np.float32]  # [N, len(STATISTICS)]
     groups: NDArray[np.int32]  # [N], numbered
     folds: NDArray[np.int32]  # [N]; -1: of no fold, all networks learn from it
+    sizes: NDArray[np.int32]  # [N, 2]: height and width in pixels, or [0, 2] if unknown
 
     def novelty(self, fold: int | None = None) -> Novelty:
         """Return the novelty to what the networks learn from: those without a fold, or, for new images, all of them."""
         learned = np.ones(len(self.folds), bool) if fold is None else self.folds != fold
-        return Novelty(self.described[learned], self.groups[learned])
+        return Novelty(self.described[learned], self.groups[learned], self.sizes[learned] if len(self.sizes) else None)
 
 
 def describe_training(
-    described: Sequence[NDArray[np.float64]], groups: Sequence[str], folds: Sequence[int]
+    described: Sequence[NDArray[np.float64]],
+    groups: Sequence[str],
+    folds: Sequence[int],
+    sizes: Sequence[tuple[int, int]] = (),
 ) -> TrainingImages:
-    """Collect N training images: what describe_image measures, mosaic groups by name, folds (-1: none)."""
+    """Collect N training images: what describe_image measures, mosaic groups by name, folds (-1: none), sizes in px."""
     numbers = np.unique(np.asarray(groups), return_inverse=True)[1]
     return TrainingImages(
-        np.asarray(described, np.float32), numbers.astype(np.int32), np.asarray(folds).astype(np.int32)
+        np.asarray(described, np.float32),
+        numbers.astype(np.int32),
+        np.asarray(folds).astype(np.int32),
+        np.asarray(sizes, np.int32).reshape(-1, 2),
     )

@@ -15,12 +15,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nuclei.candidates.features import compute_features
-from nuclei.candidates.outlines import Growth, grow_labels
+from nuclei.candidates.outlines import Growth
 from nuclei.candidates.selection import SEARCHES, expected_gain
 from nuclei.candidates.table import Candidates
 from nuclei.candidates.tree import make_candidates, make_energy
-from nuclei.config.schema import Config
+from nuclei.config.schema import Config, SelectionConfig
 from nuclei.data.label_folder import LabelFolder
+from nuclei.data.novelty import Novelty
 from nuclei.decoding.classical import segment_by_recipe
 from nuclei.decoding.detections import Detections, decode_detections, make_detection_candidates
 from nuclei.decoding.plain import cut_basins, decode_components, flood_seeds
@@ -137,9 +138,22 @@ def choose_candidates(
     return SEARCHES[search](candidates, gain)
 
 
-def move_outlines(labels: Labels, mask: NDArray[np.float32], growth: str) -> Labels:
-    """Return labels whose outlines are moved by a growth such as selection.grow, with the mask map of the image."""
-    return grow_labels(labels, mask, Growth.parse(growth))
+def moves_outlines(settings: SelectionConfig) -> bool:
+    """Return whether the outlines of any nuclei move after they were selected."""
+    return any(Growth.parse(text) for text in (settings.grow, settings.grow_familiar))
+
+
+def choose_growth(settings: SelectionConfig, novelty: Novelty | None, image: NDArray[np.uint8]) -> Growth:
+    """Return by how much the outlines of an image's nuclei move: by selection.grow, or in familiar images otherwise.
+
+    Raises UserError if that cannot be told, as of a run that knows nothing of its training images.
+    """
+    grow, familiar = Growth.parse(settings.grow), Growth.parse(settings.grow_familiar)
+    if grow == familiar:
+        return grow
+    if novelty is None:
+        raise UserError("selection.grow needs to know what training images look like: run the stage novelty first")
+    return grow if novelty.is_other_acquisition(image) else familiar
 
 
 def segment_classically(image: NDArray[np.uint8], _image_id: str, config: Config) -> Labels:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuclei.candidates.table import Candidates
-from nuclei.data.novelty import TrainingImages
+from nuclei.data.novelty import Novelty, TrainingImages
 from nuclei.data.statistics import STATISTICS
 from nuclei.decoding.methods import Prediction
 from nuclei.decoding.tuning import Tuned
@@ -57,7 +57,13 @@ def read_training(run: Run) -> TrainingImages | None:
     if not run.novelty.is_file():
         return None
     with named(run.novelty, "the stage novelty"):
-        arrays = read_arrays(run.novelty, ["statistics", "described", "groups", "folds"])
+        arrays = read_arrays(run.novelty, ["statistics", "described", "groups", "folds", "sizes"])
         if tuple(arrays["statistics"].tolist()) != STATISTICS:
             raise ValueError("it holds other statistics than are measured now")
-        return TrainingImages(arrays["described"], arrays["groups"], arrays["folds"])
+        return TrainingImages(arrays["described"], arrays["groups"], arrays["folds"], arrays["sizes"])
+
+
+def read_novelty(run: Run, fold: int | None = None) -> Novelty | None:
+    """Return the novelty to what a run's networks learn from, as TrainingImages.novelty does; None as read_training."""
+    training = read_training(run)
+    return training.novelty(fold) if training else None

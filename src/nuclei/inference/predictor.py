@@ -13,6 +13,7 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
 from nuclei.candidates.boosters import TARGETS, predict_scores, unpack_boosters
+from nuclei.candidates.outlines import grow_labels
 from nuclei.candidates.selection import paint
 from nuclei.config.load import load_config, parse_config
 from nuclei.config.schema import Config
@@ -22,6 +23,7 @@ from nuclei.decoding.methods import (
     Labels,
     Prediction,
     choose_candidates,
+    choose_growth,
     cut_candidates,
     method_of,
     uses_networks,
@@ -138,7 +140,10 @@ class Predictor:
         candidates, features = cut_candidates(prediction, image, self.config)
         scores = predict_scores(self.boosters, features)
         chosen = choose_candidates(candidates, scores, self.setting, self.config.selection.search)
-        return paint(candidates, chosen), scores[chosen, TARGETS.index("iou")]
+        labels = paint(candidates, chosen)
+        if growth := choose_growth(self.config.selection, self.novelty, image):
+            labels = grow_labels(labels, prediction.maps["mask"], growth)
+        return labels, scores[chosen, TARGETS.index("iou")]
 
     @cached_property
     def setting(self) -> Setting:

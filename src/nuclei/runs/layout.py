@@ -136,8 +136,10 @@ class Run:
     def per_image(self, split: str) -> Path:
         return self.folder / ("per_image.csv" if split == "oof" else f"per_image_{split}.csv")
 
-    def submission(self, split: str) -> Path:
-        return self.folder / ("submission.csv" if split == "test" else f"submission_{split}.csv")
+    def submission(self, split: str, growth: str | None = None) -> Path:
+        """Return the submission of a split; with a growth, as selection.grow has it, that of nuclei grown by it."""
+        name = "submission" if split == "test" else f"submission_{split}"
+        return self.folder / (f"{name}.csv" if growth is None else f"{name}_grow_{growth.replace('%', 'percent')}.csv")
 
     def meta(self, stage: str) -> Path:
         return self.folder / "meta" / f"{stage}.json"

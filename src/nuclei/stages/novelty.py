@@ -28,7 +28,9 @@ def main(run: Run, config: Config, options: Options) -> None:
         table = read_table(dataset.folds)
         work = partial(describe_one, dataset)
         described = each_image(table["image_id"].tolist(), work, f"{run.name} novelty", options.jobs)
-        write_training(run, describe_training(described, table["group"].tolist(), table["fold"].tolist()))
+        manifest = dataset.read_manifest().set_index("image_id").loc[table["image_id"]]
+        sizes = list(zip(manifest["height"].tolist(), manifest["width"].tolist(), strict=True))
+        write_training(run, describe_training(described, table["group"].tolist(), table["fold"].tolist(), sizes))
 
 
 def describe_one(dataset: Dataset, image_id: str) -> NDArray[np.float64]:
