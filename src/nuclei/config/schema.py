@@ -95,8 +95,8 @@ class DataConfig(Section):
     )
     external: dict[Name, NotNegative] = Field(
         {},
-        description="external data sets, --data DIR's external/<set>, that every network learns from and none is scored "
-        "on -> weight of each of their images in the draw, where folds have their weight column; 0 leaves a set out",
+        description="external data sets, external/<set> in --data, that all networks learn from and none is scored on "
+        "-> weight of each of their images in the draw, beside that in the fold table; 0 leaves a set out",
         json_schema_extra=LATER,
     )
     external_area_px: float = Field(

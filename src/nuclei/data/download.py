@@ -89,7 +89,9 @@ def fetch_external(folder: Path, name: str, published: PublishedSet, attempts: i
     damaged, unpacks to too much or holds nothing of the set.
     """
     archive = folder / f"{name}.zip"
-    fetch_files(folder, {archive.name: RemoteFile(published.url, published.title, published.licence)}, attempts, timeout_s)
+    fetch_files(
+        folder, {archive.name: RemoteFile(published.url, published.title, published.licence)}, attempts, timeout_s
+    )
     unpack(archive, folder / name, published.unpacked)
 
 
@@ -108,14 +110,18 @@ def unpack(archive: Path, target: Path, pattern: str) -> None:
                 if re.search(pattern, info.filename) and not is_clutter(info.filename) and not info.is_dir()
             ]
             if not wanted:
-                raise UserError(f"{archive} holds nothing that matches {pattern}: is it another archive? Put the right one")
+                raise UserError(
+                    f"{archive} holds nothing that matches {pattern}: is it another archive? Put the right one"
+                )
             if (size := sum(info.file_size for info in wanted)) > MAX_UNPACKED_BYTES:
                 raise UserError(f"{archive} is refused: it unpacks to {size:,} bytes, more than {MAX_UNPACKED_BYTES:,}")
             for info in tqdm(wanted, f"unpack {archive.name}", unit="file", mininterval=2):
                 file.extract(info, temporary)  # which writes nothing outside of the folder
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise UserError(f"{archive} is damaged or no zip ({error}): delete it and run the stage download again") from None
+        raise UserError(
+            f"{archive} is damaged or no zip ({error}): delete it and run the stage download again"
+        ) from None
     temporary.replace(target)
 
 

@@ -26,6 +26,7 @@ from nuclei.errors import UserError
 from nuclei.evaluation.sheets import read_sheet, sheet_table
 
 Labels = NDArray[np.int32]
+Pairs = list[tuple[Path, tuple[Path, ...]]]  # images and their truth
 MANIFEST_COLUMNS = (
     *("image_id", "set", "licence", "source", "height", "width", "n_nuclei", "median_area_px", "scale"),
     *("sha256", "content"),
@@ -92,7 +93,7 @@ class Layout:
     """
 
     sign: str
-    find: Callable[[Path], list[tuple[Path, tuple[Path, ...]]]]
+    find: Callable[[Path], Pairs]
     read: Callable[[tuple[Path, ...], tuple[int, ...]], Labels]
 
 
@@ -123,15 +124,15 @@ def read_masks(truth: tuple[Path, ...], shape: tuple[int, ...]) -> Labels:
     return labels
 
 
-def _find_beside(pattern: str, truth_of: Callable[[Path], Path]) -> Callable[[Path], list[tuple[Path, tuple[Path, ...]]]]:
-    def find(folder: Path) -> list[tuple[Path, tuple[Path, ...]]]:
+def _find_beside(pattern: str, truth_of: Callable[[Path], Path]) -> Callable[[Path], Pairs]:
+    def find(folder: Path) -> Pairs:
         images = (path for path in sorted(folder.rglob(pattern)) if not is_clutter(path.relative_to(folder).as_posix()))
         return [(path, (truth_of(path),)) for path in images if path.is_file()]
 
     return find
 
 
-def _find_generic(folder: Path) -> list[tuple[Path, tuple[Path, ...]]]:
+def _find_generic(folder: Path) -> Pairs:
     found = []
     for path in sorted((folder / "images").glob("*")):
         if path.suffix.lower() in SUFFIXES and not is_clutter(path.name):
@@ -214,7 +215,7 @@ def read_rights(name: str, folder: Path) -> Callable[[str], tuple[str, str]]:
     table = sheet_table(sheet, ("name", "licence", "source"))
     if "data_set" in sheet.header:  # one index of several sets
         table = table[sheet_table(sheet, ("data_set",))["data_set"] == name]
-    rights = {_clean(row.name): (row.licence, row.source) for row in table.itertuples(name="Row", index=False)}
+    rights = {_clean(name): (licence, source) for _, name, licence, source in table.itertuples(name=None)}
     return lambda image: tuple(own or other for own, other in zip(rights.get(image, default), default, strict=True))  # type: ignore[return-value]  # both are of two
 
 
@@ -245,9 +246,7 @@ def median_area(labels: NDArray[Any]) -> float:
     return float(np.median(areas[areas > 0])) if areas.any() else 0.0
 
 
-def bring_to_scale(
-    image: NDArray[np.uint8], labels: Labels, area_px: float
-) -> tuple[NDArray[np.uint8], Labels, float]:
+def bring_to_scale(image: NDArray[np.uint8], labels: Labels, area_px: float) -> tuple[NDArray[np.uint8], Labels, float]:
     """Halve an image, uint8 [H, W, 3], and its labels until the median area of its nuclei is at most `area_px`.
 
     Returns image, labels, from 1 without gaps, and the scale, 1, 1/2, 1/4, … Each pixel is the mean of those that it
@@ -281,4 +280,5 @@ def explain_set(name: str, folder: Path) -> str:
     forms = "\n".join(f"  {entry.sign}" for entry in LAYOUTS.values())
     published = PUBLISHED_SETS.get(name)
     archive = f"  the archive, as {folder}.zip, from {published.url} ({published.licence})\nor " if published else "  "
-    return f"the external data set {name} is missing: put here\n{archive}into {folder} its images and their truth:\n{forms}"
+    fix = f"{archive}into {folder} its images and their truth, in one of these forms:\n{forms}"
+    return f"the external data set {name} is missing: put\n{fix}"

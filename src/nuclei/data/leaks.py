@@ -1,4 +1,4 @@
-"""Copies found by content: is an image, or a part, turn, flip or rescaling of it, one of those that others are known by?
+"""Copies found by content: whether an image, or a part, turn, flip or rescaling of it, is one of the known images.
 
 Local features (SIFT) are the same wherever, at whatever angle and size a content lies in an image; those of its mirror
 image are the same numbers in another order. The known images that have the nearest features are compared closely: a
@@ -9,6 +9,7 @@ compression, noise and brightness matter little.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,13 +23,13 @@ CONTRAST = 0.01  # below SIFT's own threshold: nuclei out of focus have weak out
 KD_TREES = 1  # the number of this algorithm in FLANN
 NEIGHBOURS = 8  # of a feature among those of all known images
 CLOSE = 8  # known images compared closely
-AGREEING = 8  # features that must agree on where a content lies
+AGREEING = 6  # features that must agree on where a content lies
 TOLERANCE_PX = 3.0
-SIMILAR = 0.8  # correlation of both images where they lie over one another
+SIMILAR = 0.9  # correlation of both images where they lie over one another
 OVERLAP_PX = 1000
 MOST_SCALE = 6.0
-# Of a descriptor, 4 rows x 4 columns x 8 directions along the feature's own axes: mirrored, rows and turns are reversed.
-MIRRORED = np.array([((3 - row) * 4 + column) * 8 + -turn % 8 for row in range(4) for column in range(4) for turn in range(8)])
+# A descriptor has 4 rows x 4 columns x 8 directions, all along its own axes; mirrored, rows and turns are reversed.
+MIRRORED = np.arange(128).reshape(4, 4, 8)[::-1, :, -np.arange(8) % 8].ravel()
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Content:
 
     def mirror(self) -> "Content":
         """Return the content of the image mirrored left to right."""
-        points = self.points * np.float32([-1, 1]) + np.float32([self.picture.shape[1] - 1, 0])
+        points = self.points.copy()
+        points[:, 0] = self.picture.shape[1] - 1 - points[:, 0]
         return replace(
             self,
             picture=np.ascontiguousarray(self.picture[:, ::-1]),
@@ -69,15 +71,16 @@ def measure_content(image: NDArray[np.uint8]) -> Content:
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     while min(gray.shape) >= WORK_SIDE_PX:
         gray = cv2.resize(gray, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    smooth = cv2.GaussianBlur(gray.astype(np.float32), (0, 0), SMOOTH_PX)
+    smooth = np.asarray(cv2.GaussianBlur(gray.astype(np.float32), (0, 0), SMOOTH_PX), np.float32)
     low, high = np.percentile(smooth, (0.5, 99.8))
     spread = np.clip((smooth - low) / max(high - low, 4), 0, 1)
     if np.median(spread) < 0.35:  # faint nuclei beside bright ones
         spread = np.sqrt(spread)
     picture = np.rint(255 * spread).astype(np.uint8)
     n = max(LEAST_FEATURES, picture.size // PX_PER_FEATURE)
-    keypoints, found = cv2.SIFT.create(n, contrastThreshold=CONTRAST, edgeThreshold=20).detectAndCompute(picture, None)
-    points = np.float32([keypoint.pt for keypoint in keypoints[:n]]).reshape(-1, 2)
+    sift = cv2.SIFT.create(n, contrastThreshold=CONTRAST, edgeThreshold=20)
+    keypoints, found = sift.detectAndCompute(picture, None)  # type: ignore[call-overload]  # no mask
+    points = np.array([keypoint.pt for keypoint in keypoints[:n]], np.float32).reshape(-1, 2)
     descriptors = np.zeros((0, 128), np.float32) if found is None else found[:n].astype(np.float32)
     # Roots of shares of the sum have length 1 and compare better (Arandjelovic and Zisserman 2012).
     descriptors = np.sqrt(descriptors / (descriptors.sum(1, keepdims=True) + 1e-6))
@@ -110,7 +113,9 @@ class KnownImages:
         """Return the numbers of the known images whose features come closest to those of a view, at most CLOSE."""
         if len(view.points) < AGREEING or len(self.owners) < NEIGHBOURS:
             return []
-        matches = [of_one for of_one in self.index.knnMatch(view.descriptors, k=NEIGHBOURS) if len(of_one) == NEIGHBOURS]
+        matches = [
+            of_one for of_one in self.index.knnMatch(view.descriptors, k=NEIGHBOURS) if len(of_one) == NEIGHBOURS
+        ]
         if not matches:
             return []
         near = np.array([[match.distance for match in of_one] for of_one in matches])
@@ -144,7 +149,7 @@ def compare(view: Content, other: Content) -> tuple[int, float]:
     return agreeing, _similarity(view.picture, other.picture, matrix) if agreeing >= AGREEING else 0.0
 
 
-def _similarity(first: NDArray[np.uint8], second: NDArray[np.uint8], matrix: NDArray[np.float64]) -> float:
+def _similarity(first: NDArray[np.uint8], second: NDArray[np.uint8], matrix: NDArray[Any]) -> float:
     """Return the correlation of two pictures where `matrix` lays the first over the second, at the coarser's scale."""
     if np.hypot(matrix[0, 0], matrix[1, 0]) > 1:
         first, second, matrix = second, first, cv2.invertAffineTransform(matrix)

@@ -253,7 +253,12 @@ def examples_picture(examples: Iterable[Shown]) -> Picture:
 
 def external_section(reader: RunReader) -> Iterator[Block]:
     """Name the external data that the networks learned from, as the competition asks, or say that there are none."""
-    said = {name: entry for metas in reader.metas.values() for meta in metas for name, entry in meta.get("external", {}).items()}
+    said = {
+        name: entry
+        for metas in reader.metas.values()
+        for meta in metas
+        for name, entry in meta.get("external", {}).items()
+    }
     configs = reader.network_configs
     weights = {name: weight for c in configs.values() for name, weight in c["data"]["external"].items() if weight}
     if not weights:
@@ -261,7 +266,11 @@ def external_section(reader: RunReader) -> Iterator[Block]:
         return
     yield Paragraph(ABOUT_EXTERNAL)
     rows = [
-        (name, *(str(said.get(name, {}).get(key, "?")) for key in ("source", "licence", "images", "nuclei")), f"{weight:g}")
+        (
+            name,
+            *(str(said.get(name, {}).get(key, "?")) for key in ("source", "licence", "images", "nuclei")),
+            f"{weight:g}",
+        )
         for name, weight in weights.items()
     ]
     yield Table(("data set", "source", "licence", "images", "nuclei", "weight of an image"), rows, n_text=3)

@@ -250,7 +250,9 @@ def read_training_pairs(
         yield read_pair(dataset.external(name), image_id, min_side_px if scale == 1 else 0)
 
 
-def read_pair(dataset: Dataset | ExternalSet, image_id: str, min_side_px: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+def read_pair(
+    dataset: Dataset | ExternalSet, image_id: str, min_side_px: int = 0
+) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
     """Read an image, uint8 [H, W, 3], and its labels, uint16 [H, W], enlarged as images.enlarge does."""
     labels = read_labels(dataset.labels(image_id)).astype(np.uint16)
     return enlarge(read_image(dataset.image(image_id)), labels, min_side_px)

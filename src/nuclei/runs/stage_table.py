@@ -19,7 +19,7 @@ class StageEntry:
 # Each is a module of nuclei.stages with a function `main(run, config, options)`.
 STAGES = {
     "download": StageEntry(
-        "fetch the official archives, and external data sets that the config names, into --data, where they are missing",
+        "fetch the official archives, and the external data sets that the config names, into --data, where missing",
         "data",
     ),
     "prepare": StageEntry("decode the official archives into images, label images and a manifest", "data"),

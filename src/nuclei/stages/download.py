@@ -1,4 +1,4 @@
-"""Public addresses -> the folder of archives, where it lacks them, external data sets that the config names included."""
+"""Public addresses -> the folder of archives and of external data sets, where it lacks them."""
 
 from nuclei.config.schema import Config
 from nuclei.data.archives import find_archives

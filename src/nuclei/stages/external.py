@@ -97,7 +97,9 @@ def leave_copies_out(
     splits = sorted(dataset.read_manifest()["split"].unique())
     parts = {s: Part({s: fingerprint(dataset.meta, s)}, [dataset.copies(external.name, s)]) for s in splits}
     inputs = {"images": external.fingerprint()}
-    with stage(dataset.copies_meta(external.name), {}, inputs, (), options.force, version=VERSION, parts=parts) as needed:
+    with stage(
+        dataset.copies_meta(external.name), {}, inputs, (), options.force, version=VERSION, parts=parts
+    ) as needed:
         if not needed:
             return
         image_ids = read_table(external.manifest)["image_id"].tolist()
