@@ -134,14 +134,13 @@ def compare(view: Content, other: Content) -> tuple[int, float]:
     """
     if min(len(view.points), len(other.points)) < AGREEING:
         return 0, 0.0
-    likeness = view.descriptors @ other.descriptors.T
-    theirs, mine = likeness.argmax(1), likeness.argmax(0)
-    pairs = np.flatnonzero(mine[theirs] == np.arange(len(theirs)))
+    pairs = cv2.BFMatcher(cv2.NORM_L2, crossCheck=True).match(view.descriptors, other.descriptors)
     if len(pairs) < AGREEING:
         return 0, 0.0
+    mine, theirs = [pair.queryIdx for pair in pairs], [pair.trainIdx for pair in pairs]
     cv2.setRNGSeed(0)
     matrix, agree = cv2.estimateAffinePartial2D(
-        view.points[pairs], other.points[theirs[pairs]], ransacReprojThreshold=TOLERANCE_PX, maxIters=1000
+        view.points[mine], other.points[theirs], ransacReprojThreshold=TOLERANCE_PX, maxIters=1000
     )
     if matrix is None or not 1 / MOST_SCALE < np.hypot(matrix[0, 0], matrix[1, 0]) < MOST_SCALE:
         return 0, 0.0
