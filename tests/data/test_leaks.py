@@ -10,7 +10,7 @@ from nuclei.data.images import decode_image
 from nuclei.data.leaks import Content, KnownImages, compare, measure_content
 from nuclei.data.synthetic import KINDS, make_image
 
-N_OF_KIND = 3
+N_OF_KIND = 2
 SIDE = 320
 
 
@@ -67,13 +67,13 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_changed_image_is_found_and_no_other(known, change):
-    for number, (name, image) in enumerate(IMAGES.items()):
+    for number, (name, image) in list(enumerate(IMAGES.items()))[::N_OF_KIND]:
         copies = list(known.find_copies([measure_content(CHANGES[change](image))]))
         assert [copy.known for copy in copies] == [number], name
 
 
 def test_other_images_are_no_copies(known):
-    others = [measure_content(draw(kind, 100 + n)) for kind, n in itertools.product(KINDS, range(4))]
+    others = [measure_content(draw(kind, 100 + n)) for kind, n in itertools.product(KINDS, range(3))]
     assert list(known.find_copies(others)) == []
 
 

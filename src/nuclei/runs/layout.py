@@ -140,7 +140,7 @@ class Dataset:
         splits = sorted(self.read_manifest()["split"].unique())
         for split in splits:
             fingerprint(self.copies_meta(name), split)
-        copied = pd.concat([read_table(self.copies(name, split)) for split in splits])["image_id"]
+        copied = {image_id for split in splits for image_id in read_table(self.copies(name, split))["image_id"]}
         external.fingerprint()
         manifest = read_table(external.manifest)
         return manifest[~manifest["image_id"].isin(copied)].reset_index(drop=True)
