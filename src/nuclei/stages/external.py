@@ -117,6 +117,7 @@ def leave_copies_out(
 
 
 def list_ids(dataset: Dataset, split: str) -> list[str]:
+    """Return the images of a split in the order of the manifest."""
     manifest = dataset.read_manifest()
     ids: list[str] = manifest.loc[manifest["split"] == split, "image_id"].tolist()
     return ids
