@@ -102,6 +102,8 @@ def list_stages(config: Config) -> list[str]:
     skipped |= {"train", "predict", "crops"} if config.members else {"ensemble"}
     if not config.train.pool:
         skipped |= {"crops"}
+    if "train" in skipped or not config.data.external_sets():
+        skipped |= {"external"}
     return [name for name, entry in STAGES.items() if name not in skipped and not entry.on_demand]
 
 

@@ -108,6 +108,28 @@ class DataConfig(Section):
     unseen: Annotated[tuple[Literal["test", "stage2"], ...], Distinct] = Field(
         ("test", "stage2"), description="images without masks to predict too, where the data set has them"
     )
+    external: dict[Name, NotNegative] = Field(
+        {},
+        description="external data sets, external/<set> in --data, that all networks learn from and none is scored on "
+        "-> weight of each of their images in the draw, beside that in the fold table; 0 leaves a set out",
+        json_schema_extra=LATER,
+    )
+    external_area_px: float = Field(
+        1500,
+        gt=0,
+        description="an external image whose nuclei have a larger median area is halved, as often as needed: what was "
+        "taken at 63x comes to the scale of the competition's images",
+        json_schema_extra=LATER,
+    )
+
+    def external_sets(self) -> dict[str, float]:
+        """Return the external data sets that are learned from, with their weights."""
+        return {name: weight for name, weight in self.external.items() if weight > 0}
+
+    def record_external(self) -> dict[str, Any]:
+        """Return the settings that decide what is learned of external data; none without such data."""
+        sets = self.external_sets()
+        return {"external": sets, "external_area_px": self.external_area_px} if sets else {}
 
 
 class ModelConfig(Section):
@@ -338,7 +360,7 @@ class Config(Section):
 
     def record_training(self) -> dict[str, Any]:
         """Return the settings that decide the trained networks, as Section.record does."""
-        return {"model": self.model.record(), "train": self.train.record()}
+        return {"model": self.model.record(), "train": self.train.record(), **self.data.record_external()}
 
     @model_validator(mode="after")
     def check_kind(self) -> "Config":

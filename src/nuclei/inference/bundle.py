@@ -123,6 +123,17 @@ def find_published(config: Config, dataset: Dataset, fold: int) -> Path | None:
     return None
 
 
+def has_networks(run: Run, config: Config, dataset: Dataset, published: bool) -> bool:
+    """Return whether the network of each fold is there or, where `published` ones are to be taken, is among those.
+
+    False while there are no folds yet.
+    """
+    return dataset.folds.is_file() and all(
+        run.meta(f"train_fold{fold}").is_file() or (published and find_published(config, dataset, fold))
+        for fold in dataset.list_folds()
+    )
+
+
 def write_bundle(run: Run, folder: Path) -> str:
     """Copy what Predictor needs of a run into <folder>/bundle and return what was done, in a line.
 

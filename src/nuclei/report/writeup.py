@@ -76,6 +76,14 @@ ABOUT_FOLDS = (
     "Many images are tiles of one larger field of view. They were matched by their edges into mosaic groups, and all "
     "tiles of a group share a fold, or validation would leak. Folds are balanced by image type."
 )
+ABOUT_EXTERNAL = (
+    "Beside the competition's images every network learned from these, which are held out of no fold and scored "
+    "nowhere. Each was compared by content with the competition's images of all splits, and copies of them, of parts, "
+    "turned, flipped or rescaled, were left out."
+)
+ABOUT_NO_EXTERNAL = (
+    "No images but the competition's were learned from; initial weights are named below, with the networks."
+)
 ABOUT_INFERENCE = (
     "An image of the fold table is predicted by the one network that saw neither it nor any tile of its mosaic; an "
     "unseen image by the networks of all folds, averaged. Images are padded by reflection, larger ones predicted in "
@@ -241,6 +249,32 @@ def examples_picture(examples: Iterable[Shown]) -> Picture:
     )
     keep = (pictures.TRUTH_COLOUR, (0, 0, 0), (255, 255, 255))
     return Picture("data", charts.render_png(draw_examples(shown), keep), caption, wide=True)
+
+
+def external_section(reader: RunReader) -> Iterator[Block]:
+    """Name the external data that the networks learned from, as the competition asks, or say that there are none."""
+    said = {
+        name: entry
+        for metas in reader.metas.values()
+        for meta in metas
+        for name, entry in meta.get("external", {}).items()
+    }
+    configs = reader.network_configs
+    weights = {name: weight for c in configs.values() for name, weight in c["data"]["external"].items() if weight}
+    if not weights:
+        yield Paragraph(ABOUT_NO_EXTERNAL)
+        return
+    yield Paragraph(ABOUT_EXTERNAL)
+    rows = [
+        (
+            name,
+            *(str(said.get(name, {}).get(key, "?")) for key in ("source", "licence", "images", "nuclei")),
+            f"{weight:g}",
+        )
+        for name, weight in weights.items()
+    ]
+    yield Table(("data set", "source", "licence", "images", "nuclei", "weight of an image"), rows, n_text=3)
+    yield from (Missing(f"what train_fold*.json say of {name}") for name in weights if name not in said)
 
 
 def networks_section(reader: RunReader) -> Iterator[Block]:
@@ -532,6 +566,7 @@ def references_section(_: RunReader) -> Iterator[Block]:
 WRITEUP = [
     Section("Summary", summary_section),
     Section("Data and folds", data_section),
+    Section("External data", external_section),
     Section("Targets and networks", networks_section),
     Section("Training", settings_and_training_section),
     Section("Inference", inference_section),

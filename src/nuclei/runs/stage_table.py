@@ -18,8 +18,14 @@ class StageEntry:
 
 # Each is a module of nuclei.stages with a function `main(run, config, options)`.
 STAGES = {
-    "download": StageEntry("fetch the official archives into --data, where they are missing", "data"),
+    "download": StageEntry(
+        "fetch the official archives, and the external data sets that the config names, into --data, where missing",
+        "data",
+    ),
     "prepare": StageEntry("decode the official archives into images, label images and a manifest", "data"),
+    "external": StageEntry(
+        "prepare the external data sets that the config names, and leave out copies of the competition's images", "data"
+    ),
     "folds": StageEntry("find mosaics and deal the training images into folds", "data"),
     "novelty": StageEntry("measure the training images, so that unlike ones are known later", "data"),
     "crops": StageEntry(

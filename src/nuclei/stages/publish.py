@@ -16,7 +16,7 @@ from nuclei.runs.files import read_json, read_table, write_bytes, write_json
 from nuclei.runs.layout import Options, Run
 
 ENSEMBLES = Path("ensembles")
-KEPT = ("seconds", "commit", "dirty", "cpus", "processor", "python", "versions", "settings", "fingerprint")
+KEPT = ("seconds", "commit", "dirty", "cpus", "processor", "python", "versions", "settings", "fingerprint", "external")
 
 
 def main(run: Run, config: Config, options: Options) -> None:
