@@ -55,6 +55,7 @@ def files_section(reader: RunReader) -> Iterator[Block]:
 REPORT = [
     Section("From image to nuclei", pipeline_section),
     Section("Scores", scores_section),
+    Section("Seen and unseen kinds", unseen_section),
     Section("What each step gains", steps_section),
     Section("Precision by IoU threshold", precision_section),
     Section("Image types", types_section),
