@@ -5,7 +5,15 @@ import pandas as pd
 import pytest
 
 from nuclei.evaluation.submission import SCORE_COLUMNS
-from nuclei.evaluation.summary import ERRORS, compare_steps, format_gain, format_interval, format_score, score_labels, summarise
+from nuclei.evaluation.summary import (
+    ERRORS,
+    compare_steps,
+    format_gain,
+    format_interval,
+    format_score,
+    score_labels,
+    summarise,
+)
 
 
 def make_table(n: int = 12) -> pd.DataFrame:
@@ -85,7 +93,7 @@ def test_an_image_is_scored_with_what_went_wrong_and_how_its_nuclei_are_outlined
 def test_finding_is_summed_over_nuclei_and_outlines_averaged_over_images_that_have_them():
     found = {"n_true": [10, 30, 0], "n_pred": [5, 25, 2], "matched": [5, 15, 0]}
     offsets = {"offset_px": [1.0, -0.5, np.nan], "offset_percent": [10.0, -4.0, np.nan]}
-    table = make_table(3).assign(**found, **offsets, kind=["x", "y", "y"], **dict.fromkeys(ERRORS, 1))
+    table = make_table().head(3).assign(**found, **offsets, kind=["x", "y", "y"], **dict.fromkeys(ERRORS, 1))
     summary = summarise(table)
     values = {name: summary[name][0] for name in ("recall", "precision", "offset_px", "offset_percent")}
     assert values == pytest.approx({"recall": 0.5, "precision": 0.625, "offset_px": 0.25, "offset_percent": 3})

@@ -126,6 +126,11 @@ class RunReader:
         """Read the out-of-fold scores: a row per image."""
         return read_table(self.run.per_image("oof"))
 
+    @property
+    def counterpart_name(self) -> str:
+        """Name the run that is the same on folds by kind, whether it exists or not."""
+        return counterpart(self.run).name
+
     @cached_property
     def unseen_metrics(self) -> dict[str, Any] | None:
         """Read the out-of-fold summary of the run's counterpart on unseen kinds; None if that has not finished."""

@@ -20,6 +20,7 @@ from nuclei.report.sections import (
     thresholds_section,
     training_section,
     types_section,
+    unseen_section,
     worst_section,
 )
 from nuclei.runs.stage_table import STAGES

@@ -118,7 +118,7 @@ def unseen_section(reader: RunReader) -> Iterator[Block]:
     """Show seen kinds and unseen ones side by side."""
     unseen = reader.unseen_metrics
     per_image = [reader.per_image, reader.unseen_per_image] if unseen else []
-    yield from unseen_blocks(reader.metrics["oof"], unseen, per_image, counterpart(reader.run).name)
+    yield from unseen_blocks(reader.metrics["oof"], unseen, per_image, reader.counterpart_name)
 
 
 def precision_section(reader: RunReader) -> Iterator[Block]:

@@ -11,10 +11,10 @@ from nuclei.report.charts import name_type
 
 ABOUT = (
     "Seen kinds: the usual folds, in which every image has others of its kind among those that its networks were "
-    "trained on. Unseen kinds: folds by kind of acquisition (folds/dsb2018_kinds.csv), in which it has none. Recall and "
-    "precision are shares of all nuclei, and of all predictions, at IoU above 0.5; the outline offset is the true minus "
-    "the predicted equivalent radius of matched nuclei, above zero where outlines are too tight. Brackets hold 95 % "
-    "bootstrap intervals over mosaic groups."
+    "trained on. Unseen kinds: folds by kind of acquisition (folds/dsb2018_kinds.csv), in which it has none. Recall "
+    "and precision are shares of all nuclei, and of all predictions, at IoU above 0.5; the outline offset is the true "
+    "minus the predicted equivalent radius of matched nuclei, above zero where outlines are too tight. Brackets hold "
+    "95 % bootstrap intervals over mosaic groups."
 )
 NOT_MEASURED = "not measured"
 # Key of a summary -> (title, factor, number format).
@@ -51,9 +51,7 @@ def seen_and_unseen_table(seen: Summary, unseen: Summary | None) -> Table:
     both = (seen, unseen)
     rows = [(title, *(format_measure(one, key) for one in both)) for key, (title, *_) in MEASURES.items()]
     wrong = [kind for kind in ERRORS if kind != "found"]
-    rows += [
-        (f"{name_type(kind)}, per 100 true nuclei", *(format_error(one, kind) for one in both)) for kind in wrong
-    ]
+    rows += [(f"{name_type(kind)}, per 100 true nuclei", *(format_error(one, kind) for one in both)) for kind in wrong]
     return Table(("", "seen kinds", "unseen kinds"), rows)
 
 
