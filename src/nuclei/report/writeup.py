@@ -46,6 +46,7 @@ from nuclei.report.sections import (
     steps_section,
     training_section,
     types_section,
+    unseen_section,
 )
 from nuclei.report.tables import SEARCH_SENTENCES, Metas, each_row, format_time, name_method
 from nuclei.runs.files import file_hash
@@ -418,6 +419,8 @@ def results_section(reader: RunReader) -> Iterator[Block]:
     """Show the scores from all sides, and what goes wrong."""
     yield from scores_section(reader)
     yield Paragraph(ABOUT_PUBLISHED)
+    yield Subheading("Seen and unseen kinds")
+    yield from reader.attempt(lambda: unseen_section(reader))
     yield Subheading("Steps")
     yield from steps_section(reader)
     yield Subheading("Simpler versions")

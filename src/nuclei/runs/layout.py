@@ -204,6 +204,11 @@ class Run:
         return self.folder / "meta" / f"{stage}.json"
 
 
+def counterpart(run: Run) -> Run:
+    """Return the run that is the same on folds by kind, `<run>_kinds`, whose images are of kinds it has not seen."""
+    return Run(f"{run.name}_kinds", run.folder.parent)
+
+
 def comparison(root: Path, kind: str) -> Path:
     """Return the table that compares runs, kind 'leaderboard', 'ablations' or 'climb'; its page lies beside it."""
     return root / "comparisons" / f"{kind}.csv"
