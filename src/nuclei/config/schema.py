@@ -293,6 +293,12 @@ class ScorerConfig(Section):
     share: float = Field(0.5, gt=0, le=1, description="share of the rows and of the features that each tree sees")
     seeds: int = Field(2, gt=0, description="boosters averaged")
     seed: int = Field(2018, ge=0, description="seed of the first booster")
+    outside: Name | None = Field(
+        None,
+        description="a run, also a published one, whose networks learned from none of data.external: the boosters also "
+        "learn from candidates of its maps of those images, where nuclei look otherwise than in training",
+        json_schema_extra=LATER,
+    )
 
 
 class LabelsConfig(Section):
@@ -316,6 +322,11 @@ class SelectionConfig(Section):
         (-0.5, -0.4, -0.3, -0.25, -0.2, -0.15, -0.1, -0.05, 0.0, 0.05, 0.1, 0.2),
         min_length=1,
         description="keep thresholds tried out of fold",
+    )
+    keep_other: float | None = Field(
+        None,
+        description="keep threshold in images that were acquired otherwise than those of training; null: as in others",
+        json_schema_extra=LATER,
     )
     grow: Annotated[str, AfterValidator(check_growth)] = Field(
         "0px",

@@ -21,7 +21,6 @@ from nuclei.candidates.table import Candidates
 from nuclei.candidates.tree import make_candidates, make_energy
 from nuclei.config.schema import Config, SelectionConfig
 from nuclei.data.label_folder import LabelFolder
-from nuclei.data.novelty import Novelty
 from nuclei.decoding.classical import segment_by_recipe
 from nuclei.decoding.detections import Detections, decode_detections, make_detection_candidates
 from nuclei.decoding.plain import cut_basins, decode_components, flood_seeds
@@ -131,29 +130,29 @@ def cut_candidates(prediction: Prediction, image: NDArray[np.uint8], config: Con
 
 
 def choose_candidates(
-    candidates: Candidates, scores: NDArray[np.float32], setting: Setting, search: str
+    candidates: Candidates,
+    scores: NDArray[np.float32],
+    setting: Setting,
+    settings: SelectionConfig,
+    is_other: bool = False,
 ) -> NDArray[np.int64]:
-    """Return the indices of the candidates selected under a tuned setting; scores: [N, 11], as boosters.TARGETS."""
-    gain = expected_gain(scores[:, :-1], np.array(setting["precision"])) - setting["keep"]
-    return SEARCHES[search](candidates, gain)
+    """Return the indices of the candidates selected under a tuned setting; scores: [N, 11], as boosters.TARGETS.
 
-
-def moves_outlines(settings: SelectionConfig) -> bool:
-    """Return whether the outlines of any nuclei move after they were selected."""
-    return any(Growth.parse(text) for text in (settings.grow, settings.grow_familiar))
-
-
-def choose_growth(settings: SelectionConfig, novelty: Novelty | None, image: NDArray[np.uint8]) -> Growth:
-    """Return by how much the outlines of an image's nuclei move: by selection.grow, or in familiar images otherwise.
-
-    Raises UserError if that cannot be told, as of a run that knows nothing of its training images.
+    is_other: whether the image was acquired otherwise than those of training, as predictions.is_other tells.
     """
-    grow, familiar = Growth.parse(settings.grow), Growth.parse(settings.grow_familiar)
-    if grow == familiar:
-        return grow
-    if novelty is None:
-        raise UserError("selection.grow needs to know what training images look like: run the stage novelty first")
-    return grow if novelty.is_other_acquisition(image) else familiar
+    keep = settings.keep_other if is_other and settings.keep_other is not None else setting["keep"]
+    gain = expected_gain(scores[:, :-1], np.array(setting["precision"])) - keep
+    return SEARCHES[settings.search](candidates, gain)
+
+
+def choose_growth(settings: SelectionConfig, is_other: bool = False) -> Growth:
+    """Return by how much the outlines of an image's nuclei move, by selection.grow or selection.grow_familiar."""
+    return Growth.parse(settings.grow if is_other else settings.grow_familiar)
+
+
+def treats_others(settings: SelectionConfig) -> bool:
+    """Return whether images that were acquired otherwise than those of training are treated otherwise."""
+    return settings.grow != settings.grow_familiar or settings.keep_other is not None
 
 
 def segment_classically(image: NDArray[np.uint8], _image_id: str, config: Config) -> Labels:

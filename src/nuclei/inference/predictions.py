@@ -7,13 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuclei.candidates.table import Candidates
-from nuclei.data.novelty import Novelty, TrainingImages
+from nuclei.config.schema import SelectionConfig
+from nuclei.data.novelty import TrainingImages
 from nuclei.data.statistics import STATISTICS
-from nuclei.decoding.methods import Prediction
+from nuclei.decoding.methods import Prediction, treats_others
 from nuclei.decoding.tuning import Tuned
+from nuclei.errors import UserError
 from nuclei.networks.maps import dequantise, quantise
-from nuclei.runs.files import named, read_arrays, read_json, write_arrays
-from nuclei.runs.layout import Run
+from nuclei.runs.files import named, read_arrays, read_image, read_json, write_arrays
+from nuclei.runs.layout import Dataset, Run
 
 
 def write_prediction(run: Run, split: str, image_id: str, prediction: Prediction) -> None:
@@ -63,7 +65,20 @@ def read_training(run: Run) -> TrainingImages | None:
         return TrainingImages(arrays["described"], arrays["groups"], arrays["folds"], arrays["sizes"])
 
 
-def read_novelty(run: Run, fold: int | None = None) -> Novelty | None:
-    """Return the novelty to what a run's networks learn from, as TrainingImages.novelty does; None as read_training."""
+def is_other(run: Run, settings: SelectionConfig, image: NDArray[np.uint8], fold: int | None = None) -> bool:
+    """Tell whether an image, uint8 [H, W, 3], was acquired otherwise than those that the networks learned from.
+
+    fold: that which holds the image out; None for a new image. Where the settings treat such images like all others,
+    nothing is measured and the answer is no. Raises UserError if the run knows nothing of its training images.
+    """
+    if not treats_others(settings):
+        return False
     training = read_training(run)
-    return training.novelty(fold) if training else None
+    if training is None:
+        raise UserError(f"{run.novelty} is missing, which tells images like those of training: run the stage novelty")
+    return training.novelty(fold).is_other_acquisition(image)
+
+
+def is_other_of(run: Run, settings: SelectionConfig, dataset: Dataset, image_id: str, fold: int | None) -> bool:
+    """Tell the same of an image of a run, which is read only if the answer matters."""
+    return treats_others(settings) and is_other(run, settings, read_image(dataset.image(image_id)), fold)

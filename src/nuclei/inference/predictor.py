@@ -38,7 +38,7 @@ from nuclei.inference.contents import (
     list_folds,
     list_networks,
 )
-from nuclei.inference.predictions import read_training, read_tuned
+from nuclei.inference.predictions import is_other, read_training, read_tuned
 from nuclei.networks.encoder_decoder import Network, load_weights
 from nuclei.networks.hardware import choose_precision, one_thread
 from nuclei.networks.kinds import KINDS, Forward, build
@@ -139,9 +139,11 @@ class Predictor:
             return next(self.method.decode(prediction, self.config, [self.setting])), None
         candidates, features = cut_candidates(prediction, image, self.config)
         scores = predict_scores(self.boosters, features)
-        chosen = choose_candidates(candidates, scores, self.setting, self.config.selection.search)
+        settings = self.config.selection
+        other = is_other(self.run, settings, image)
+        chosen = choose_candidates(candidates, scores, self.setting, settings, other)
         labels = paint(candidates, chosen)
-        if growth := choose_growth(self.config.selection, self.novelty, image):
+        if growth := choose_growth(settings, other):
             labels = grow_labels(labels, prediction.maps["mask"], growth)
         return labels, scores[chosen, TARGETS.index("iou")]
 

@@ -5,8 +5,8 @@ runs/data/<dataset>/  manifest.csv  images/<id>.png  labels/<id>.png  <solution>
                       copies/<set>_<split>.csv, external images that are not used, for they are copies of these
 runs/data/external/<set>/  manifest.csv  images/<id>.png  labels/<id>.png  meta/external.json
 runs/<run>/           config.yaml  novelty.npz  crops/  fold<k>/  maps/<split>/  detections/<split>/  plain/
-                      candidates/<split>/  scorer/  instances/<split>/  select.json  metrics.json  per_image.csv
-                      submission.csv  report/  meta/<stage>.json
+                      candidates/<split>/  outside/  scorer/  instances/<split>/  select.json  metrics.json
+                      per_image.csv  submission.csv  report/  meta/<stage>.json
 A split is 'oof', the training images each seen by the networks that never learnt it, or one without masks.
 """
 
@@ -172,6 +172,7 @@ class Run:
         self.report = self.folder / "report"
         self.writeup = self.folder / "writeup"
         self.metrics = self.folder / "metrics.json"
+        self.outside = self.folder / "outside"
         self.novelty = self.folder / "novelty.npz"
 
     def fold(self, fold: int) -> Path:

@@ -41,6 +41,9 @@ STAGES = {
         "decode maps by components and by watershed, thresholds tuned on the other folds", "post-processing"
     ),
     "candidates": StageEntry("cut maps into nested candidates and measure their features", "post-processing"),
+    "outside": StageEntry(
+        "cut candidates of external images from the maps of networks that never learned from them", "post-processing"
+    ),
     "score": StageEntry(
         "train LightGBM on the candidates, by the networks' folds, and score all candidates", "post-processing"
     ),

@@ -18,13 +18,13 @@ from nuclei.decoding.methods import (
     choose_growth,
     is_scored,
     method_of,
-    moves_outlines,
+    treats_others,
 )
 from nuclei.decoding.tuning import Setting, Tuned, choose_per_fold
 from nuclei.evaluation.metric import THRESHOLDS
-from nuclei.inference.predictions import read_novelty, read_prediction, read_scored, read_tuned
+from nuclei.inference.predictions import is_other_of, read_prediction, read_scored, read_tuned
 from nuclei.runs.cache import Part, fingerprint, stage
-from nuclei.runs.files import read_arrays, read_image, read_json, write_bytes, write_json
+from nuclei.runs.files import read_arrays, read_json, write_bytes, write_json
 from nuclei.runs.layout import Dataset, Options, Run, find_fingerprint
 from nuclei.runs.parallel import each_image
 
@@ -44,7 +44,7 @@ def main(run: Run, config: Config, options: Options) -> None:
             if scored
             else {"plain": fingerprint(run.meta("plain")), "maps": find_fingerprint(run, "maps", split)}
         )
-        if moves_outlines(config.selection):
+        if treats_others(config.selection):
             made_of["novelty"] = fingerprint(run.meta("novelty"))
         parts[split] = Part(made_of, [run.instances(split), *([run.tuned] if split == "oof" else [])])
     with stage(
@@ -91,15 +91,15 @@ def decode_one(
 
     fold: that which holds the image out; None for a new image.
     """
+    other = is_other_of(run, config.selection, dataset, image_id, fold)
     if decode := method_of(config).decode:
         labels = next(decode(read_prediction(run, split, image_id), config, [setting]))
     else:
         candidates, scores = read_scored(run, split, image_id)
-        labels = paint(candidates, choose_candidates(candidates, scores, setting, config.selection.search))
-    if not moves_outlines(config.selection):
-        return labels
-    growth = choose_growth(config.selection, read_novelty(run, fold), read_image(dataset.image(image_id)))
-    return grow_labels(labels, read_prediction(run, split, image_id).maps["mask"], growth)
+        labels = paint(candidates, choose_candidates(candidates, scores, setting, config.selection, other))
+    if growth := choose_growth(config.selection, other):
+        labels = grow_labels(labels, read_prediction(run, split, image_id).maps["mask"], growth)
+    return labels
 
 
 def tune(run: Run, config: Config, table: pd.DataFrame, options: Options) -> Tuned:
