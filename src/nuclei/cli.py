@@ -297,6 +297,44 @@ def predict_images(
     check_failures(summary, submission)
 
 
+@app.command("score-images")
+def score_labelled(
+    folder: Annotated[
+        Path,
+        typer.Argument(help="folder with images/ and labels/ of the same names, or with a folder of both for each set"),
+    ],
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="folder of a published ensemble, or of a finished run in runs/", show_default="the published ensemble"
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="folder to write scores.csv and metrics.json to")] = Path("scores"),
+    halve_above: Annotated[
+        float,
+        typer.Option(min=0, help="halve images whose median true nucleus has more pixels than this; 0: none"),
+    ] = 1500.0,
+    channel: Annotated[
+        str | None, typer.Option(help="channel with the nuclei, by its name or its number from 0")
+    ] = None,
+    jobs: Jobs = -1,
+) -> None:
+    """Segment labelled images that training has not seen, and score them: each set, with 95 % intervals over images."""
+    from nuclei.data.microscope import View
+    from nuclei.inference.bundle import find_default
+    from nuclei.inference.image_files import Reading
+    from nuclei.inference.score_images import find_labelled, score_images
+    from nuclei.report.terminal import print_table
+    from nuclei.report.unseen import outlines_table
+
+    images = find_labelled(folder)
+    reading = Reading(View(channel, None))
+    _, metrics = score_images(images, weights or find_default(), output, reading, halve_above, jobs)
+    summary = metrics["images"]
+    print_table(outlines_table("set", summary["by_cluster"] | {"all": summary}))
+    typer.echo(f"scores of {len(images)} images: {output / 'scores.csv'} and {output / 'metrics.json'}")
+
+
 @app.command()
 def validate(
     submission: Annotated[Path, typer.Argument(help="CSV file, also gzipped, of this project or any other")],

@@ -25,9 +25,9 @@ from nuclei.runs.stage_table import STAGES, stage_of
 CONFIG_FOLDERS = ("configs", "configs/systems", "configs/large", "ensembles")
 # The stages that a run skips, by what the nuclei of its method are made from (Method.needs).
 SKIPPED = {
-    "image": {"crops", "train", "predict", "ensemble", "plain", "candidates", "score", "select"},
-    "maps": {"classical", "candidates", "score"},
-    "detections": {"classical", "candidates", "score"},
+    "image": {"novelty", "crops", "train", "predict", "ensemble", "plain", "candidates", "outside", "score", "select"},
+    "maps": {"classical", "candidates", "outside", "score"},
+    "detections": {"classical", "candidates", "outside", "score"},
     "candidates": {"classical"},
 }
 
@@ -152,6 +152,10 @@ def list_stages(config: Config) -> list[str]:
     skipped |= {"train", "predict", "crops"} if config.members else {"ensemble"}
     if not config.train.pool:
         skipped |= {"crops"}
+    if not config.scorer.outside:
+        skipped |= {"outside"}
+    if ("train" in skipped and "outside" in skipped) or not config.data.external_sets():
+        skipped |= {"external"}
     return [name for name, entry in STAGES.items() if name not in skipped and not entry.on_demand]
 
 

@@ -33,6 +33,7 @@ class Threshold:
     """Stand for a Predictor: bright components are nuclei."""
 
     config = None
+    novelty = None  # as of a run that was made before its training images were recorded
 
     def segment(self, image):
         gray = image[..., 0]

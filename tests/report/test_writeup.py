@@ -3,6 +3,7 @@
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from nuclei.candidates.features import FEATURES
 from nuclei.config.schema import Config
 from nuclei.errors import UserError
 from nuclei.pipeline import list_stages, run_stage
+from nuclei.report.blocks import Table, render_block
 from nuclei.report.charts import GRAY, GREEN, VERMILION
 from nuclei.report.comparisons import (
     ABLATION_COLUMNS,
@@ -29,6 +31,7 @@ from nuclei.report.writeup import (
     choose_examples,
     command_blocks,
     describe_gain,
+    external_section,
     features_table,
     find_config,
     members_table,
@@ -97,7 +100,7 @@ def test_the_page_stands_alone_and_its_sections_are_linked(made, case):
     inside = {link[1:] for link in page.links if link.startswith("#")}
     assert not page.open
     assert inside == set(page.ids)
-    assert len(inside) == 15
+    assert len(inside) == 16
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     assert len(page.sources) == len(list((run.folder / "writeup/figures").iterdir()))
     assert {"https://arxiv.org/abs/1611.08303", "https://bbbc.broadinstitute.org/BBBC038"} <= set(page.links)
@@ -346,3 +349,23 @@ def test_a_run_without_networks_has_its_sections_too(classical):
     assert set(re.findall(r"\*\*missing:\*\* `([^`]+)`", report)) == {
         "data/demo/stage2_solution_final.csv, or a submission of its images"
     }
+
+
+@pytest.mark.parametrize("sets", [{}, {"tnbc": 0.0}, {"tnbc": 4.0, "mine": 2.0, "gone": 0.0}])
+def test_external_data_are_named_with_licence_and_source_or_said_to_be_none(sets):
+    said = {"tnbc": {"images": 50, "nuclei": 4028, "licence": "CC BY 4.0", "source": "Naylor et al."}}
+    configs = {"one": {"data": {"external": sets}}, "two": {"data": {"external": {}}}}
+    metas = {"one": [{"stage": "crops"}, {"stage": "train_fold0", "external": said}]}
+    blocks = list(external_section(SimpleNamespace(network_configs=configs, metas=metas)))
+    text = "\n".join(map(render_block, blocks))
+    if not any(sets.values()):
+        assert "No images but the competition's" in text
+        assert "tnbc" not in text
+        return
+    table = next(block for block in blocks if isinstance(block, Table))
+    assert table.rows == [
+        ("tnbc", "Naylor et al.", "CC BY 4.0", "50", "4028", "4"),
+        ("mine", "?", "?", "?", "?", "2"),
+    ]
+    assert "mine" in text.split("weight of an image")[1]
+    assert "gone" not in text

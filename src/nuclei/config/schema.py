@@ -12,6 +12,7 @@ from pydantic.config import JsonDict
 # Marks a setting that came after runs had been made without it, its default being what they did.
 LATER: JsonDict = {"later": True}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_GROWTH = re.compile(r"-?[0-9]{1,3}(\.[0-9]{1,3})?(px|%)")
 _T = TypeVar("_T")
 
 
@@ -29,6 +30,13 @@ def check_distinct(values: tuple[_T, ...]) -> tuple[_T, ...]:
         if value in values[:i]:
             raise ValueError(f"{value} is given twice")
     return values
+
+
+def check_growth(text: str) -> str:
+    """Return by how much outlines move, as '1.5px' or '15%'; raise ValueError if it is neither."""
+    if not _GROWTH.fullmatch(text):
+        raise ValueError(f"{text!r} is no growth: pixels as '1.5px', or a share of the radius as '15%'; '-' shrinks")
+    return text
 
 
 Name = Annotated[str, AfterValidator(check_name)]
@@ -83,6 +91,13 @@ class DataConfig(Section):
     folds: str = Field("folds/dsb2018.csv", description="fold table: image_id, group, cluster, fold, weight")
     n_folds: int = Field(4, gt=1, description="folds dealt where the fold table does not exist yet")
     folds_seed: int = Field(2018, ge=0, description="seed of the order in which groups of equal size are dealt")
+    folds_by: Literal["group", "kind"] = Field(
+        "group",
+        description="what a fold table that does not exist yet keeps together: mosaic groups, image types being spread "
+        "evenly; or whole kinds of acquisition, so that networks are scored on kinds that they have never seen",
+        json_schema_extra=LATER,
+    )
+    n_kinds: int = Field(12, gt=1, description="kinds that folds_by: kind tells apart", json_schema_extra=LATER)
     split_folds: str | None = Field(
         None,
         description="a fold table, each of whose folds is split evenly to make this one where it does not exist yet",
@@ -93,6 +108,28 @@ class DataConfig(Section):
     unseen: Annotated[tuple[Literal["test", "stage2"], ...], Distinct] = Field(
         ("test", "stage2"), description="images without masks to predict too, where the data set has them"
     )
+    external: dict[Name, NotNegative] = Field(
+        {},
+        description="external data sets, external/<set> in --data, that all networks learn from and none is scored on "
+        "-> weight of each of their images in the draw, beside that in the fold table; 0 leaves a set out",
+        json_schema_extra=LATER,
+    )
+    external_area_px: float = Field(
+        1500,
+        gt=0,
+        description="an external image whose nuclei have a larger median area is halved, as often as needed: what was "
+        "taken at 63x comes to the scale of the competition's images",
+        json_schema_extra=LATER,
+    )
+
+    def external_sets(self) -> dict[str, float]:
+        """Return the external data sets that are learned from, with their weights."""
+        return {name: weight for name, weight in self.external.items() if weight > 0}
+
+    def record_external(self) -> dict[str, Any]:
+        """Return the settings that decide what is learned of external data; none without such data."""
+        sets = self.external_sets()
+        return {"external": sets, "external_area_px": self.external_area_px} if sets else {}
 
 
 class ModelConfig(Section):
@@ -256,6 +293,12 @@ class ScorerConfig(Section):
     share: float = Field(0.5, gt=0, le=1, description="share of the rows and of the features that each tree sees")
     seeds: int = Field(2, gt=0, description="boosters averaged")
     seed: int = Field(2018, ge=0, description="seed of the first booster")
+    outside: Name | None = Field(
+        None,
+        description="a run, also a published one, whose networks learned from none of data.external: the boosters also "
+        "learn from candidates of its maps of those images, where nuclei look otherwise than in training",
+        json_schema_extra=LATER,
+    )
 
 
 class LabelsConfig(Section):
@@ -280,6 +323,28 @@ class SelectionConfig(Section):
         min_length=1,
         description="keep thresholds tried out of fold",
     )
+    keep_other: float | None = Field(
+        None,
+        description="keep threshold in images that were acquired otherwise than those of training; null: as in others",
+        json_schema_extra=LATER,
+    )
+    grow: Annotated[str, AfterValidator(check_growth)] = Field(
+        "0px",
+        description="by how much outlines move outwards in images unlike those of training: '1.5px', or '15%' of the "
+        "radius",
+        json_schema_extra=LATER,
+    )
+    grow_familiar: Annotated[str, AfterValidator(check_growth)] = Field(
+        "0px", description="by how much they do in the other images", json_schema_extra=LATER
+    )
+
+
+class SubmitConfig(Section):
+    """What is submitted."""
+
+    growths: Annotated[tuple[Annotated[str, AfterValidator(check_growth)], ...], Distinct] = Field(
+        (), description="values of selection.grow, for each of which a further submission is written"
+    )
 
 
 class Config(Section):
@@ -302,10 +367,11 @@ class Config(Section):
     scorer: ScorerConfig = ScorerConfig()
     selection: SelectionConfig = SelectionConfig()
     labels: LabelsConfig = Field(LabelsConfig(), json_schema_extra=LATER)
+    submit: SubmitConfig = Field(SubmitConfig(), json_schema_extra=LATER)
 
     def record_training(self) -> dict[str, Any]:
         """Return the settings that decide the trained networks, as Section.record does."""
-        return {"model": self.model.record(), "train": self.train.record()}
+        return {"model": self.model.record(), "train": self.train.record(), **self.data.record_external()}
 
     @model_validator(mode="after")
     def check_kind(self) -> "Config":

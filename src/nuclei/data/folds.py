@@ -140,9 +140,17 @@ def assign_folds(table: pd.DataFrame, n_folds: int, seed: int) -> pd.DataFrame:
         images[fold] += own
         nuclei[fold] += nuclei_of[group]
         fold_of[group] = fold
-    size = table["cluster"].value_counts()
+    return table.assign(fold=table["group"].map(fold_of), weight=image_weights(table["cluster"]))
+
+
+def image_weights(clusters: "pd.Series[str]") -> "pd.Series[float]":
+    """Return how often each image is drawn for training, by the clusters of N images: float64 [N].
+
+    It is the square root of the size of the largest cluster over that of the image's own, at most 4.
+    """
+    size = clusters.value_counts()
     weight = pd.Series(np.sqrt(size.max() / size)).clip(upper=4).round(4)
-    return table.assign(fold=table["group"].map(fold_of), weight=table["cluster"].map(weight))
+    return clusters.map(weight)
 
 
 def split_folds(table: pd.DataFrame, n_folds: int, seed: int) -> pd.DataFrame:

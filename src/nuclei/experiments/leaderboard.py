@@ -1,5 +1,6 @@
 """Finished runs in one table, scored alike: what each was given and what it scored."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ ABOUT = (
     "bootstrap interval over mosaic groups. The talk's scores are of the public leaderboard's images, for which most "
     "of these runs have no truth: the order can be compared, the numbers cannot. Training: number of networks times "
     "minutes, waiting for other work on the machine included, and the seconds of processor time that each was "
-    "allowed. The rest of an ensemble includes its members' maps."
+    "allowed. The rest of an ensemble includes its members' maps. On unseen kinds: the same on folds by kind of "
+    "acquisition, by the run `<run>_kinds`, where there is one; recall is the share of nuclei found at IoU above 0.5, "
+    "and outlines are too tight where their offset is above zero."
 )
 
 
@@ -75,7 +78,8 @@ def describe_images(run: Run) -> dict[str, Any]:
 def describe_run(run: Run) -> dict[str, Any]:
     """Return the row of a run, columns SYSTEM_COLUMNS; the training and the maps of its members count as its own."""
     metrics, config = read_json(run.metrics)["oof"], load_config(run.config)
-    networks = RunReader(run, config).networks
+    reader = RunReader(run, config)
+    networks, unseen = reader.networks, reader.unseen_metrics or {}
     metas = [
         read_json(meta) for network in networks for meta in sorted(network.meta("x").parent.glob("train_fold*.json"))
     ]
@@ -91,6 +95,9 @@ def describe_run(run: Run) -> dict[str, Any]:
         "run": run.name,
         **dict(zip(("score", "score_low", "score_high"), metrics["score"], strict=True)),
         "mean_over_types": metrics["mean_over_clusters"],
+        **_first(metrics, ""),
+        **dict(zip(("unseen_score", "unseen_low", "unseen_high"), unseen.get("score", ()), strict=False)),
+        **_first(unseen, "unseen_"),
         "trainings": len(metas),
         "train_seconds": round(sum(meta["seconds"] for meta in metas), 1),
         "train_budget": ", ".join(f"{seconds:.0f} s" if seconds else "no limit" for seconds in budgets) or "none",
@@ -99,3 +106,8 @@ def describe_run(run: Run) -> dict[str, Any]:
         "weights": ", ".join(dict.fromkeys(Path(w).stem if w else "random" for w in weights)) or "none",
         "processor": next((meta["processor"] for meta in metas + own), ""),
     }
+
+
+def _first(summary: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """Return the recall and the outline offset of a summary that has them, without their intervals."""
+    return {f"{prefix}{key}": summary[key][0] for key in ("recall", "offset_percent") if key in summary}

@@ -1,7 +1,7 @@
 """What of a run segments new images, as a folder small enough to publish: networks, boosters, thresholds.
 
     <folder>/bundle/<run>/  config.yaml  fold<k>/weights.safetensors  meta/train_fold<k>.json,
-                            or select.json  scorer/fold<k>_seed<s>.json.gz
+                            or select.json  novelty.npz  scorer/fold<k>_seed<s>.json.gz
     <folder>/bundle/manifest.json  size and sha256 of each file, and what each run must hold
 
 It is laid out as runs/ is, so whatever reads a run reads a bundle, and a run can take its networks instead of training.
@@ -26,6 +26,7 @@ from nuclei.inference.contents import (
 from nuclei.runs.files import as_json, differences, file_hash, read_json, write_bytes, write_json
 from nuclei.runs.layout import Dataset, Run
 from nuclei.runs.outputs import find_damage, record_file
+from nuclei.runs.rehearsal import is_made
 
 MAX_MB = 60  # of networks, beyond which they are no part of a repository
 PUBLISHED = Path("ensembles")
@@ -123,6 +124,17 @@ def find_published(config: Config, dataset: Dataset, fold: int) -> Path | None:
     return None
 
 
+def has_networks(run: Run, config: Config, dataset: Dataset, published: bool) -> bool:
+    """Return whether the network of each fold is there or, where `published` ones are to be taken, is among those.
+
+    False while there are no folds yet.
+    """
+    return dataset.folds.is_file() and all(
+        is_made(run.meta(f"train_fold{fold}")) or (published and find_published(config, dataset, fold))
+        for fold in dataset.list_folds()
+    )
+
+
 def write_bundle(run: Run, folder: Path) -> str:
     """Copy what Predictor needs of a run into <folder>/bundle and return what was done, in a line.
 
@@ -140,7 +152,8 @@ def write_bundle(run: Run, folder: Path) -> str:
     configs = [run.config, *(one / "config.yaml" for one in trained)]
     metas = [path for one in trained for path in sorted(one.glob("meta/train_fold*.json"))]
     boosters = list_boosters(run, config)
-    for path in (*configs, *networks, *metas, run.tuned, *boosters):
+    novelty = [run.novelty] if run.novelty.is_file() else []  # of runs that were made before it was recorded
+    for path in (*configs, *networks, *metas, run.tuned, *novelty, *boosters):
         write_bytes(target / path.relative_to(run.folder.parent), path.read_bytes())
     write_manifest(target)
     return f"{target}: {len(networks)} networks of {size_mb:.0f} MB, {len(boosters)} sets of boosters"

@@ -22,6 +22,8 @@ HEADINGS = {
     "image": "Image",
     "state": "State",
     "nuclei": "Nuclei",
+    "novelty": "Novelty",
+    "known": "Known?",
     "width": "Width",
     "height": "Height",
     "pixel_size_um": "µm / pixel",
@@ -33,7 +35,7 @@ HEADINGS = {
     "seconds": "Seconds",
     "why": "Why",
 }
-NUMBERS = ("nuclei", "width", "height", "pixel_size_um", "seconds")
+NUMBERS = ("nuclei", "novelty", "width", "height", "pixel_size_um", "seconds")
 PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 $generator

@@ -13,14 +13,17 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
 from nuclei.candidates.boosters import TARGETS, predict_scores, unpack_boosters
+from nuclei.candidates.outlines import grow_labels
 from nuclei.candidates.selection import paint
 from nuclei.config.load import load_config, parse_config
 from nuclei.config.schema import Config
+from nuclei.data.novelty import Novelty
 from nuclei.decoding.methods import (
     METHODS,
     Labels,
     Prediction,
     choose_candidates,
+    choose_growth,
     cut_candidates,
     method_of,
     uses_networks,
@@ -35,7 +38,7 @@ from nuclei.inference.contents import (
     list_folds,
     list_networks,
 )
-from nuclei.inference.predictions import read_tuned
+from nuclei.inference.predictions import is_other, read_training, read_tuned
 from nuclei.networks.encoder_decoder import Network, load_weights
 from nuclei.networks.hardware import choose_precision, one_thread
 from nuclei.networks.kinds import KINDS, Forward, build
@@ -81,7 +84,7 @@ def choose_jobs(jobs: int) -> int:
 
 def stamp(folder: Path) -> tuple[int, ...]:
     """Return when the networks, boosters and thresholds in the folder of runs were last written."""
-    patterns = ("*/fold*/*.safetensors", "*/scorer/fold*", "*/select.json", "*/config.yaml")
+    patterns = ("*/fold*/*.safetensors", "*/scorer/fold*", "*/select.json", "*/novelty.npz", "*/config.yaml")
     return tuple(path.stat().st_mtime_ns for pattern in patterns for path in sorted(folder.glob(pattern)))
 
 
@@ -136,14 +139,25 @@ class Predictor:
             return next(self.method.decode(prediction, self.config, [self.setting])), None
         candidates, features = cut_candidates(prediction, image, self.config)
         scores = predict_scores(self.boosters, features)
-        chosen = choose_candidates(candidates, scores, self.setting, self.config.selection.search)
-        return paint(candidates, chosen), scores[chosen, TARGETS.index("iou")]
+        settings = self.config.selection
+        other = is_other(self.run, settings, image)
+        chosen = choose_candidates(candidates, scores, self.setting, settings, other)
+        labels = paint(candidates, chosen)
+        if growth := choose_growth(settings, other):
+            labels = grow_labels(labels, prediction.maps["mask"], growth)
+        return labels, scores[chosen, TARGETS.index("iou")]
 
     @cached_property
     def setting(self) -> Setting:
         """The thresholds for new images, which a member of an ensemble does without."""
         check_files(self.run, [self.run.tuned])
         return read_tuned(self.run).new
+
+    @cached_property
+    def novelty(self) -> Novelty | None:
+        """How unlike the training images an image is; None of a run that was made before that was recorded."""
+        training = read_training(self.run)
+        return training.novelty() if training else None
 
     @cached_property
     def boosters(self) -> list[dict[str, Booster]]:

@@ -40,13 +40,26 @@ from nuclei.runs.files import atomic, file_hash, write_bytes, write_json, write_
 from nuclei.runs.layout import Run
 from nuclei.runs.parallel import each_image
 
-VERSION = 1  # of the results: raised by a change of the code that makes them others
+VERSION = 2  # of the results: raised by a change of the code that makes them others
 SUMMARY, PAGE = "summary.csv", "index.html"
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 MADE, UP_TO_DATE, FAILED, TO_DO = "made", "up to date", "failed", "to do"
 # What the summary takes of a record, beside the image, its file, the state and the reason.
-FACTS = ("height", "width", "axes", "channel", "plane", "pixel_size_um", "values", "normalisation", "notes")
-COLUMNS = ("image", "file", "state", "why", "nuclei", "seconds", *FACTS)
+FACTS = (
+    "novelty",
+    "known",
+    "height",
+    "width",
+    "axes",
+    "channel",
+    "plane",
+    "pixel_size_um",
+    "values",
+    "normalisation",
+    "notes",
+)
+FIRST_COLUMNS = ("image", "file", "state", "why", "nuclei", "seconds")  # by which a summary of any version is known
+COLUMNS = (*FIRST_COLUMNS, *FACTS)
 
 
 @dataclass
@@ -180,7 +193,7 @@ def hash_weights(run: Run) -> str:
     required = list_required(run, config)
     check_files(run, required)
     settings = [one.config for one in (run, *(Run(name, run.folder.parent) for name in config.members))]
-    files = [path for path in (*settings, *required) if path.is_file()]
+    files = [path for path in (*settings, *required, run.novelty) if path.is_file()]
     lines = (f"{path.relative_to(run.folder.parent).as_posix()} {file_hash(path)}\n" for path in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -193,7 +206,7 @@ def check_results(names: Sequence[str], output: Path, force: bool) -> None:
         if read_record(output / f"{name}{RECORD}") is None
         for ending in (*FORMATS, RECORD)
     ]
-    for path, mark in ((output / PAGE, GENERATOR), (output / SUMMARY, ",".join(COLUMNS))):
+    for path, mark in ((output / PAGE, GENERATOR), (output / SUMMARY, ",".join(FIRST_COLUMNS))):
         if path.is_file() and mark not in path.read_text(errors="replace"):
             others.append(path)
     existing = [path for path in others if path.exists()]
@@ -218,12 +231,13 @@ def segment_one(
         picture, image, rule = source.read(reading)
     except (ValueError, OSError) as error:
         return {}, in_utf8(str(error))
-    segment = load_predictor(*predictor).segment  # takes seconds once, which are no image's
+    loaded = load_predictor(*predictor)  # takes seconds once, which are no image's
     started = time.perf_counter()
     files = [f"{source.name}{ending}" for ending in FORMATS]
     record: dict[str, Any] = {"made_by": MADE_BY, "finished": False, "files": files, "made_from": task.made_from}
     write_json(output / f"{source.name}{RECORD}", record)
-    labels, iou = segment(image)
+    labels, iou = loaded.segment(image)
+    novelty = loaded.novelty(image) if loaded.novelty else None
     measures = measure_nuclei(labels, picture.pixels, picture.pixel_size_um)
     if iou is not None:
         measures["predicted_iou"] = iou[measures["label"].to_numpy() - 1]
@@ -235,6 +249,8 @@ def segment_one(
         "image": source.name,
         "file": source.file,
         "weights": str(predictor[0].name),
+        "novelty": None if novelty is None else round(novelty, 3),
+        "known": loaded.novelty.describe(novelty) if loaded.novelty and novelty is not None else "",
         "height": image.shape[0],
         "width": image.shape[1],
         "axes": picture.axes,

@@ -7,7 +7,7 @@ Scores of the field: "Deconvoluting Convolutions", talk at a Data Science Meetup
 leaderboard's mean average precision, on images that this project has no truth of.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from nuclei.evaluation.summary import format_gain, format_interval, format_score
 from nuclei.report.blocks import Block, Paragraph, Picture, Table
 from nuclei.report.charts import BLUE, GRAY, GREEN, VERMILION, WIDTH_IN, new_figure, render_png, spans, styled
 from nuclei.report.tables import each_row, name_method
+from nuclei.report.unseen import NOT_MEASURED
 
 ABLATION_COLUMNS = (
     "ablation",
@@ -314,6 +315,13 @@ SYSTEM_COLUMNS = (
     "score_low",
     "score_high",
     "mean_over_types",
+    "recall",
+    "offset_percent",
+    "unseen_score",
+    "unseen_low",
+    "unseen_high",
+    "unseen_recall",
+    "unseen_offset_percent",
     "train_seconds",
     "trainings",
     "train_budget",
@@ -339,6 +347,9 @@ def systems_table(table: pd.DataFrame) -> Table:
         "in the talk",
         "run",
         "out-of-fold score (95 % interval)",
+        "on unseen kinds (95 % interval)",
+        "recall at IoU 0.5, seen / unseen",
+        "outline offset, % of the radius, seen / unseen",
         "mean over types",
         "training, minutes",
         "allowed each",
@@ -351,6 +362,9 @@ def systems_table(table: pd.DataFrame) -> Table:
             *name_system(SYSTEMS.get(row.system)),
             row.run,
             name_score(row),
+            _or_not(format_score, (row.unseen_score, row.unseen_low, row.unseen_high)),
+            " / ".join(_or_not("{:.3f}".format, value) for value in (row.recall, row.unseen_recall)),
+            " / ".join(_or_not("{:+.1f}".format, value) for value in (row.offset_percent, row.unseen_offset_percent)),
             f"{row.mean_over_types:.4f}",
             f"{row.trainings} x {row.train_seconds / 60 / row.trainings:.1f}" if row.trainings else "none",
             row.train_budget,
@@ -358,9 +372,14 @@ def systems_table(table: pd.DataFrame) -> Table:
             f"{row.parameters / 1e6:.1f}" if row.parameters else "none",
             row.weights,
         )
-        for row in each_row(table)
+        for row in each_row(table.reindex(columns=SYSTEM_COLUMNS))  # one that was published before has fewer
     ]
     return Table(columns, rows, n_text=3)
+
+
+def _or_not(write: Callable[[Any], str], value: Any) -> str:
+    """Write a value, or an interval, that is known; NOT_MEASURED of one that is not."""
+    return NOT_MEASURED if pd.isna(np.atleast_1d(value)[0]) else write(value)
 
 
 def name_system(system: System | None) -> tuple[str, str]:

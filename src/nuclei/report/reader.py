@@ -27,7 +27,7 @@ from nuclei.report.pictures import ImageSteps, Labels, Pixels
 from nuclei.report.readme import find_place, replace_block
 from nuclei.report.tables import each_row
 from nuclei.runs.files import named, read_arrays, read_image, read_json, read_labels, read_table, write_bytes
-from nuclei.runs.layout import Dataset, Run, comparison
+from nuclei.runs.layout import Dataset, Run, comparison, counterpart
 
 REPORTS = ("report", "writeup")  # stages that a report is not about
 NUCLEI_OF_EXAMPLE = (20, 80)  # of the typical image: enough for some to touch, few enough to be seen
@@ -125,6 +125,22 @@ class RunReader:
     def per_image(self) -> pd.DataFrame:
         """Read the out-of-fold scores: a row per image."""
         return read_table(self.run.per_image("oof"))
+
+    @property
+    def counterpart_name(self) -> str:
+        """Name the run that is the same on folds by kind, whether it exists or not."""
+        return counterpart(self.run).name
+
+    @cached_property
+    def unseen_metrics(self) -> dict[str, Any] | None:
+        """Read the out-of-fold summary of the run's counterpart on unseen kinds; None if that has not finished."""
+        path = counterpart(self.run).metrics
+        return read_json(path)["oof"] if path.is_file() else None
+
+    @cached_property
+    def unseen_per_image(self) -> pd.DataFrame:
+        """Read the out-of-fold scores of the run's counterpart on unseen kinds: a row per image."""
+        return read_table(counterpart(self.run).per_image("oof"))
 
     @cached_property
     def tuned(self) -> Tuned:

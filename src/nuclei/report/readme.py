@@ -17,6 +17,7 @@ from nuclei.report.blocks import Table, render_block
 from nuclei.report.charts import name_type
 from nuclei.report.comparisons import climb_table, gains_table, systems_table
 from nuclei.report.tables import Meta, name_method
+from nuclei.report.unseen import NOT_MEASURED
 
 # Tables that compare runs, from the published file of the name.
 COMPARISONS: dict[str, Callable[[pd.DataFrame], Table]] = {
@@ -98,11 +99,16 @@ def name_step(run: str, method: str) -> str:
     return f"{run}: {name_method(method)}"
 
 
-def scores_line(published: Iterable[tuple[str, Mapping[str, Any], Mapping[str, Any]]], stage1: pd.DataFrame) -> str:
+def scores_line(
+    published: Iterable[tuple[str, Mapping[str, Any], Mapping[str, Any]]],
+    stage1: pd.DataFrame,
+    unseen: Mapping[str, Mapping[str, Any]] | None = None,
+) -> str:
     """Say in a few lines what the best of the published runs scores, beside the competition, and what it took.
 
     published: (name, metrics.json, made.json) of each; the best is that with the highest out-of-fold score. stage1: the
-    submissions that were scored with the truth of stage1_test, elsewhere; columns run and score.
+    submissions that were scored with the truth of stage1_test, elsewhere; columns run and score. unseen: metrics.json
+    of the counterparts of runs on unseen kinds, by the run; None: nothing is said of them.
     """
     name, metrics, made = max(published, key=lambda one: one[1]["oof"]["score"][0])
     stages = [(stage.startswith("train_"), meta) for own in made.values() for stage, meta in own.items()]
@@ -110,6 +116,9 @@ def scores_line(published: Iterable[tuple[str, Mapping[str, Any], Mapping[str, A
     score = format_score(metrics["oof"]["score"], spelled_out=True)
     elsewhere = stage1.loc[stage1["run"] == name, "score"].tolist()
     tested = f", **{elsewhere[0]:.4f}** on stage1_test (official truth, scored elsewhere)" if elsewhere else ""
+    if unseen is not None:
+        said = f"**{format_score(unseen[name]['oof']['score'], True)}**" if name in unseen else NOT_MEASURED
+        tested += f"; on kinds of images that training has never seen: {said}"
     return (
         f"Best published run, `{name}`: **{score}** out of fold over {metrics['oof']['n_images']} images{tested}. "
         f"{COMPETITION} {len(trained)} networks trained for {add_minutes(trained)} in all; all other stages took "

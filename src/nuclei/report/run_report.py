@@ -20,6 +20,7 @@ from nuclei.report.sections import (
     thresholds_section,
     training_section,
     types_section,
+    unseen_section,
     worst_section,
 )
 from nuclei.runs.stage_table import STAGES
@@ -55,6 +56,7 @@ def files_section(reader: RunReader) -> Iterator[Block]:
 REPORT = [
     Section("From image to nuclei", pipeline_section),
     Section("Scores", scores_section),
+    Section("Seen and unseen kinds", unseen_section),
     Section("What each step gains", steps_section),
     Section("Precision by IoU threshold", precision_section),
     Section("Image types", types_section),

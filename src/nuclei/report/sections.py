@@ -25,6 +25,7 @@ from nuclei.report.blocks import Block, Heading, Missing, Paragraph, Picture
 from nuclei.report.charts import name_type
 from nuclei.report.reader import RunReader, Shown, rank_by_median
 from nuclei.report.tables import ID_LENGTH
+from nuclei.report.unseen import unseen_blocks
 
 N_GALLERY, N_EXAMPLES, N_WORST = 4, 3, 20  # images of a gallery, of each type, of the table
 KEPT = (pictures.TRUTH_COLOUR, pictures.PREDICTION_COLOUR, (0, 0, 0), (255, 255, 255))  # where colours are few
@@ -111,6 +112,13 @@ def steps_section(reader: RunReader) -> Iterator[Block]:
             "Out-of-fold score of each step and its paired gain: green above zero, gray undecided, red below zero.",
         )
     yield tables.steps_table(steps)
+
+
+def unseen_section(reader: RunReader) -> Iterator[Block]:
+    """Show seen kinds and unseen ones side by side."""
+    unseen = reader.unseen_metrics
+    per_image = [reader.per_image, reader.unseen_per_image] if unseen else []
+    yield from unseen_blocks(reader.metrics["oof"], unseen, per_image, reader.counterpart_name)
 
 
 def precision_section(reader: RunReader) -> Iterator[Block]:

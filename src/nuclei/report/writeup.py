@@ -46,6 +46,7 @@ from nuclei.report.sections import (
     steps_section,
     training_section,
     types_section,
+    unseen_section,
 )
 from nuclei.report.tables import SEARCH_SENTENCES, Metas, each_row, format_time, name_method
 from nuclei.runs.files import file_hash
@@ -75,6 +76,14 @@ ABOUT_ABLATIONS = {
 ABOUT_FOLDS = (
     "Many images are tiles of one larger field of view. They were matched by their edges into mosaic groups, and all "
     "tiles of a group share a fold, or validation would leak. Folds are balanced by image type."
+)
+ABOUT_EXTERNAL = (
+    "Beside the competition's images every network learned from these, which are held out of no fold and scored "
+    "nowhere. Each was compared by content with the competition's images of all splits, and copies of them, of parts, "
+    "turned, flipped or rescaled, were left out."
+)
+ABOUT_NO_EXTERNAL = (
+    "No images but the competition's were learned from; initial weights are named below, with the networks."
 )
 ABOUT_INFERENCE = (
     "An image of the fold table is predicted by the one network that saw neither it nor any tile of its mosaic; an "
@@ -243,6 +252,32 @@ def examples_picture(examples: Iterable[Shown]) -> Picture:
     return Picture("data", charts.render_png(draw_examples(shown), keep), caption, wide=True)
 
 
+def external_section(reader: RunReader) -> Iterator[Block]:
+    """Name the external data that the networks learned from, as the competition asks, or say that there are none."""
+    said = {
+        name: entry
+        for metas in reader.metas.values()
+        for meta in metas
+        for name, entry in meta.get("external", {}).items()
+    }
+    configs = reader.network_configs
+    weights = {name: weight for c in configs.values() for name, weight in c["data"]["external"].items() if weight}
+    if not weights:
+        yield Paragraph(ABOUT_NO_EXTERNAL)
+        return
+    yield Paragraph(ABOUT_EXTERNAL)
+    rows = [
+        (
+            name,
+            *(str(said.get(name, {}).get(key, "?")) for key in ("source", "licence", "images", "nuclei")),
+            f"{weight:g}",
+        )
+        for name, weight in weights.items()
+    ]
+    yield Table(("data set", "source", "licence", "images", "nuclei", "weight of an image"), rows, n_text=3)
+    yield from (Missing(f"what train_fold*.json say of {name}") for name in weights if name not in said)
+
+
 def networks_section(reader: RunReader) -> Iterator[Block]:
     """Tabulate what the networks predict and what they are made of."""
     networks = reader.network_configs
@@ -384,6 +419,8 @@ def results_section(reader: RunReader) -> Iterator[Block]:
     """Show the scores from all sides, and what goes wrong."""
     yield from scores_section(reader)
     yield Paragraph(ABOUT_PUBLISHED)
+    yield Subheading("Seen and unseen kinds")
+    yield from reader.attempt(lambda: unseen_section(reader))
     yield Subheading("Steps")
     yield from steps_section(reader)
     yield Subheading("Simpler versions")
@@ -532,6 +569,7 @@ def references_section(_: RunReader) -> Iterator[Block]:
 WRITEUP = [
     Section("Summary", summary_section),
     Section("Data and folds", data_section),
+    Section("External data", external_section),
     Section("Targets and networks", networks_section),
     Section("Training", settings_and_training_section),
     Section("Inference", inference_section),

@@ -146,6 +146,7 @@ def stage(
     protect: bool = False,
     share: bool = False,
     twin: Path | None = None,
+    notes: Mapping[str, Any] | None = None,
 ) -> Iterator[list[str]]:
     """Guard one stage: yield the parts of it that must be made, none if `meta` says that all are up to date.
 
@@ -164,7 +165,8 @@ def stage(
     write the stage holds a lock: another process that wants it waits, and then finds it up to date.
 
     share: take the outputs of another run whose stage was made of the same, if there is one; not for outputs that name
-    the run. twin: meta of a stage whose outputs are to be taken whatever its inputs.
+    the run. twin: meta of a stage whose outputs are to be taken whatever its inputs. notes: what the meta is to say
+    beside, which decides nothing; of a twin its own are taken.
 
     In a rehearsal (runs/rehearsal.py) it says what would be made and why, yields no part, and writes nothing.
     """
@@ -192,7 +194,7 @@ def stage(
         else:
             print(f"{job.name}: running{why}, {say_cores()}", flush=True)
             yield needed
-            made = {"stage": meta.stem} | provenance()
+            made = {"stage": meta.stem, **(notes or {})} | provenance()
             made |= {"seconds": time.monotonic() - start, "cpu_seconds": cpu_seconds() - cpu_start}
         job.finish(needed, made)
 

@@ -27,6 +27,7 @@ _DAMAGE = (OSError, EOFError, ValueError, KeyError, zlib.error, zipfile.BadZipFi
 MADE_BY = {
     "images": "the stage prepare",
     "labels": "the stage prepare",
+    "copies": "the stage external",
     "crops": "the stage crops",
     "maps": "the stage predict, of an ensemble the stage ensemble,",
     "detections": "the stage predict, of an ensemble the stage ensemble,",

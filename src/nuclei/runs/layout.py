@@ -2,9 +2,11 @@
 
 runs/comparisons/     leaderboard.csv  ablations.csv  climb.csv, each with its page
 runs/data/<dataset>/  manifest.csv  images/<id>.png  labels/<id>.png  <solution>.csv  meta/prepare.json
-runs/<run>/           config.yaml  crops/  fold<k>/  maps/<split>/  detections/<split>/  plain/  candidates/<split>/
-                      scorer/  instances/<split>/  select.json  metrics.json  per_image.csv  submission.csv  report/
-                      meta/<stage>.json
+                      copies/<set>_<split>.csv, external images that are not used, for they are copies of these
+runs/data/external/<set>/  manifest.csv  images/<id>.png  labels/<id>.png  meta/external.json
+runs/<run>/           config.yaml  novelty.npz  crops/  fold<k>/  maps/<split>/  detections/<split>/  plain/
+                      candidates/<split>/  outside/  scorer/  instances/<split>/  select.json  metrics.json
+                      per_image.csv  submission.csv  report/  meta/<stage>.json
 A split is 'oof', the training images each seen by the networks that never learnt it, or one without masks.
 """
 
@@ -19,10 +21,11 @@ from numpy.typing import NDArray
 
 from nuclei.config.load import load_config, parse_config
 from nuclei.config.schema import Config, DataConfig
+from nuclei.data.competition import EXTERNAL_FOLD
 from nuclei.data.images import enlarge
 from nuclei.errors import UserError
 from nuclei.runs.cache import fingerprint
-from nuclei.runs.files import file_hash, read_image, read_labels, read_table
+from nuclei.runs.files import content_hash, file_hash, read_image, read_labels, read_table
 from nuclei.runs.rehearsal import foreseen, is_made
 
 # The stages that may have made a run's maps and instances.
@@ -40,6 +43,30 @@ class Options:
     force: bool = False  # replace what was made with other settings
     published: bool = False  # take networks that ensembles/ has, trained with the same settings, instead of training
     threads: int = 0  # of one operation; 0: as cores.use_threads says
+
+
+class ExternalSet:
+    """Name the files of an external data set as it was prepared, runs/data/external/<set>/."""
+
+    def __init__(self, name: str, root: Path = Path("runs")):
+        self.name, self.folder = name, Path(root) / "data" / "external" / name
+        self.manifest, self.meta = self.folder / "manifest.csv", self.folder / "meta" / "external.json"
+
+    def image(self, image_id: str) -> Path:
+        return self.folder / "images" / f"{image_id}.png"
+
+    def labels(self, image_id: str) -> Path:
+        return self.folder / "labels" / f"{image_id}.png"
+
+    def fingerprint(self) -> str:
+        """Return a hash of the prepared images and labels; raise UserError if the stage external has not finished."""
+        fingerprint(self.meta)
+        return hash_images(read_table(self.manifest))
+
+
+def hash_images(manifest: pd.DataFrame) -> str:
+    """Return a hash of the images and labels in rows of the manifest of an external set."""
+    return content_hash(sorted(zip(manifest["image_id"], manifest["content"], strict=True)))
 
 
 class Dataset:
@@ -97,6 +124,38 @@ class Dataset:
             return {"data": fingerprint(self.meta, "train"), "folds": file_hash(self.folds)}
         return {"data": fingerprint(self.meta, split)}
 
+    def external(self, name: str) -> ExternalSet:
+        return ExternalSet(name, self.folder.parents[1])
+
+    def copies(self, name: str, split: str) -> Path:
+        return self.folder / "copies" / f"{name}_{split}.csv"
+
+    def copies_meta(self, name: str) -> Path:
+        return self.folder / "meta" / f"external_{name}.json"
+
+    def read_external(self, name: str) -> pd.DataFrame:
+        """Return the manifest of an external set without the images that are copies of one of any split.
+
+        Raises UserError if the stage external has not finished.
+        """
+        external = self.external(name)
+        splits = sorted(self.read_manifest()["split"].unique())
+        for split in splits:
+            fingerprint(self.copies_meta(name), split)
+        copied = {image_id for split in splits for image_id in read_table(self.copies(name, split))["image_id"]}
+        external.fingerprint()
+        manifest = read_table(external.manifest)
+        return manifest[~manifest["image_id"].isin(copied)].reset_index(drop=True)
+
+    def external_table(self) -> pd.DataFrame:
+        """Return a row for each external image that is learned from: set, image_id, scale, fold, weight."""
+        columns = ["set", "image_id", "scale", "fold", "weight"]
+        tables = [
+            self.read_external(name).assign(set=name, fold=EXTERNAL_FOLD, weight=weight)[columns]
+            for name, weight in self.settings.external_sets().items()
+        ]
+        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+
     def choice(self) -> dict[str, tuple[int, ...] | tuple[str, ...]]:
         """Return what the settings choose of the images."""
         return {"only_folds": self.settings.only_folds, "unseen": self.settings.unseen}
@@ -115,6 +174,8 @@ class Run:
         self.report = self.folder / "report"
         self.writeup = self.folder / "writeup"
         self.metrics = self.folder / "metrics.json"
+        self.outside = self.folder / "outside"
+        self.novelty = self.folder / "novelty.npz"
 
     def fold(self, fold: int) -> Path:
         return self.folder / f"fold{fold}"
@@ -137,11 +198,18 @@ class Run:
     def per_image(self, split: str) -> Path:
         return self.folder / ("per_image.csv" if split == "oof" else f"per_image_{split}.csv")
 
-    def submission(self, split: str) -> Path:
-        return self.folder / ("submission.csv" if split == "test" else f"submission_{split}.csv")
+    def submission(self, split: str, growth: str | None = None) -> Path:
+        """Return the submission of a split; with a growth, as selection.grow has it, that of nuclei grown by it."""
+        name = "submission" if split == "test" else f"submission_{split}"
+        return self.folder / (f"{name}.csv" if growth is None else f"{name}_grow_{growth.replace('%', 'percent')}.csv")
 
     def meta(self, stage: str) -> Path:
         return self.folder / "meta" / f"{stage}.json"
+
+
+def counterpart(run: Run) -> Run:
+    """Return the run that is the same on folds by kind, `<run>_kinds`, whose images are of kinds it has not seen."""
+    return Run(f"{run.name}_kinds", run.folder.parent)
 
 
 def comparison(root: Path, kind: str) -> Path:
@@ -187,7 +255,21 @@ def read_pairs(
     return (read_pair(dataset, image_id, min_side_px) for image_id in image_ids)
 
 
-def read_pair(dataset: Dataset, image_id: str, min_side_px: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
+def read_training_pairs(
+    dataset: Dataset, table: pd.DataFrame, external: pd.DataFrame, min_side_px: int = 0
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint16]]]:
+    """Yield the images and labels of a fold table, then of an external table, as read_pair does.
+
+    External images that were brought to scale are not enlarged: the size of their nuclei is known, not only their own.
+    """
+    yield from read_pairs(dataset, table["image_id"], min_side_px)
+    for name, image_id, scale in external[["set", "image_id", "scale"]].itertuples(index=False, name=None):
+        yield read_pair(dataset.external(name), image_id, min_side_px if scale == 1 else 0)
+
+
+def read_pair(
+    dataset: Dataset | ExternalSet, image_id: str, min_side_px: int = 0
+) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
     """Read an image, uint8 [H, W, 3], and its labels, uint16 [H, W], enlarged as images.enlarge does."""
     labels = read_labels(dataset.labels(image_id)).astype(np.uint16)
     return enlarge(read_image(dataset.image(image_id)), labels, min_side_px)

@@ -5,18 +5,19 @@ serves all folds but its own, and the crops of a run serve every other run that 
 """
 
 import numpy as np
+import pandas as pd
 from numpy.lib.format import open_memmap
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from nuclei.config.schema import Config
-from nuclei.inference.bundle import find_published
+from nuclei.inference.bundle import has_networks
 from nuclei.networks.hardware import single_thread
 from nuclei.runs.cache import stage
 from nuclei.runs.cores import count_jobs
 from nuclei.runs.files import atomic, read_table
-from nuclei.runs.layout import Dataset, Options, Run, read_pairs
-from nuclei.runs.rehearsal import is_made
+from nuclei.runs.layout import Dataset, Options, Run, read_training_pairs
+from nuclei.stages.external import external_inputs
 from nuclei.training.crops import Crops, make_source, pool_settings
 
 VERSION = 1
@@ -25,17 +26,13 @@ BATCH = 32
 
 def main(run: Run, config: Config, options: Options) -> None:
     dataset, channels, size = Dataset(config.data, run.folder.parent), config.model.channels, config.train.crop_px
-    networks = [
-        is_made(run.meta(f"train_fold{fold}")) or (options.published and find_published(config, dataset, fold))
-        for fold in dataset.list_folds()
-    ]
-    if all(networks) and not options.force:
+    if has_networks(run, config, dataset, options.published) and not options.force:
         print(f"{run.name} crops: not needed, the networks are there", flush=True)
         return
     with stage(
         run.meta("crops"),
         pool_settings(config),
-        dataset.inputs(),
+        dataset.inputs() | external_inputs(dataset),
         [run.crops],
         options.force,
         version=VERSION,
@@ -45,8 +42,9 @@ def main(run: Run, config: Config, options: Options) -> None:
             return
         n = config.train.pool
         table = read_table(dataset.folds)
-        pairs = read_pairs(dataset, table["image_id"], config.model.min_side_px)
-        source = make_source(pairs, table, config.train, by_fold=True)
+        external = dataset.external_table()
+        pairs = read_training_pairs(dataset, table, external, config.model.min_side_px)
+        source = make_source(pairs, pd.concat([table, external]), config.train, by_fold=True)
         crops = Crops(source, config.model, config.train, n, config.train.seed)
         loader = DataLoader(crops, BATCH, num_workers=count_jobs(options.jobs), worker_init_fn=single_thread)
         with (

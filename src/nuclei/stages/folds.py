@@ -1,12 +1,17 @@
 """Training images -> the fold table that data.folds names: mosaic groups, image types, folds and weights."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from nuclei.config.schema import Config
+from nuclei.config.schema import Config, DataConfig
 from nuclei.data.folds import fold_table, mosaic_groups, read_folds, split_folds
+from nuclei.data.kinds import find_kinds, kind_fold_table, kinds_table, name_kinds
+from nuclei.data.statistics import describe_image
 from nuclei.errors import UserError
 from nuclei.runs.cache import fingerprint
 from nuclei.runs.files import read_image, remove_partial_files, write_table
@@ -47,13 +52,40 @@ def deal_folds(config: Config, dataset: Dataset, force: bool) -> None:
         write_table(path, split_folds(table, config.data.n_folds, config.data.folds_seed))
         print(f"{dataset.name} folds: those of {coarse}, split into {config.data.n_folds} -> {path}", flush=True)
         return
-    ids = tqdm(train["image_id"], "folds", unit="image", mininterval=1)
-    images = ((i, read_image(dataset.image(i))) for i in ids)
-    groups = mosaic_groups(images)
+    groups = mosaic_groups(each_pair(dataset, train["image_id"], "folds"))
     clusters, n_nuclei = (dict(zip(train["image_id"], train[c], strict=True)) for c in ("cluster", "n_nuclei"))
+    if config.data.folds_by == "kind":
+        deal_kinds(config.data, dataset, train.assign(group=train["image_id"].map(groups)))
+        return
     table = fold_table(groups, clusters, n_nuclei, config.data.n_folds, config.data.folds_seed)
     write_table(path, table)
     print(f"{dataset.name} folds: {table['group'].nunique()} groups of {len(table)} images -> {path}", flush=True)
+
+
+def each_pair(dataset: Dataset, image_ids: Iterable[str], title: str) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Yield the id and the image of some ids, under a progress bar."""
+    for image_id in tqdm(image_ids, title, unit="image", mininterval=1):
+        yield image_id, read_image(dataset.image(image_id))
+
+
+def deal_kinds(settings: DataConfig, dataset: Dataset, train: pd.DataFrame) -> None:
+    """Write a fold table by kinds, and <name>_about.csv beside it, which says what the kinds are.
+
+    train: the manifest's rows of the training images, and their mosaic group.
+    """
+    path = Path(settings.folds)
+    described = {i: describe_image(image) for i, image in each_pair(dataset, train["image_id"], "kinds")}
+    groups = dict(zip(train["image_id"], train["group"], strict=True))
+    sizes = train[["height", "width"]].to_numpy(int).tolist()
+    shapes = {i: (height, width) for i, (height, width) in zip(train["image_id"], sizes, strict=True)}
+    table = train.assign(kind=train["image_id"].map(find_kinds(described, shapes, groups, settings.n_kinds)))
+    table["kind"] = table["kind"].map(name_kinds(table))
+    table = kind_fold_table(table, settings.n_folds)
+    about = kinds_table(table, shapes, described)
+    write_table(path.with_name(f"{path.stem}_about.csv"), about)
+    write_table(path, table)
+    print(about.to_string(index=False), flush=True)
+    print(f"{dataset.name} folds: {len(about)} kinds of {len(table)} images -> {path}", flush=True)
 
 
 def check_images(table: pd.DataFrame, image_ids: set[str], path: Path, dataset: Dataset) -> None:

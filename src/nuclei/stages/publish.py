@@ -13,10 +13,14 @@ from nuclei.report.readme import run_blocks, scores_line
 from nuclei.report.sections import overview_picture
 from nuclei.runs.cache import fingerprint
 from nuclei.runs.files import read_json, read_table, write_bytes, write_json
-from nuclei.runs.layout import Options, Run
+from nuclei.runs.layout import Options, Run, counterpart
 
 ENSEMBLES = Path("ensembles")
-KEPT = ("seconds", "commit", "dirty", "cpus", "threads", "processor", "python", "versions", "settings", "fingerprint")
+UNSEEN = "metrics_unseen_kinds.json"  # of the run's counterpart on folds by kind
+KEPT = (
+    *("seconds", "commit", "dirty", "cpus", "threads", "processor", "python", "versions", "settings", "fingerprint"),
+    "external",
+)
 
 
 def main(run: Run, config: Config, options: Options) -> None:
@@ -26,6 +30,8 @@ def main(run: Run, config: Config, options: Options) -> None:
     members = [Run(name, run.folder.parent) for name in config.members]
     copies = {run.metrics: "metrics.json", run.per_image("oof"): "per_image.csv"}
     copies |= {member.metrics: f"metrics_{member.name}.json" for member in members}
+    unseen = counterpart(run)
+    copies |= {path: name for path, name in ((unseen.metrics, UNSEEN),) if path.is_file()}
     optional = (run.report / "figures/pipeline.png", run.report / "report.html", run.writeup / "writeup.html")
     copies |= {path: path.name for path in optional if path.is_file()}
     for path, name in copies.items():
@@ -36,7 +42,8 @@ def main(run: Run, config: Config, options: Options) -> None:
     picture = overview_picture(RunReader(run, config))
     write_bytes(folder / f"{picture.name}.png", picture.png)
     published = {path.parent.name: read_published(path.parent) for path in sorted(ENSEMBLES.glob("*/metrics.json"))}
-    scores = {"scores": scores_line(((name, *files) for name, files in published.items()), read_stage1())}
+    scored = ((name, *files) for name, files in published.items())
+    scores = {"scores": scores_line(scored, read_stage1(), read_unseen())}
     places = write_blocks(run_blocks(run.name, *published[run.name]) | scores)
     print(write_bundle(run, folder))
     print(f"{folder} and the blocks of {' and '.join(map(str, places))} are those of {run.folder}", flush=True)
@@ -46,6 +53,11 @@ def read_stage1() -> pd.DataFrame:
     """Return the scores that submissions for stage1_test got elsewhere; none if there is no such table."""
     path = ENSEMBLES / "stage1_test.csv"
     return read_table(path) if path.is_file() else pd.DataFrame({"run": [], "score": []})
+
+
+def read_unseen() -> dict[str, dict[str, Any]]:
+    """Return the scores on unseen kinds of the published runs that have a counterpart, by the run."""
+    return {path.parent.name: read_json(path) for path in sorted(ENSEMBLES.glob(f"*/{UNSEEN}"))}
 
 
 def read_published(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -18,6 +18,7 @@ from nuclei.candidates.boosters import (
 )
 from nuclei.candidates.features import feature_names, features_table
 from nuclei.config.schema import Config
+from nuclei.data.competition import EXTERNAL_FOLD
 from nuclei.runs.cache import Part, fingerprint, stage
 from nuclei.runs.cores import count_jobs, count_threads
 from nuclei.runs.files import read_arrays, write_arrays, write_bytes, write_json
@@ -32,6 +33,7 @@ def main(run: Run, config: Config, options: Options) -> None:
     splits, table = dataset.splits(), dataset.read_folds()
     made_of = {s: fingerprint(run.meta("candidates"), s) for s in splits}
     boosters_of = list(list_boosters(run, config, table).values())
+    outside = {"outside": fingerprint(run.meta("outside"))} if config.scorer.outside else {}
     with stage(
         run.meta("score"),
         {"scorer": config.scorer.record()},
@@ -41,7 +43,7 @@ def main(run: Run, config: Config, options: Options) -> None:
         version=VERSION,
         parts={
             # The boosters learn from the out-of-fold candidates, and score them all.
-            s: Part({"candidates": made_of[s]}, [*boosters_of, run.scorer / "features.json", run.scores(s)])
+            s: Part({"candidates": made_of[s], **outside}, [*boosters_of, run.scorer / "features.json", run.scores(s)])
             if s == "oof"
             else Part({"candidates": made_of[s], "boosters": made_of["oof"]}, [run.scores(s)])
             for s in splits
@@ -77,7 +79,7 @@ def train_all(run: Run, config: Config, table: pd.DataFrame, threads: int) -> di
     """Return fold -> boosters of each seed, from disk where a run that was killed had trained them already."""
     names, paths = feature_names(config.scorer.leave_out), list_boosters(run, config, table)
     if not all(path.is_file() for path in paths.values()):
-        features, iou, fold, weight = read_rows(run, table)
+        features, iou, fold, weight = read_rows(run, table, bool(config.scorer.outside))
         for (held_out, seed), path in tqdm(paths.items(), f"{run.name} score: boosters", unit="set", mininterval=2):
             if path.is_file():
                 continue
@@ -93,15 +95,19 @@ def train_all(run: Run, config: Config, table: pd.DataFrame, threads: int) -> di
     return boosters
 
 
-def read_rows(run: Run, table: pd.DataFrame) -> Rows:
+def read_rows(run: Run, table: pd.DataFrame, outside: bool) -> Rows:
     """Read the out-of-fold candidates: a table of all features, true IoU, fold and weight [N].
 
-    The metric is a mean over images, so a candidate of a crowded image weighs less; by the root only, since crowded
-    images also teach more.
+    outside: those of external images too, of EXTERNAL_FOLD, from which the boosters of every fold learn. The metric is
+    a mean over images, so a candidate of a crowded image weighs less; by the root only, since crowded images also teach
+    more.
     """
+    paths = [(run.candidates("oof") / f"{i}.npz", k) for i, k in zip(table["image_id"], table["fold"], strict=True)]
+    if outside:
+        paths += [(path, EXTERNAL_FOLD) for path in sorted(run.outside.glob("*.npz"))]
     features, iou, fold, weight = [], [], [], []
-    for image_id, image_fold in zip(table["image_id"], table["fold"], strict=True):
-        arrays = read_arrays(run.candidates("oof") / f"{image_id}.npz", ["features", "iou"])
+    for path, image_fold in paths:
+        arrays = read_arrays(path, ["features", "iou"])
         n = len(arrays["iou"])
         features.append(arrays["features"])
         iou.append(arrays["iou"])

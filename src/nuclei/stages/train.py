@@ -26,9 +26,10 @@ from nuclei.networks.kinds import KINDS, build, make_loss
 from nuclei.runs.cache import expected_fingerprint, fingerprint, is_up_to_date, read_meta, stage
 from nuclei.runs.cores import count_threads, use_threads
 from nuclei.runs.files import as_json, differences, file_hash, named, read_table, write_bytes, write_table
-from nuclei.runs.layout import Dataset, Options, Run, read_config, read_pair, read_pairs
+from nuclei.runs.layout import Dataset, Options, Run, read_config, read_pair, read_training_pairs
 from nuclei.runs.rehearsal import is_made, rehearses
 from nuclei.stages import crops as crops_stage
+from nuclei.stages.external import describe_external, external_inputs
 from nuclei.training.crops import Crops, Pool, make_source, pool_settings
 from nuclei.training.engine import Outlets, State, Task, Trainer, all_finite
 
@@ -43,7 +44,9 @@ def main(run: Run, config: Config, options: Options) -> None:
             raise UserError(f"{run.name} has no fold {options.fold}; it has {folds}")
         folds = [options.fold]
     settings = config.record_training()
-    inputs = dataset.inputs()
+    published = {fold: find_published(config, dataset, fold) for fold in folds} if options.published else {}
+    metas = [run.meta(f"train_fold{fold}") for fold in folds] + [meta for meta in published.values() if meta]
+    inputs = dataset.inputs() | external_inputs(dataset, metas)
     if config.train.pool:
         inputs["crops"] = expected_fingerprint("crops", pool_settings(config), inputs, crops_stage.VERSION)
     starts = find_starts(run, config, dataset) if config.train.start else {}
@@ -59,7 +62,6 @@ def main(run: Run, config: Config, options: Options) -> None:
     ):
         print(f"{run.name} train: up to date", flush=True)
         return
-    published = {fold: find_published(config, dataset, fold) for fold in folds} if options.published else {}
 
     def guard(fold: int) -> AbstractContextManager[list[str]]:
         return stage(
@@ -72,6 +74,7 @@ def main(run: Run, config: Config, options: Options) -> None:
             protect=True,
             share=True,
             twin=published.get(fold),
+            notes=describe_external(dataset),
         )
 
     if rehearses():
@@ -134,9 +137,10 @@ def find_crops(run: Run, config: Config, dataset: Dataset, table: pd.DataFrame, 
         images, targets, fold_of = (map_array(run.crops / f"{name}.npy") for name in ("images", "targets", "folds"))
         rows = np.flatnonzero(fold_of != fold)
         return Pool(images, targets, rows, config.train, n, seed)
-    table = table[table["fold"] != fold]
-    pairs = read_pairs(dataset, table["image_id"], config.model.min_side_px)
-    return Crops(make_source(pairs, table, config.train), config.model, config.train, n, seed)
+    table, external = table[table["fold"] != fold], dataset.external_table()
+    pairs = read_training_pairs(dataset, table, external, config.model.min_side_px)
+    source = make_source(pairs, pd.concat([table, external]), config.train)
+    return Crops(source, config.model, config.train, n, seed)
 
 
 def map_array(path: Path) -> NDArray[Any]:

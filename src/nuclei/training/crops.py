@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from nuclei.config.schema import Config, ModelConfig, TrainConfig
+from nuclei.data.competition import EXTERNAL_FOLD
 from nuclei.training.augment import Image, Labels, Pair, augment, leave_out, turn
 from nuclei.training.targets import make_targets
 
@@ -20,7 +21,8 @@ from nuclei.training.targets import make_targets
 class Source:
     """The K images that crops are cut from: each with its labels, its weight in the draw, and its fold.
 
-    The other images of a mosaic are of the same fold as its first.
+    The other images of a mosaic are of the same fold as its first. External images are of the fold EXTERNAL_FOLD,
+    which no network holds out.
     """
 
     images: Sequence[Image]
@@ -33,9 +35,11 @@ def make_source(pairs: Iterable[Pair], table: pd.DataFrame, train: TrainConfig, 
     """Return the images of a fold table as a Source; by_fold: no crop is to have content of two folds.
 
     pairs: the table's images, uint8 [H, W, 3], and labels, uint16 [H, W], enlarged as the config asks, in its order.
+    The weights of external images count whatever the sampling.
     """
     images, labels = zip(*pairs, strict=True)
-    weights = table["weight"].to_numpy() if train.sampling == "balanced" else np.ones(len(table))
+    as_given = (table["fold"] == EXTERNAL_FOLD) | (train.sampling == "balanced")
+    weights = np.where(as_given, table["weight"], 1.0)
     folds = table["fold"].to_numpy() if by_fold else np.zeros(len(table), int)
     return Source(images, labels, weights, folds)
 
@@ -125,4 +129,5 @@ def pool_settings(config: Config) -> dict[str, Any]:
     settings = {
         key: getattr(config.train, key) for key in ("pool", "crop_px", "augment", "leave_out", "sampling", "seed")
     }
-    return settings | {"channels": config.model.channels, "min_side_px": config.model.min_side_px}
+    settings |= {"channels": config.model.channels, "min_side_px": config.model.min_side_px}
+    return settings | config.data.record_external()
