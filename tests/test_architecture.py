@@ -56,6 +56,8 @@ MAY_IMPORT = {
     },
     "pipeline": {"stages", "training", "networks", "decoding", "candidates", "runs", "config"},
     "experiments": {"pipeline", "report", "evaluation", "decoding.methods", "networks.kinds", "runs", "config"},
+    # Measures images as inference does, to see whether novelty means something.
+    "experiments.novelty": {"inference", "data", "runs", "config"},
     "cli": {"pipeline", "experiments", "stages", "report", "inference", "runs", "data", "config"},
     "__main__": {"cli"},
     "__init__": set(),

@@ -297,6 +297,30 @@ def predict_images(
     check_failures(summary, submission)
 
 
+@app.command("check-novelty")
+def check(
+    config: Annotated[Path, typer.Argument(help="YAML file of a run, of whose data and folds")],
+    kinds: Annotated[Path, typer.Option(help="fold table by kind, of the same images")] = Path(
+        "folds/dsb2018_kinds.csv"
+    ),
+    external: Annotated[
+        Path | None, typer.Option(help="labelled images of other kinds, as score-images takes them")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="folder of a published ensemble or run, whose encoder is tried as well")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="table to write")] = Path("runs/comparisons/novelty.csv"),
+    runs: Runs = Path("runs"),
+) -> None:
+    """Measure how well definitions of novelty tell unseen kinds of images from seen ones, and tabulate it."""
+    from nuclei.experiments.novelty import check_novelty
+    from nuclei.runs.layout import Dataset
+
+    table = check_novelty(Dataset(load_run(config).data, runs), kinds, external, weights, output)
+    typer.echo(table.to_string(index=False))
+    typer.echo(f"novelty: {output}")
+
+
 @app.command("score-images")
 def score_labelled(
     folder: Annotated[

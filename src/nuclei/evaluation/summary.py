@@ -77,7 +77,8 @@ def summarise_finding(table: pd.DataFrame) -> dict[str, list[float]]:
     found = {}
     for name, whole in (("recall", "n_true"), ("precision", "n_pred")):
         if table[whole].sum() > 0:
-            ratio = bootstrap_ratio(*(table[c].to_numpy() for c in ("matched", whole, "group")))
+            parts, wholes, groups = (table[column].to_numpy() for column in ("matched", whole, "group"))
+            ratio = bootstrap_ratio(parts, wholes, groups)
             found[name] = [round(v, 5) for v in ratio]
     matched = table[table["matched"] > 0]
     return found | ({name: interval(matched[name], matched["group"]) for name in OFFSETS} if len(matched) else {})
