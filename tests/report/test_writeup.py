@@ -175,7 +175,8 @@ def test_a_write_up_of_almost_nothing_names_what_is_missing(made, tmp_path, caps
         "pair/per_image.csv",
         "data/demo/meta",
     } <= missing
-    assert text.count("\n## ") == 15
+    assert text.count("\n## ") == 16
+    assert "No images but the competition's" not in text
     assert "Energy" in text
     stage.main(bare, config, options)
     assert "pair writeup: up to date" in capsys.readouterr().out
@@ -340,7 +341,8 @@ def classical(tmp_path_factory, demo_folder):
 def test_a_run_without_networks_has_its_sections_too(classical):
     run = classical[0]
     text, report = read(run), (run.report / "report.md").read_text()
-    assert text.count("\n## ") == 15
+    assert text.count("\n## ") == 16
+    assert "No images but the competition's" not in text
     assert "No network: a classical recipe on the image itself." in text
     assert "which uses no features" in text
     assert "Thresholds chosen out of fold" not in text
@@ -356,7 +358,7 @@ def test_external_data_are_named_with_licence_and_source_or_said_to_be_none(sets
     said = {"tnbc": {"images": 50, "nuclei": 4028, "licence": "CC BY 4.0", "source": "Naylor et al."}}
     configs = {"one": {"data": {"external": sets}}, "two": {"data": {"external": {}}}}
     metas = {"one": [{"stage": "crops"}, {"stage": "train_fold0", "external": said}]}
-    blocks = list(external_section(SimpleNamespace(network_configs=configs, metas=metas)))
+    blocks = list(external_section(SimpleNamespace(network_configs=configs, metas=metas, networks=[])))
     text = "\n".join(map(render_block, blocks))
     if not any(sets.values()):
         assert "No images but the competition's" in text

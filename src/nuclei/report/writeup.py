@@ -262,8 +262,10 @@ def external_section(reader: RunReader) -> Iterator[Block]:
     }
     configs = reader.network_configs
     weights = {name: weight for c in configs.values() for name, weight in c["data"]["external"].items() if weight}
+    unknown = [network.name for network in reader.networks if network.name not in configs]
+    yield from (Missing(f"{name}/config.yaml") for name in unknown)
     if not weights:
-        yield Paragraph(ABOUT_NO_EXTERNAL)
+        yield from () if unknown else (Paragraph(ABOUT_NO_EXTERNAL),)
         return
     yield Paragraph(ABOUT_EXTERNAL)
     rows = [
