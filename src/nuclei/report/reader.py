@@ -21,7 +21,7 @@ from nuclei.data.labels import count_touching
 from nuclei.decoding.methods import is_scored, method_of, uses_networks
 from nuclei.decoding.tuning import Tuned
 from nuclei.evaluation.summary import bin_predictions
-from nuclei.inference.predictions import read_prediction, read_tuned
+from nuclei.inference.predictions import is_other_of, read_prediction, read_tuned
 from nuclei.report.blocks import Block, Missing, Picture, render_html, render_markdown
 from nuclei.report.pictures import ImageSteps, Labels, Pixels
 from nuclei.report.readme import find_place, replace_block
@@ -228,6 +228,11 @@ class RunReader:
     def instances(self, split: str, image_id: str) -> Labels:
         """Read the predicted nuclei of an image of a split, int32 [H, W]."""
         return read_labels(self.run.instances(split) / f"{image_id}.png")
+
+    def is_other(self, split: str, image_id: str) -> bool:
+        """Tell whether an image was acquired otherwise than those of training, and is treated otherwise for that."""
+        fold = self.dataset.fold_of(split, image_id)
+        return is_other_of(self.run, self.config.selection, self.dataset, image_id, fold)
 
     def scores(self, split: str, image_id: str) -> NDArray[np.float32]:
         """Read the scores of an image's candidates, float32 [N, 11], columns as boosters.TARGETS."""

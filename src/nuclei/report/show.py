@@ -7,7 +7,6 @@ from pathlib import Path
 from nuclei.decoding.methods import choose_candidates
 from nuclei.errors import UserError
 from nuclei.evaluation.metric import score_image
-from nuclei.inference.predictions import is_other_of
 from nuclei.report.case import draw_case
 from nuclei.report.charts import render_png
 from nuclei.report.pictures import ImageSteps
@@ -55,7 +54,8 @@ def add_chosen(reader: RunReader, steps: ImageSteps, split: str, image_id: str) 
     """Return the steps with the candidates that the selection chose, if the run scores candidates."""
     if steps.candidates is None:
         return steps
-    fold, settings = reader.dataset.fold_of(split, image_id), reader.config.selection
-    other = is_other_of(reader.run, settings, reader.dataset, image_id, fold)
-    scores, setting = reader.scores(split, image_id), reader.tuned.setting(fold)
-    return replace(steps, chosen=choose_candidates(steps.candidates, scores, setting, settings, other))
+    scores, setting = reader.scores(split, image_id), reader.tuned.setting(reader.dataset.fold_of(split, image_id))
+    chosen = choose_candidates(
+        steps.candidates, scores, setting, reader.config.selection, reader.is_other(split, image_id)
+    )
+    return replace(steps, chosen=chosen)
