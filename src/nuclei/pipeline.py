@@ -50,6 +50,8 @@ def check_run(config: Config, source: str) -> None:
 
     try:
         check_recipe(config.classical)
+        if config.selection.method == "labels" and not config.labels.folder.strip():
+            raise UserError("labels.folder: name the folder of the other tool's label images")
         feature_names(config.scorer.leave_out)
         if uses_networks(config) and not config.members:
             check_model(config.model)

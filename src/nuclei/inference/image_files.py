@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nuclei.data.archives import MAX_ID_BYTES, Archive, is_clutter, open_archive
+from nuclei.data.archives import Archive, is_clutter, open_archive
+from nuclei.data.image_ids import MAX_ID_BYTES
 from nuclei.data.images import decode_image
 from nuclei.data.microscope import SUFFIXES, Picture, View, count_times, normalise, read_picture
 from nuclei.errors import UserError
@@ -89,6 +90,8 @@ def find_images(paths: Iterable[Path], recursive: bool = False) -> list[Source]:
     for path in paths:
         if not path.exists():
             raise UserError(f"no image or folder {path}")
+        if not (path.is_file() or path.is_dir()):  # reading a pipe or a device may never end
+            raise UserError(f"{path} is neither a file nor a folder: copy its content to a file, and name that")
         found = list_files(path, recursive) if path.is_dir() else [path]
         if path.suffix.lower() == ".zip" or (path.is_dir() and _is_archive(path)):
             archive = open_archive(path, "test")

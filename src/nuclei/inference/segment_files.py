@@ -17,6 +17,7 @@ import pandas as pd
 import tifffile
 
 from nuclei.config.load import load_config
+from nuclei.data.image_ids import FORMULA_STARTS
 from nuclei.errors import UserError
 from nuclei.evaluation.submission import validate_submission, write_submission
 from nuclei.inference.bundle import find_run
@@ -42,7 +43,7 @@ from nuclei.runs.parallel import each_image
 
 VERSION = 1  # of the results: raised by a change of the code that makes them others
 SUMMARY, PAGE = "summary.csv", "index.html"
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+CELL_STARTS = (*FORMULA_STARTS, "\t", "\r")
 MADE, UP_TO_DATE, FAILED, TO_DO = "made", "up to date", "failed", "to do"
 # What the summary takes of a record, beside the image, its file, the state and the reason.
 FACTS = ("height", "width", "axes", "channel", "plane", "pixel_size_um", "values", "normalisation", "notes")
@@ -132,7 +133,7 @@ def escape_formulas(table: pd.DataFrame) -> pd.DataFrame:
 
     File names come from strangers, and a cell "=..." is run when the CSV is opened (OWASP, CSV injection).
     """
-    return table.map(lambda cell: f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_STARTS) else cell)
+    return table.map(lambda cell: f"'{cell}" if isinstance(cell, str) and cell.startswith(CELL_STARTS) else cell)
 
 
 def check_failures(summary: pd.DataFrame, submission: Path | None = None) -> None:

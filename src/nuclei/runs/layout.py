@@ -12,6 +12,7 @@ import difflib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,10 +20,13 @@ from numpy.typing import NDArray
 
 from nuclei.config.load import load_config
 from nuclei.config.schema import Config, DataConfig
+from nuclei.data.fold_table import read_folds
+from nuclei.data.image_ids import find_id_fault
 from nuclei.data.images import enlarge
 from nuclei.errors import UserError
 from nuclei.runs.cache import fingerprint
-from nuclei.runs.files import file_hash, read_image, read_labels, read_table
+from nuclei.runs.files import file_hash, read_image, read_json, read_labels, read_table, write_json
+from nuclei.runs.outputs import record_file
 
 # The stages that may have made a run's maps and instances.
 MAKERS: dict[str, tuple[str, ...]] = {"maps": ("ensemble", "predict"), "instances": ("select", "classical")}
@@ -47,6 +51,7 @@ class Dataset:
         self.settings, self.name = settings, settings.dataset
         self.folder, self.folds = Path(root) / "data" / settings.dataset, Path(settings.folds)
         self.manifest, self.meta = self.folder / "manifest.csv", self.folder / "meta" / "prepare.json"
+        self.folds_records = self.meta.with_name("folds.json")  # of the fold tables that this data was used with
 
     def image(self, image_id: str) -> Path:
         return self.folder / "images" / f"{image_id}.png"
@@ -57,9 +62,37 @@ class Dataset:
     def solution(self, name: str) -> Path:
         return self.folder / f"{name}.csv"
 
+    def read_fold_table(self) -> pd.DataFrame:
+        """Return the whole fold table, as fold_table.read_folds does; raise UserError if it is not as it was recorded.
+
+        A table that was cut off at the end of a row is as good a table as any: only the record tells.
+        """
+        table, was = read_folds(self.folds), self._read_folds_records().get(str(self.folds))
+        if was is not None and was != record_file(self.folds) | {"images": len(table)}:
+            raise UserError(
+                f"{self.folds} is not the fold table that was first used: it has {len(table)} rows, and had "
+                f"{was['images']}: put it back or, if the change is meant, delete {self.folds_records}"
+            )
+        return table
+
+    def record_folds(self) -> None:
+        """Record the fold table as it is now."""
+        record = record_file(self.folds) | {"images": len(read_folds(self.folds))}
+        records = self._read_folds_records()
+        if records.get(str(self.folds)) != record:
+            write_json(self.folds_records, records | {str(self.folds): record})
+
+    def _read_folds_records(self) -> dict[str, Any]:
+        if not self.folds_records.is_file():
+            return {}
+        records = read_json(self.folds_records, "the stage folds")
+        if not all(isinstance(one, dict) and "images" in one for one in records.values()):
+            raise UserError(f"{self.folds_records} is damaged: delete it and run the stage folds again")
+        return records
+
     def read_folds(self) -> pd.DataFrame:
         """Return the rows of the fold table that are predicted and scored out of fold."""
-        table, only = read_table(self.folds), self.settings.only_folds
+        table, only = self.read_fold_table(), self.settings.only_folds
         if unknown := set(only) - set(table["fold"]):
             raise UserError(f"no fold {unknown.pop()} in {self.folds}; it has {sorted(set(table['fold'].tolist()))}")
         return table[table["fold"].isin(only)].reset_index(drop=True) if only else table
@@ -72,6 +105,12 @@ class Dataset:
                 f"{self.manifest} is damaged, it lacks {', '.join(sorted(lacking))}: delete it and run the stage "
                 "prepare again"
             )
+        for image_id in map(str, table["image_id"]):
+            if fault := find_id_fault(image_id):
+                raise UserError(
+                    f"{self.manifest} is damaged, the id {image_id!r} {fault}: delete it and run the stage prepare "
+                    "again"
+                )
         return table
 
     def list_folds(self) -> list[int]:

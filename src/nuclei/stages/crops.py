@@ -15,7 +15,7 @@ from nuclei.config.schema import Config
 from nuclei.inference.bundle import find_published
 from nuclei.networks.hardware import single_thread
 from nuclei.runs.cache import stage
-from nuclei.runs.files import atomic, read_table
+from nuclei.runs.files import atomic
 from nuclei.runs.layout import Dataset, Options, Run, read_pairs
 from nuclei.training.crops import Crops, make_source, pool_settings
 
@@ -44,7 +44,7 @@ def main(run: Run, config: Config, options: Options) -> None:
         if not needed:
             return
         n = config.train.pool
-        table = read_table(dataset.folds)
+        table = dataset.read_fold_table()
         pairs = read_pairs(dataset, table["image_id"], config.model.min_side_px)
         source = make_source(pairs, table, config.train, by_fold=True)
         crops = Crops(source, config.model, config.train, n, config.train.seed)
