@@ -65,11 +65,26 @@ def check_run(config: Config, source: str) -> None:
 def run_stage(stage: str, name: str, config: Config, options: Options, runs: Path) -> None:
     """Run one stage of the run `name`, with its complete config saved beside what it makes."""
     run = Run(name, runs)
+    check_mark(run)
     if not run.config.is_file():
         save_config(run, config)
     importlib.import_module(f"nuclei.stages.{stage}").main(run, config, options)
     # Only now: a stage that refuses other settings must not leave them beside the results of the old ones.
     save_config(run, config)
+
+
+def check_mark(run: Run) -> None:
+    """Raise UserError if the folder of a run has files, but nothing that says that they are a run's.
+
+    Stages remove what unfinished ones left in it: none of a folder that has only the name of a run.
+    """
+    if run.config.is_file() or run.meta("x").parent.is_dir() or not run.folder.is_dir():
+        return
+    if others := sorted(path for path in run.folder.iterdir() if not path.name.startswith(".")):
+        raise UserError(
+            f"{run.folder} is not the folder of a run, for it has {others[0].name} and no config.yaml: give the config "
+            "another name, or move the folder away"
+        )
 
 
 def save_config(run: Run, config: Config) -> None:

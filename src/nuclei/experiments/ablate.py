@@ -25,6 +25,7 @@ from nuclei.experiments.gains import compare
 from nuclei.pipeline import list_runs, run_stages
 from nuclei.report.comparisons import ABLATION_COLUMNS, ablation_blocks, add_ablations
 from nuclei.report.reader import write_page
+from nuclei.runs.cache import lock
 from nuclei.runs.files import read_json, read_table, write_table
 from nuclei.runs.layout import Options, Run, comparison
 from nuclei.runs.parallel import follow
@@ -240,9 +241,10 @@ def ablate(paths: list[Path], seeds: int, options: Options, runs: Path, cluster:
         options = replace(options, jobs=max(1, joblib.cpu_count() // cluster.workers))
     failed = run_tasks(tasks, options, runs, cluster)
     table, path = tabulate(found, seeds, runs), comparison(runs, "ablations")
-    table = add_ablations(read_table(path), table) if path.is_file() else table
-    write_table(path, table)
-    write_page(path.parent, path.stem, "Ablations", list(ablation_blocks(table)))
+    with lock(path, f"the table {path}"):  # of which another process may be adding rows
+        table = add_ablations(read_table(path), table) if path.is_file() else table
+        write_table(path, table)
+        write_page(path.parent, path.stem, "Ablations", list(ablation_blocks(table)))
     return failed
 
 

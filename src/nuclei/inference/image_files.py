@@ -137,7 +137,16 @@ def read_record(path: Path) -> dict[str, Any] | None:
         record = read_json(path)
     except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) and record.get("made_by") == MADE_BY else None
+    kinds = {"files": list, "made_from": dict, "sha256": dict}
+    whole = all(isinstance(record.get(key, kind()), kind) for key, kind in kinds.items()) and "files" in record
+    names = whole and all(isinstance(file, str) and "\0" not in file for file in record["files"])
+    return record if names and record.get("made_by") == MADE_BY and record_settings(record) is not None else None
+
+
+def record_settings(record: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the settings that a record says its results were made with; None if it is damaged there."""
+    settings = record.get("made_from", {}).get("settings", {})
+    return settings if isinstance(settings, dict) else None
 
 
 def name_files(paths: Sequence[Path]) -> list[str]:

@@ -388,6 +388,13 @@ def lock(meta: Path, name: str) -> Iterator[None]:
         file.release()
 
 
+@contextmanager
+def publishing(root: Path) -> Iterator[None]:
+    """Hold what is published of the runs below `root`: the README files are read, changed and written."""
+    with lock(root / "comparisons" / "publish", "publishing"):
+        yield
+
+
 def _describe_process() -> dict[str, Any]:
     return {"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now().isoformat(" ", "seconds")}
 

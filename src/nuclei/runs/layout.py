@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nuclei.config.load import load_config
-from nuclei.config.schema import Config, DataConfig
+from nuclei.config.schema import Config, DataConfig, check_run_name
 from nuclei.data.fold_table import read_folds
 from nuclei.data.image_ids import find_id_fault
 from nuclei.data.images import enlarge
@@ -202,7 +202,10 @@ def find_fingerprint(run: Run, what: str, split: str) -> str:
 
 def open_run(name: str, root: Path) -> tuple[Run, Config, Dataset]:
     """Return a run, its saved config and its data; raise UserError with the nearest runs if it is missing."""
-    run = Run(name, root)
+    try:
+        run = Run(check_run_name(name), root)
+    except ValueError as error:
+        raise UserError(f"no run {name} in {root}: {error}") from None
     if not run.config.is_file():
         others = sorted(path.parent.name for path in root.glob("*/config.yaml"))
         near = difflib.get_close_matches(name, others, n=3) or others
