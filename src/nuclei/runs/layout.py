@@ -1,7 +1,7 @@
 """The disk layout: where every file of a run lies.
 
 runs/comparisons/     leaderboard.csv  ablations.csv  climb.csv, each with its page
-runs/data/<dataset>/  manifest.csv  images/<id>.png  labels/<id>.png  <solution>.csv  meta/prepare.json
+runs/data/<dataset>/  manifest.csv  images/<id>.png  labels/<id>.png  <solution>.csv  fold_tables.json  meta/
 runs/<run>/           config.yaml  crops/  fold<k>/  maps/<split>/  detections/<split>/  plain/  candidates/<split>/
                       scorer/  instances/<split>/  select.json  metrics.json  per_image.csv  submission.csv  report/
                       meta/<stage>.json
@@ -51,7 +51,7 @@ class Dataset:
         self.settings, self.name = settings, settings.dataset
         self.folder, self.folds = Path(root) / "data" / settings.dataset, Path(settings.folds)
         self.manifest, self.meta = self.folder / "manifest.csv", self.folder / "meta" / "prepare.json"
-        self.folds_records = self.meta.with_name("folds.json")  # of the fold tables that this data was used with
+        self.folds_records = self.folder / "fold_tables.json"  # of the fold tables that this data was used with
 
     def image(self, image_id: str) -> Path:
         return self.folder / "images" / f"{image_id}.png"

@@ -20,7 +20,7 @@ def main(run: Run, config: Config, options: Options) -> None:
     dataset = Dataset(config.data, run.folder.parent)
     fingerprint(dataset.meta)
     with lock(dataset.meta.with_name("folds.json"), f"{dataset.name} folds"):
-        remove_partial_files([Path(config.data.folds)])
+        remove_partial_files([Path(config.data.folds), dataset.folds_records])
         deal_folds(config, dataset, options.force)
 
 
