@@ -57,12 +57,16 @@ def check_path(path: str) -> str:
     return path
 
 
-def _refuse_switches(value: Any) -> None:
-    """Raise ValueError if there is a yes or no among numbers and texts, which pydantic takes for 1 and 0."""
+def _refuse_switches(value: Any, levels: int = 3) -> None:
+    """Raise ValueError if there is a yes or no among numbers and texts, which pydantic takes for 1 and 0.
+
+    levels: how deep to look; no setting is nested deeper, but a YAML file can hold a list of itself.
+    """
     if isinstance(value, bool):
         raise ValueError(f"must be a number or a text, not {'yes' if value else 'no'}")
-    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
-        _refuse_switches(inner)
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    for one in inner if levels else ():
+        _refuse_switches(one, levels - 1)
 
 
 def _refuse_giants(value: Any) -> None:
