@@ -63,7 +63,7 @@ def main(run: Run, config: Config, options: Options) -> None:
 def check_mark(dataset: Dataset) -> None:
     """Raise UserError if there are images where the data are to be, but nothing that says that this stage made them."""
     for path in (dataset.folder / "images", dataset.folder / "labels"):
-        if path.exists() and not dataset.meta.parent.is_dir():
+        if path.exists() and not (dataset.meta.parent.is_dir() or dataset.manifest.is_file()):
             raise UserError(
                 f"{path} was not made by this stage, and would be replaced: move it away, or give data.dataset another "
                 "name"
