@@ -56,6 +56,8 @@ def check_run(config: Config, source: str) -> None:
 
     try:
         check_recipe(config.classical)
+        if config.selection.method == "labels" and not config.labels.folder.strip():
+            raise UserError("labels.folder: name the folder of the other tool's label images")
         feature_names(config.scorer.leave_out)
         if uses_networks(config) and not config.members:
             check_model(config.model)
@@ -69,6 +71,7 @@ def check_run(config: Config, source: str) -> None:
 def run_stage(stage: str, name: str, config: Config, options: Options, runs: Path) -> None:
     """Run one stage of the run `name`, with its complete config saved beside what it makes."""
     run = Run(name, runs)
+    check_mark(run)
     save_config(run, config, replace=False)
     main = load_stage(stage)
     use_threads(options.threads)
@@ -93,6 +96,20 @@ def save_config(run: Run, config: Config, replace: bool = True) -> None:
         remove_partial_files([run.config])
         if not run.config.is_file() or (replace and run.config.read_bytes() != content):
             write_bytes(run.config, content)
+
+
+def check_mark(run: Run) -> None:
+    """Raise UserError if the folder of a run has files, but nothing that says that they are a run's.
+
+    Stages remove what unfinished ones left in it: none of a folder that has only the name of a run.
+    """
+    if run.config.is_file() or run.meta("x").parent.is_dir() or not run.folder.is_dir():
+        return
+    if others := sorted(path for path in run.folder.iterdir() if not path.name.startswith(".")):
+        raise UserError(
+            f"{run.folder} is not the folder of a run, for it has {others[0].name} and no config.yaml: give the config "
+            "another name, or move the folder away"
+        )
 
 
 def run_stages(name: str, config: Config, options: Options, runs: Path, skipped: tuple[str, ...] = ()) -> None:

@@ -30,6 +30,7 @@ ARTEFACTS = {
     "labels of plain": Artefact("data/demo/labels/*.png", ("pair", "plain")),
     "manifest": Artefact("data/demo/manifest.csv", ("pair", "submit")),
     "fold table": Artefact("data/demo/folds.csv", ("pair", "score")),
+    "record of fold tables": Artefact("data/demo/fold_tables.json", ("pair", "score")),
     "solution": Artefact("data/demo/stage1_solution.csv", ("pair", "evaluate")),
     "meta of data": Artefact("data/demo/meta/*.json"),
     "meta": Artefact("*/meta/*.json"),

@@ -3,12 +3,12 @@
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from nuclei.config.load import load_config, merge, parse_changes, parse_config, read_base, run_name
-from nuclei.config.schema import Config, check_name
+from nuclei.config.schema import Config, Section, check_name
 from nuclei.errors import UserError
 
 
@@ -94,7 +94,8 @@ def test_a_wrong_value_is_an_error_naming_file_and_key(write, text, where):
 # section -> key -> (values at the limits of what makes sense, values beyond them)
 LIMITS: dict[str, dict[str, tuple]] = {
     "data": {
-        "folds_seed": ([0], [-1]),
+        "folds_seed": ([0], [-1, 10**20, True]),
+        "folds": (["a/b.csv", "ä b"], ["", " ", "a\0b", "a/", True]),
         "only_folds": ([[], [0, 3]], [[1, 1], [-1]]),
         "unseen": ([[], ["test"]], [["test", "test"], ["train"]]),
         "dataset": (["dsb2018", "a.b-c_D"], ["", "..", "a/b", "a\\b", ".a", "-a", "a" * 101, "a b"]),
@@ -102,6 +103,7 @@ LIMITS: dict[str, dict[str, tuple]] = {
     "model": {
         "decoder_channels": ([[1, 2]], [[0], [-8]]),
         "channels": ([["mask"]], [["mask", "mask"]]),
+        "min_side_px": ([300, "300"], [True, 10**12]),
         "mean": ([[0, 0.5, 1]], [[0, 0, 1.1], [-0.1, 0, 0]]),
         "std": ([[0.1, 0.1, 0.1]], [[0, 0.1, 0.1]]),
     },
@@ -117,11 +119,14 @@ LIMITS: dict[str, dict[str, tuple]] = {
         "clip_norm": ([0.1], [0, -1]),
         "ema": ([0, 1], [-0.1, 1.1, float("nan")]),
         "evaluate_images": ([1], [0]),
-        "workers": ([0], [-1]),
-        "seed": ([0], [-1]),
+        "workers": ([0], [-1, 10**6]),
+        "steps": ([1, "12", 12.0], [True, 10**21, "9" * 20]),
+        "learning_rate": ([1, "1e-3"], [True, 1e300]),
+        "crop_px": ([64], [10**6]),
+        "seed": ([0], [-1, 2**31]),
     },
     "predict": {
-        "scales": ([[0.5, 1]], [[], [0], [-1], [1, 1.0]]),
+        "scales": ([[0.5, 1]], [[], [0], [-1], [1, 1.0], [1e-4], [1000]]),
         "tile_px": ([129], [128, 0, -5]),
         "overlap_px": ([0, 1279], [-1, 1280, 2000]),
     },
@@ -132,7 +137,7 @@ LIMITS: dict[str, dict[str, tuple]] = {
         "mask_thresholds": ([[0, 1]], [[], [1.1], [0.5, 0.5]]),
         "floor": ([0, 1], [-0.1, 1.1]),
         "center_weight": ([0, 1], [-0.1, 1.1]),
-        "smooth_px": ([0], [-1]),
+        "smooth_px": ([0], [-1, 1e5]),
         "depth": ([0], [-0.1]),
         "max_leaves": ([1], [0]),
         "min_area_px": ([0], [-1]),
@@ -140,7 +145,7 @@ LIMITS: dict[str, dict[str, tuple]] = {
     "scorer": {
         "leave_out": ([["shape"]], [["shape", "shape"]]),
         "rounds": ([1], [0]),
-        "leaves": ([2], [1]),
+        "leaves": ([2], [1, 10**6]),
         "learning_rate": ([0.01], [0, -1]),
         "min_leaf_rows": ([1], [0]),
         "share": ([1], [0, 1.1]),
@@ -150,6 +155,56 @@ LIMITS: dict[str, dict[str, tuple]] = {
     "selection": {"keep_grid": ([[-1, 2]], [[], [0.1, 0.1]])},
 }
 CASES = [(section, key, *values) for section, keys in LIMITS.items() for key, values in keys.items()]
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_no_number_is_beyond_reason_and_no_switch_is_a_number(data):
+    """Whatever the setting, at whatever depth: libraries would fail on it hours later, or take yes for 1."""
+    sections = {name: field.annotation for name, field in Config.model_fields.items()}
+    sections = {name: kind for name, kind in sections.items() if isinstance(kind, type) and issubclass(kind, Section)}
+    section = data.draw(st.sampled_from(sorted(sections)))
+    key = data.draw(st.sampled_from(sorted(sections[section].model_fields)))
+    value = data.draw(st.sampled_from([2**31, -(10**30), 1e12, float("inf"), True, False]))
+    wrapped = data.draw(st.sampled_from([value, [value], {"bce": value}, str(value) if type(value) is int else value]))
+    if (section, key) == ("train", "cuda_graph") and isinstance(wrapped, bool):
+        return
+    try:
+        config = parse_config({section: {key: wrapped}}, "a test")
+    except UserError as error:
+        assert f"{section}" in str(error)  # noqa: PT017 (not every one is an error: a text may hold any digits)
+    else:
+        assert isinstance(getattr(getattr(config, section), key), str)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"model": {"channels": []}}, "must have mask"),
+        ({"model": {"channels": ["border", "center"]}}, "must have mask"),
+        ({"train": {"channel_weights": {"mask": 0, "border": 0, "center": 0}}}, "nothing would be learnt"),
+        ({"model": {"channels": ["mask"]}, "train": {"channel_weights": {"mask": 0}}}, "nothing would be learnt"),
+        ({"train": {"pool": 3, "batch_size": 4}}, "fewer crops than a step takes"),
+    ],
+)
+def test_settings_that_make_no_sense_together_are_refused(content, said):
+    with pytest.raises(UserError, match=said):
+        parse_config(content, "a test")
+
+
+@pytest.mark.parametrize("name", ["data", "Data", "comparisons"])
+def test_no_run_has_the_name_of_a_folder_beside_the_runs(name, tmp_path):
+    with pytest.raises(UserError, match=rf"{name}\.yaml cannot name a run"):
+        run_name(tmp_path / f"{name}.yaml")
+    with pytest.raises(UserError, match="members"):
+        parse_config({"members": {name: 1}}, "a test")
+
+
+def test_an_error_does_not_repeat_a_value_of_any_length(write):
+    laughs = "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcde", "bcdef", strict=True))
+    with pytest.raises(UserError) as caught:
+        load_config(write("a.yaml", f"a: &a [{', '.join('x' * 9)}]\n{laughs}hypothesis: *f\n"))
+    assert len(str(caught.value)) < 3000
 
 
 @pytest.mark.parametrize(("section", "key", "valid", "senseless"), CASES, ids=[f"{c[0]}.{c[1]}" for c in CASES])

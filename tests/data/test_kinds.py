@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nuclei.data.folds import COLUMNS, read_folds
+from nuclei.data.fold_table import COLUMNS, read_folds
 from nuclei.data.kinds import find_kinds, kind_fold_table, kinds_table, name_kinds
 from nuclei.data.statistics import STATISTICS, describe_image
 from nuclei.errors import UserError

@@ -15,6 +15,7 @@ from skimage.measure import label
 
 from nuclei.data.images import decode_image
 from nuclei.data.microscope import View, count_times, normalise, read_picture
+from nuclei.errors import UserError
 
 SHAPE = (32, 40)
 RNG = np.random.default_rng(0)
@@ -323,3 +324,14 @@ def test_too_many_pixels_are_refused_before_their_memory_is_taken(tmp_path, monk
         cv2.imwrite(str(tmp_path / f"a.{suffix}"), GRAY)
         with pytest.raises(ValueError, match=f"a.{suffix} .*more than 1,000"):
             read_picture(tmp_path / f"a.{suffix}", View())
+
+
+@pytest.mark.parametrize("ome", [True, False])
+def test_a_stack_that_does_not_fit_into_memory_is_refused_unread_and_a_plane_of_it_is_not(tmp_path, monkeypatch, ome):
+    monkeypatch.setattr("nuclei.data.microscope.MAX_VALUES", 5 * 16 * 16)
+    path = tmp_path / "stack.tif"
+    tifffile.imwrite(path, np.ones((6, 16, 16), np.uint16), metadata={"axes": "ZYX"}, ome=ome, imagej=not ome)
+    with pytest.raises(UserError, match=r"stack\.tif cannot be read: 1,536 values .* choose a plane by --plane"):
+        read_picture(path, View())
+    if ome:
+        assert read_picture(path, View(plane="2")).pixels.shape == (16, 16)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import nuclei
 from nuclei.data.images import encode_image_png
 from nuclei.data.microscope import View
+from nuclei.errors import UserError
 from nuclei.inference.image_files import (
     MADE_BY,
     Reading,
@@ -45,6 +46,15 @@ def test_leftovers_and_other_files_are_skipped(tmp_path):
     (tmp_path / "folder.png").mkdir()
     assert list_names([tmp_path]) == ["a", "b"]
     assert list_names([tmp_path], recursive=True) == ["a", "b", "c"]
+
+
+def test_what_may_never_end_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path / "pipe.png", Path("/dev/zero")):
+        with pytest.raises(UserError, match="neither a file nor a folder"):
+            find_images([path])
+    write_bytes(tmp_path / "a.png", b"content")
+    assert [source.name for source in find_images([tmp_path])] == ["a"]
 
 
 def test_a_folder_of_folders_says_how_they_are_searched(tmp_path):

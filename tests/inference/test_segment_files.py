@@ -20,6 +20,7 @@ from nuclei.cli import app
 from nuclei.data.images import encode_image_png
 from nuclei.data.microscope import View
 from nuclei.data.synthetic import make_image
+from nuclei.errors import UserError
 from nuclei.inference import segment_files as module
 from nuclei.inference.bundle import find_default
 from nuclei.inference.exports import FORMATS
@@ -73,7 +74,11 @@ def test_every_result_and_a_record_lie_in_the_folder(project):
     assert states(summary) == {"a": MADE, "b": MADE}
     assert list(summary) == list(COLUMNS)
     names = {f"{name}{ending}" for name in "ab" for ending in (*FORMATS, ".json")}
-    assert {path.name for path in (project / "out").iterdir()} == names | {"summary.csv", "index.html"}
+    assert {path.name for path in (project / "out").iterdir()} == names | {
+        "summary.csv",
+        "index.html",
+        ".predict-images.lock",
+    }
     for row in summary.itertuples():
         assert row.nuclei == len(pd.read_csv(project / f"out/{row.image}_nuclei.csv"))
         assert row.nuclei == tifffile.imread(project / f"out/{row.image}_labels.tif").max()
@@ -129,6 +134,51 @@ def test_a_lost_or_unfinished_result_is_made_again(project, lost):
     record = project / "out/b.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"finished": False}))
     assert states(segment(project)) == {"a": UP_TO_DATE, "b": MADE}
+
+
+@pytest.mark.parametrize("name", list(FORMATS))
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: data + b" "])
+def test_a_damaged_result_is_named_and_made_again(project, name, damage):
+    segment(project)
+    path = project / f"out/a{name}"
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    summary = segment(project)
+    assert states(summary) == {"a": MADE, "b": UP_TO_DATE}
+    assert summary["why"].tolist()[0] == f"a{name} is damaged or was changed"
+    assert path.read_bytes() == whole
+
+
+def test_a_record_is_damaged_by_any_bit_and_the_command_says_so_or_goes_on(project):
+    segment(project)
+    path, rng = project / "out/a.json", np.random.default_rng(0)
+    whole = path.read_bytes().partition(b'"thumbnails"')[0]
+    rest = path.read_bytes()[len(whole) :]
+    for _ in range(60):
+        data = bytearray(whole)
+        data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
+        path.write_bytes(bytes(data) + rest)
+        try:
+            segment(project)
+        except UserError as error:
+            assert "a" in str(error)  # noqa: PT017 (either will do, but no other error)
+        path.write_bytes(whole + rest)
+
+
+def test_a_record_of_an_earlier_version_has_no_hashes(project):
+    segment(project)
+    record = json.loads((project / "out/a.json").read_text())
+    del record["sha256"]
+    (project / "out/a.json").write_text(json.dumps(record))
+    assert states(segment(project)) == {"a": UP_TO_DATE, "b": UP_TO_DATE}
+
+
+def test_left_overs_of_killed_writes_are_removed_and_nothing_else(project):
+    segment(project)
+    (project / "out/.77.partial.a_labels.tif").write_bytes(b"half")
+    (project / "out/.77.partial.other.tif").write_bytes(b"somebody's")
+    segment(project)
+    assert [path.name for path in (project / "out").glob(".*.partial.*")] == [".77.partial.other.tif"]
 
 
 def test_a_killed_call_leaves_no_finished_record(project, monkeypatch):

@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from nuclei.config.schema import ScorerConfig
 from nuclei.errors import UserError
 from nuclei.evaluation.metric import THRESHOLDS
+from nuclei.evaluation.sheets import gunzip
 
 # One target per threshold t, "IoU > t", and the IoU itself.
 TARGETS = (*(f"p{round(100 * t)}" for t in THRESHOLDS), "iou")
 # A set of boosters: one per target of TARGETS.
 Boosters = dict[str, lgb.Booster]
+MAX_BYTES = 1 << 28  # what a set of boosters may unpack to
 END_OF_MODEL = "\nend of parameters\n\npandas_categorical:null\n"
 # LightGBM's text of a model names the threads that trained it, on which nothing else in it depends.
 _THREADS = re.compile(r"^\[num_threads: -?\d+\]$", re.MULTILINE)
@@ -129,14 +131,14 @@ def pack_boosters(boosters: Boosters) -> bytes:
 def unpack_boosters(content: bytes, name: str) -> Boosters:
     """Return the set of boosters that `pack_boosters` packed; raise UserError naming the file `name` if damaged."""
     try:
-        texts = json.loads(gzip.decompress(content))
+        texts = json.loads(gunzip(content, MAX_BYTES))
         if not isinstance(texts, dict) or set(texts) != set(TARGETS):
             raise ValueError(f"it holds no model for each of {', '.join(TARGETS)}")
         for text in texts.values():
             check_model(str(text))
         return {target: lgb.Booster(model_str=texts[target]) for target in TARGETS}
     # What gzip, JSON and LightGBM say of damage; JSON's errors and those of its characters are ValueErrors.
-    except (OSError, EOFError, zlib.error, ValueError, lgb.basic.LightGBMError) as error:
+    except (OSError, EOFError, OverflowError, zlib.error, ValueError, lgb.basic.LightGBMError) as error:
         raise UserError(
             f"{name} is damaged, or no file of boosters ({error}): write it again by the stage score, or fetch it anew"
         ) from error

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import reprlib
 from collections.abc import Iterable, Mapping
 from functools import reduce
 from pathlib import Path
@@ -10,11 +11,15 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from nuclei.config.schema import Config, check_name
+from nuclei.config.schema import Config, check_run_name
 from nuclei.errors import UserError
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 2
+_SHORT.maxstring = _SHORT.maxother = 80
 
 
 OF_NETWORKS = ("model", "train", "predict")  # sections that a run with members does not read
@@ -44,7 +49,7 @@ def run_name(path: Path) -> str:
     """
     name = path.absolute().parent.name if path.name == "config.yaml" else path.stem
     try:
-        return check_name(name)
+        return check_run_name(name)
     except ValueError as error:
         raise UserError(f"{path} cannot name a run: {error}") from None
 
@@ -128,7 +133,7 @@ def explain(error: "ErrorDetails") -> str:
     if error["type"] == "value_error":
         return f"{where}: {message}"
     if error["type"] != "extra_forbidden":
-        return f"{where}: {message} (got {error['input']!r})"
+        return f"{where}: {message} (got {_SHORT.repr(error['input'])})"
     section: type[BaseModel] = Config
     for parent in parents:
         annotation = section.model_fields[str(parent)].annotation

@@ -6,14 +6,26 @@ A YAML file holds only the differences from these defaults; its file name is the
 import re
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.config import JsonDict
 
 # Marks a setting that came after runs had been made without it, its default being what they did.
 LATER: JsonDict = {"later": True}
+# Of no setting is more of anything meant: a larger number is a slip, which libraries answer with errors of their own.
+LARGEST = 2**31 - 1
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _GROWTH = re.compile(r"-?[0-9]{1,3}(\.[0-9]{1,3})?(px|%)")
 _T = TypeVar("_T")
+# Folders beside those of runs.
+RESERVED = ("data", "comparisons")
 
 
 def check_name(name: str) -> str:
@@ -21,6 +33,13 @@ def check_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         rule = "1 to 100 letters (A to Z), digits, _, - and ., the first neither - nor ."
         raise ValueError(f"{name!r} cannot be a name; valid: {rule}")
+    return name
+
+
+def check_run_name(name: str) -> str:
+    """Return the name of a run; raise ValueError as `check_name` does, and for what lies beside the runs."""
+    if check_name(name).casefold() in RESERVED:
+        raise ValueError(f"{name!r} cannot name a run: that folder is for other things; valid: any other name")
     return name
 
 
@@ -39,7 +58,36 @@ def check_growth(text: str) -> str:
     return text
 
 
+def check_path(path: str) -> str:
+    """Return the path of a file; raise ValueError if no file can have it."""
+    if not path.strip() or not path.isprintable() or path.endswith("/"):
+        raise ValueError(f"{path!r} cannot be the path of a file")
+    return path
+
+
+def _refuse_switches(value: Any, levels: int = 3) -> None:
+    """Raise ValueError if there is a yes or no among numbers and texts, which pydantic takes for 1 and 0.
+
+    levels: how deep to look; no setting is nested deeper, but a YAML file can hold a list of itself.
+    """
+    if isinstance(value, bool):
+        raise ValueError(f"must be a number or a text, not {'yes' if value else 'no'}")
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    for one in inner if levels else ():
+        _refuse_switches(one, levels - 1)
+
+
+def _refuse_giants(value: Any) -> None:
+    """Raise ValueError if there is a number beyond LARGEST."""
+    if isinstance(value, int | float) and abs(value) > LARGEST:
+        raise ValueError(f"{value:.3g} is out of range: at most {LARGEST:,}")
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else ():
+        _refuse_giants(inner)
+
+
 Name = Annotated[str, AfterValidator(check_name)]
+RunName = Annotated[str, AfterValidator(check_run_name)]
+FilePath = Annotated[str, AfterValidator(check_path)]
 Distinct = AfterValidator(check_distinct)
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -65,6 +113,22 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def check_kinds(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse a yes or no where a setting is no switch."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if annotation is not bool and not (isinstance(annotation, type) and issubclass(annotation, Section)):
+            _refuse_switches(value)
+        return value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def check_sizes(cls, value: Any) -> Any:
+        """Refuse numbers that nobody means."""
+        _refuse_giants(value)
+        return value
+
     def record(self) -> dict[str, Any]:
         """Return the settings as stages record them, LATER ones only where they differ from their defaults.
 
@@ -88,7 +152,7 @@ class DataConfig(Section):
     """Which images are learned and predicted, and how they are dealt into folds."""
 
     dataset: Name = Field("dsb2018", description="name of the prepared data: runs/data/<dataset>")
-    folds: str = Field("folds/dsb2018.csv", description="fold table: image_id, group, cluster, fold, weight")
+    folds: FilePath = Field("folds/dsb2018.csv", description="fold table: image_id, group, cluster, fold, weight")
     n_folds: int = Field(4, gt=1, description="folds dealt where the fold table does not exist yet")
     folds_seed: int = Field(2018, ge=0, description="seed of the order in which groups of equal size are dealt")
     folds_by: Literal["group", "kind"] = Field(
@@ -98,7 +162,7 @@ class DataConfig(Section):
         json_schema_extra=LATER,
     )
     n_kinds: int = Field(12, gt=1, description="kinds that folds_by: kind tells apart", json_schema_extra=LATER)
-    split_folds: str | None = Field(
+    split_folds: FilePath | None = Field(
         None,
         description="a fold table, each of whose folds is split evenly to make this one where it does not exist yet",
     )
@@ -178,7 +242,7 @@ class ModelConfig(Section):
 class TrainConfig(Section):
     """How a network is trained: what it sees, what it is penalised for, and at what rate it learns."""
 
-    start: Name | None = Field(
+    start: RunName | None = Field(
         None,
         description="a run whose networks training starts from, each from the one that never saw its held-out images; "
         "null: from model.weights",
@@ -189,7 +253,7 @@ class TrainConfig(Section):
         None, gt=0, description="end a fold's training, its schedule fitted, after this processor time: equal budgets"
     )
     batch_size: int = Field(16, gt=0, description="crops per step")
-    crop_px: int = Field(256, gt=0, description="side of the square crops")
+    crop_px: int = Field(256, gt=0, le=8192, description="side of the square crops")
     pool: int = Field(
         0,
         ge=0,
@@ -224,7 +288,7 @@ class TrainConfig(Section):
     evaluate_every: int = Field(500, gt=0, description="steps between scores on the held-out fold")
     evaluate_images: int = Field(24, gt=0, description="held-out images scored then, by the competition metric")
     checkpoint_every: int = Field(100, gt=0, description="steps between checkpoints to resume from")
-    workers: int = Field(1, ge=0, description="data loading processes; 0: the training process loads its own")
+    workers: int = Field(1, ge=0, le=1000, description="data loading processes; 0: the training process loads its own")
     seed: int = Field(2018, ge=0, description="seed of the new weights, the crops and their augmentation")
 
 
@@ -235,10 +299,10 @@ class PredictConfig(Section):
         "last", description="best is chosen on the held-out fold itself, so its out-of-fold score flatters"
     )
     tta: Literal["none", "flips", "dihedral"] = Field("flips", description="1, 4 or 8 views")
-    scales: Annotated[tuple[Positive, ...], Distinct] = Field(
+    scales: Annotated[tuple[Annotated[float, Field(ge=0.1, le=10)], ...], Distinct] = Field(
         (1.0,), min_length=1, description="predict at each of these sizes and average"
     )
-    tile_px: int = Field(1280, gt=0, description="larger images are predicted in tiles of this side")
+    tile_px: int = Field(1280, ge=32, description="larger images are predicted in tiles of this side")
     overlap_px: int = Field(128, ge=0, description="blended overlap of tiles, less than tile_px")
 
     @model_validator(mode="after")
@@ -276,7 +340,7 @@ class WatershedConfig(Section):
     )
     floor: float = Field(0.2, ge=0, le=1, description="mask value below which nothing is flooded")
     center_weight: float = Field(0.5, ge=0, le=1, description="energy = weight·center + (1−weight)·mask·(1−border)")
-    smooth_px: float = Field(1.0, ge=0, description="sigma of the blur that keeps noise from making maxima")
+    smooth_px: float = Field(1.0, ge=0, le=100, description="sigma of the blur that keeps noise from making maxima")
     depth: float = Field(0.04, ge=0, description="smallest rise of energy that makes a maximum a seed")
     max_leaves: int = Field(64, gt=0, description="a union of more seeds than this is no candidate")
     min_area_px: int = Field(12, ge=0, description="smaller candidates are dropped")
@@ -287,11 +351,11 @@ class ScorerConfig(Section):
 
     leave_out: Annotated[tuple[str, ...], Distinct] = Field((), description="feature groups not used (for ablations)")
     rounds: int = Field(150, gt=0, description="boosting rounds")
-    leaves: int = Field(31, gt=1, description="leaves per tree, at most")
+    leaves: int = Field(31, gt=1, le=131072, description="leaves per tree, at most")
     learning_rate: float = Field(0.08, gt=0, description="share of each tree's prediction that is added")
     min_leaf_rows: int = Field(100, gt=0, description="candidates per leaf, at least")
     share: float = Field(0.5, gt=0, le=1, description="share of the rows and of the features that each tree sees")
-    seeds: int = Field(2, gt=0, description="boosters averaged")
+    seeds: int = Field(2, gt=0, le=1000, description="boosters averaged")
     seed: int = Field(2018, ge=0, description="seed of the first booster")
     outside: Name | None = Field(
         None,
@@ -354,7 +418,7 @@ class Config(Section):
     system: Literal["", "classical", "vanilla_unet", "mask_rcnn", "deep_watershed", "full"] = Field(
         "", description="the system of the field (systems.py) that this run stands for"
     )
-    members: dict[Name, Positive] = Field(
+    members: dict[RunName, Positive] = Field(
         {}, description="runs whose maps are averaged -> weight; none: the run trains"
     )
     data: DataConfig = DataConfig()
@@ -381,6 +445,15 @@ class Config(Section):
             raise ValueError(
                 f"{', '.join(changed)}: for networks that give maps, not for {self.model.decoder}, "
                 f"which gives {self.model.gives}"
+            )
+        if self.model.gives == "maps" and "mask" not in self.model.channels:
+            raise ValueError("model.channels must have mask, of which nuclei are made")
+        if self.model.gives == "maps" and not any(self.train.channel_weights.get(c, 1.0) for c in self.model.channels):
+            raise ValueError("train.channel_weights are 0 for every channel of model.channels: nothing would be learnt")
+        if 0 < self.train.pool < self.train.batch_size:
+            raise ValueError(
+                f"train.pool {self.train.pool} has fewer crops than a step takes: train.batch_size is "
+                f"{self.train.batch_size}"
             )
         if self.train.cuda_graph and self.train.precision == "16-mixed":
             raise ValueError("train.cuda_graph is not for fp16, whose steps wait for the GPU on the way")

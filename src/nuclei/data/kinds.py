@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import cdist
 
-from nuclei.data.folds import COLUMNS, check_folds, image_weights
+from nuclei.data.fold_table import COLUMNS, check_folds
+from nuclei.data.folds import image_weights
 from nuclei.errors import UserError
 
 # Images of one size are mostly of one microscope. The size is no part of what describe_image measures, for it says

@@ -37,6 +37,7 @@ SUFFIXES = (
     *VENDOR_SUFFIXES,
 )
 READER_EXTRA = "microscopes"
+MAX_VALUES = 4 * MAX_PIXELS  # of a stack that is read to be projected
 # Little and big endian, of classic and of BigTIFF.
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Of the values of an image that is not of 8 bits; what lies outside is clipped, as stardist does by default.
@@ -170,6 +171,12 @@ def _has_axes(path: Path) -> bool:
 def _check_size(height: int, width: int) -> None:
     if height * width > MAX_PIXELS:
         raise UserError(f"{width:,} x {height:,} pixels, more than {MAX_PIXELS:,}: cut it into tiles")
+
+
+def _check_values(count: int) -> None:
+    """Refuse a stack that is read whole to be projected, and does not fit into memory."""
+    if count > MAX_VALUES:
+        raise UserError(f"{count:,} values are to be read, more than {MAX_VALUES:,}: choose a plane by --plane")
 
 
 # ---- Pictures without axes ----
@@ -367,10 +374,12 @@ def _read_series(
     whole = [list(range(size)) for size in series.shape]
     wanted = [chosen.get(axis, everything) for axis, everything in zip(axes, whole, strict=True)]
     if n_leading > 0 and series.shape[n_leading:] == page_shape and len(series.pages) == math.prod(leading):
+        _check_values(math.prod(map(len, wanted[:n_leading])) * math.prod(page_shape))
         pages = np.ravel_multi_index(np.ix_(*wanted[:n_leading]), leading).ravel().tolist()
         array = tiff.asarray(key=pages, series=0).reshape(*map(len, wanted[:n_leading]), *page_shape)
         wanted[:n_leading] = [list(range(len(one))) for one in wanted[:n_leading]]
     else:
+        _check_values(math.prod(series.shape))
         array = series.asarray()
     for i, numbers in enumerate(wanted):
         if len(numbers) < array.shape[i]:
@@ -476,6 +485,7 @@ def _open_vendor(path: Path) -> tuple[Layout, Read]:
         rest = "".join(axis for axis in layout.axes if axis not in "TC")
         picked: dict[str, Any] = {axis: numbers[0] for axis, numbers in chosen.items() if axis in "TC"}
         picked |= {"Z": chosen["Z"]} if "Z" in chosen else {}
+        _check_values(math.prod(layout.sizes[axis] for axis in rest if axis != "Z") * len(chosen.get("Z", [0])))
         return np.asarray(image.get_image_data(rest, **picked)), rest
 
     return layout, read

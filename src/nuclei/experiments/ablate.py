@@ -28,6 +28,7 @@ from nuclei.report.reader import write_page
 from nuclei.runs.cores import count_cores
 from nuclei.runs.files import read_json, read_table, write_table
 from nuclei.runs.layout import Options, Run, comparison
+from nuclei.runs.locks import lock
 from nuclei.runs.parallel import follow
 
 RETRAINING = ("data", "model", "train")  # sections of a config that decide what the networks are
@@ -256,9 +257,10 @@ def ablate(
         options = replace(options, threads=options.jobs)
     failed = run_tasks(tasks, options, runs, cluster)
     table, path = tabulate(found, seeds, runs), comparison(runs, "ablations")
-    table = add_ablations(read_table(path), table) if path.is_file() else table
-    write_table(path, table)
-    write_page(path.parent, path.stem, "Ablations", list(ablation_blocks(table)))
+    with lock(path, f"the table {path}"):  # of which another process may be adding rows
+        table = add_ablations(read_table(path), table) if path.is_file() else table
+        write_table(path, table)
+        write_page(path.parent, path.stem, "Ablations", list(ablation_blocks(table)))
     return failed
 
 

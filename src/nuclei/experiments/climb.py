@@ -23,6 +23,7 @@ from nuclei.report.reader import write_page
 from nuclei.report.sections import make_picture
 from nuclei.runs.files import read_json, read_table, write_table
 from nuclei.runs.layout import Run, comparison
+from nuclei.runs.locks import lock
 
 SCORES, GAINS = ("score", "score_low", "score_high"), ("gain", "gain_low", "gain_high")
 
@@ -63,10 +64,11 @@ def climb(steps: list[str], root: Path) -> Table:
     table = pd.DataFrame(rows, columns=CLIMB_COLUMNS).astype(dict.fromkeys(rounded, float))
     table = table.round(dict.fromkeys(rounded, 5))
     path = comparison(root, "climb")
-    write_table(path, table)
-    table = read_table(path)
-    picture = make_picture(CLIMB_FIGURE, draw_climb(table), "Score against the operations that training took.")
-    write_page(path.parent, path.stem, "Climb", [Paragraph(ABOUT_CLIMB), climb_table(table), picture])
+    with lock(path, f"the table {path}"):
+        write_table(path, table)
+        table = read_table(path)
+        picture = make_picture(CLIMB_FIGURE, draw_climb(table), "Score against the operations that training took.")
+        write_page(path.parent, path.stem, "Climb", [Paragraph(ABOUT_CLIMB), climb_table(table), picture])
     return climb_table(table)
 
 

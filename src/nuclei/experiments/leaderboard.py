@@ -13,6 +13,7 @@ from nuclei.report.readme import comparison_block
 from nuclei.runs.cache import fingerprint, recorded_inputs
 from nuclei.runs.files import differences, read_json, read_table, write_bytes, write_table
 from nuclei.runs.layout import Run, comparison
+from nuclei.runs.locks import lock, publishing
 
 FIGURES = {"climb": (f"{CLIMB_FIGURE}.png",)}  # shown beside a comparison's table
 ABOUT = (
@@ -45,8 +46,9 @@ def compare_runs(names: list[str], root: Path) -> Table:
         rows.append(describe_run(run))
     table = sort_systems(rows)
     path = comparison(root, "leaderboard")
-    write_table(path, table)
-    write_page(path.parent, path.stem, "Leaderboard", [Paragraph(ABOUT), systems_table(table)])
+    with lock(path, f"the table {path}"):
+        write_table(path, table)
+        write_page(path.parent, path.stem, "Leaderboard", [Paragraph(ABOUT), systems_table(table)])
     return systems_table(table)
 
 
@@ -55,15 +57,16 @@ def publish(root: Path, kind: str) -> list[Path]:
 
     Returns the files that were written. Ablations that were published before stay, as add_ablations says.
     """
-    table = read_table(comparison(root, kind))
     published = Path("ensembles") / f"{kind}.csv"
-    if kind == "ablations" and published.is_file():
-        table = add_ablations(read_table(published), table)
-    write_table(published, table)
-    for name in FIGURES.get(kind, ()):
-        figure = comparison(root, kind).parent / "figures" / name
-        write_bytes(published.with_name(name), figure.read_bytes())
-    return [published, *write_blocks({kind: comparison_block(kind, read_table(published))})]
+    with publishing(root):
+        table = read_table(comparison(root, kind))
+        if kind == "ablations" and published.is_file():
+            table = add_ablations(read_table(published), table)
+        write_table(published, table)
+        for name in FIGURES.get(kind, ()):
+            figure = comparison(root, kind).parent / "figures" / name
+            write_bytes(published.with_name(name), figure.read_bytes())
+        return [published, *write_blocks({kind: comparison_block(kind, read_table(published))})]
 
 
 def describe_images(run: Run) -> dict[str, Any]:

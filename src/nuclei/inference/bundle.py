@@ -144,6 +144,8 @@ def write_bundle(run: Run, folder: Path) -> str:
     config = load_config(run.config)
     target, networks = folder / "bundle", list_networks(run, config)
     check_files(run, list_required(run, config))
+    if target.exists() and not any(target.glob("*/config.yaml")):
+        raise UserError(f"{target} is no bundle, and would be replaced by one: move it away")
     shutil.rmtree(target, ignore_errors=True)
     size_mb = sum(path.stat().st_size for path in networks) / 1e6
     if not networks or size_mb > MAX_MB:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nuclei.data.archives import MAX_ID_BYTES, Archive, is_clutter, open_archive
+from nuclei.data.archives import Archive, is_clutter, open_archive
+from nuclei.data.image_ids import MAX_ID_BYTES
 from nuclei.data.images import decode_image
 from nuclei.data.microscope import SUFFIXES, Picture, View, count_times, normalise, read_picture
 from nuclei.errors import UserError
@@ -89,6 +90,8 @@ def find_images(paths: Iterable[Path], recursive: bool = False) -> list[Source]:
     for path in paths:
         if not path.exists():
             raise UserError(f"no image or folder {path}")
+        if not (path.is_file() or path.is_dir()):  # reading a pipe or a device may never end
+            raise UserError(f"{path} is neither a file nor a folder: copy its content to a file, and name that")
         found = list_files(path, recursive) if path.is_dir() else [path]
         if path.suffix.lower() == ".zip" or (path.is_dir() and _is_archive(path)):
             archive = open_archive(path, "test")
@@ -134,7 +137,16 @@ def read_record(path: Path) -> dict[str, Any] | None:
         record = read_json(path)
     except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) and record.get("made_by") == MADE_BY else None
+    kinds = {"files": list, "made_from": dict, "sha256": dict}
+    whole = all(isinstance(record.get(key, kind()), kind) for key, kind in kinds.items()) and "files" in record
+    names = whole and all(isinstance(file, str) and "\0" not in file for file in record["files"])
+    return record if names and record.get("made_by") == MADE_BY and record_settings(record) is not None else None
+
+
+def record_settings(record: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the settings that a record says its results were made with; None if it is damaged there."""
+    settings = record.get("made_from", {}).get("settings", {})
+    return settings if isinstance(settings, dict) else None
 
 
 def name_files(paths: Sequence[Path]) -> list[str]:

@@ -8,6 +8,7 @@ settings means that there is nothing to do.
 import hashlib
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ import pandas as pd
 import tifffile
 
 from nuclei.config.load import load_config
+from nuclei.data.image_ids import FORMULA_STARTS
 from nuclei.errors import UserError
 from nuclei.evaluation.submission import validate_submission, write_submission
 from nuclei.inference.bundle import find_run
@@ -36,13 +38,15 @@ from nuclei.inference.image_files import (
     split_times,
 )
 from nuclei.inference.predictor import choose_jobs, load_predictor, stamp
-from nuclei.runs.files import atomic, file_hash, write_bytes, write_json, write_table
+from nuclei.runs.files import atomic, file_hash, remove_partial_files, write_bytes, write_json, write_table
 from nuclei.runs.layout import Run
+from nuclei.runs.locks import lock
 from nuclei.runs.parallel import each_image
 
 VERSION = 2  # of the results: raised by a change of the code that makes them others
 SUMMARY, PAGE = "summary.csv", "index.html"
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+ANY = "any"  # hash, where none was recorded
+CELL_STARTS = (*FORMULA_STARTS, "\t", "\r")
 MADE, UP_TO_DATE, FAILED, TO_DO = "made", "up to date", "failed", "to do"
 # What the summary takes of a record, beside the image, its file, the state and the reason.
 FACTS = (
@@ -104,13 +108,32 @@ def segment_files(
     overwrite what this command did not make.
     """
     run, reading = find_run(weights), reading or Reading()
-    if not dry_run:
-        check_folder(output)
+    with ExitStack() as stack:
+        if not dry_run:
+            check_folder(output)
+            stack.enter_context(lock(output / ".predict-images", f"predict-images into {output}"))
+        return _segment_files(sources, run, output, reading, force, submission, jobs, dry_run)
+
+
+def _segment_files(
+    sources: Iterable[Source],
+    run: Run,
+    output: Path,
+    reading: Reading,
+    force: bool,
+    submission: Path | None,
+    jobs: int,
+    dry_run: bool,
+) -> pd.DataFrame:
+    """Do what segment_files does, in a folder that no other process is writing to."""
     predictor = run.folder, stamp(run.folder.parent)
     if not run.config.is_file():
         load_predictor(*predictor)  # says what is missing
     tasks = plan(sources, {"weights_sha256": hash_weights(run), "version": VERSION}, output, reading, force)
     check_results([task.source.name for task in tasks if task.state == TO_DO], output, force)
+    if not dry_run:
+        endings = (*FORMATS, RECORD)
+        remove_partial_files([output / f"{task.source.name}{ending}" for task in tasks for ending in endings])
     to_do = {task.source.name: task for task in tasks if task.state == TO_DO}
     if to_do and not dry_run:
         load_predictor(*predictor)  # reports what it lacks once, before every process does
@@ -145,7 +168,7 @@ def escape_formulas(table: pd.DataFrame) -> pd.DataFrame:
 
     File names come from strangers, and a cell "=..." is run when the CSV is opened (OWASP, CSV injection).
     """
-    return table.map(lambda cell: f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_STARTS) else cell)
+    return table.map(lambda cell: f"'{cell}" if isinstance(cell, str) and cell.startswith(CELL_STARTS) else cell)
 
 
 def check_failures(summary: pd.DataFrame, submission: Path | None = None) -> None:
@@ -176,12 +199,23 @@ def plan(sources: Iterable[Source], common: dict[str, Any], output: Path, readin
             wanted = common | {"image_sha256": image_hash, "settings": settings}
             record = read_record(output / f"{image.name}{RECORD}")
             why = describe_change(record, wanted)
-            if record and not why and not all((output / file).is_file() for file in record["files"]):
-                why = "results are missing"
+            if record and not why:
+                why = find_lost(record, output)
             state = TO_DO if why or force else UP_TO_DATE
             tasks.append(Task(image, state, why or "--force" * force, wanted, record if record and not why else {}))
     check_names([task.source for task in tasks])
     return tasks
+
+
+def find_lost(record: dict[str, Any], output: Path) -> str:
+    """Say which result of a finished record is not as it was written; nothing if all are."""
+    for file in record["files"]:
+        if not (output / file).is_file():
+            return "results are missing"
+        # Records of an earlier version hold no hashes.
+        if record.get("sha256", {}).get(file, ANY) not in (ANY, file_hash(output / file)):
+            return f"{file} is damaged or was changed"
+    return ""
 
 
 def hash_weights(run: Run) -> str:
@@ -242,9 +276,13 @@ def segment_one(
     if iou is not None:
         measures["predicted_iou"] = iou[measures["label"].to_numpy() - 1]
     segmented = Segmented(image, labels, measures)
+    hashes = {}
     for file, encode in zip(files, FORMATS.values(), strict=True):
-        write_bytes(output / file, encode(segmented))
+        content = encode(segmented)
+        write_bytes(output / file, content)
+        hashes[file] = hashlib.sha256(content).hexdigest()
     record |= {
+        "sha256": hashes,
         "finished": True,
         "image": source.name,
         "file": source.file,

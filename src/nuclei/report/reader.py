@@ -107,7 +107,7 @@ class RunReader:
     @cached_property
     def fold_table(self) -> pd.DataFrame:
         """Read the fold table: a row per training image, whether the run is about its fold or not."""
-        return read_table(self.dataset.folds)
+        return self.dataset.read_fold_table()
 
     @cached_property
     def folds(self) -> list[int]:

@@ -1,7 +1,7 @@
 """The disk layout: where every file of a run lies.
 
 runs/comparisons/     leaderboard.csv  ablations.csv  climb.csv, each with its page
-runs/data/<dataset>/  manifest.csv  images/<id>.png  labels/<id>.png  <solution>.csv  meta/prepare.json
+runs/data/<dataset>/  manifest.csv  images/<id>.png  labels/<id>.png  <solution>.csv  fold_tables.json  meta/
                       copies/<set>_<split>.csv, external images that are not used, for they are copies of these
 runs/data/external/<set>/  manifest.csv  images/<id>.png  labels/<id>.png  meta/external.json
 runs/<run>/           config.yaml  novelty.npz  crops/  fold<k>/  maps/<split>/  detections/<split>/  plain/
@@ -14,18 +14,22 @@ import difflib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from nuclei.config.load import load_config, parse_config
-from nuclei.config.schema import Config, DataConfig
+from nuclei.config.schema import Config, DataConfig, check_run_name
 from nuclei.data.competition import EXTERNAL_FOLD
+from nuclei.data.fold_table import read_folds
+from nuclei.data.image_ids import find_id_fault
 from nuclei.data.images import enlarge
 from nuclei.errors import UserError
 from nuclei.runs.cache import fingerprint
-from nuclei.runs.files import content_hash, file_hash, read_image, read_labels, read_table
+from nuclei.runs.files import content_hash, file_hash, read_image, read_json, read_labels, read_table, write_json
+from nuclei.runs.outputs import record_file
 from nuclei.runs.rehearsal import foreseen, is_made
 
 # The stages that may have made a run's maps and instances.
@@ -76,6 +80,7 @@ class Dataset:
         self.settings, self.name = settings, settings.dataset
         self.folder, self.folds = Path(root) / "data" / settings.dataset, Path(settings.folds)
         self.manifest, self.meta = self.folder / "manifest.csv", self.folder / "meta" / "prepare.json"
+        self.folds_records = self.folder / "fold_tables.json"  # of the fold tables that this data was used with
 
     def image(self, image_id: str) -> Path:
         return self.folder / "images" / f"{image_id}.png"
@@ -86,9 +91,37 @@ class Dataset:
     def solution(self, name: str) -> Path:
         return self.folder / f"{name}.csv"
 
+    def read_fold_table(self) -> pd.DataFrame:
+        """Return the whole fold table, as fold_table.read_folds does; raise UserError if it is not as it was recorded.
+
+        A table that was cut off at the end of a row is as good a table as any: only the record tells.
+        """
+        table, was = read_folds(self.folds), self._read_folds_records().get(str(self.folds))
+        if was is not None and was != record_file(self.folds) | {"images": len(table)}:
+            raise UserError(
+                f"{self.folds} is not the fold table that was first used: it has {len(table)} rows, and had "
+                f"{was['images']}: put it back or, if the change is meant, delete {self.folds_records}"
+            )
+        return table
+
+    def record_folds(self) -> None:
+        """Record the fold table as it is now."""
+        record = record_file(self.folds) | {"images": len(read_folds(self.folds))}
+        records = self._read_folds_records()
+        if records.get(str(self.folds)) != record:
+            write_json(self.folds_records, records | {str(self.folds): record})
+
+    def _read_folds_records(self) -> dict[str, Any]:
+        if not self.folds_records.is_file():
+            return {}
+        records = read_json(self.folds_records, "the stage folds")
+        if not all(isinstance(one, dict) and "images" in one for one in records.values()):
+            raise UserError(f"{self.folds_records} is damaged: delete it and run the stage folds again")
+        return records
+
     def read_folds(self) -> pd.DataFrame:
         """Return the rows of the fold table that are predicted and scored out of fold."""
-        table, only = read_table(self.folds), self.settings.only_folds
+        table, only = self.read_fold_table(), self.settings.only_folds
         if unknown := set(only) - set(table["fold"]):
             raise UserError(f"no fold {unknown.pop()} in {self.folds}; it has {sorted(set(table['fold'].tolist()))}")
         return table[table["fold"].isin(only)].reset_index(drop=True) if only else table
@@ -101,6 +134,12 @@ class Dataset:
                 f"{self.manifest} is damaged, it lacks {', '.join(sorted(lacking))}: delete it and run the stage "
                 "prepare again"
             )
+        for image_id in map(str, table["image_id"]):
+            if fault := find_id_fault(image_id):
+                raise UserError(
+                    f"{self.manifest} is damaged, the id {image_id!r} {fault}: delete it and run the stage prepare "
+                    "again"
+                )
         return table
 
     def list_folds(self) -> list[int]:
@@ -233,7 +272,10 @@ def find_fingerprint(run: Run, what: str, split: str) -> str:
 
 def open_run(name: str, root: Path) -> tuple[Run, Config, Dataset]:
     """Return a run, its saved config and its data; raise UserError with the nearest runs if it is missing."""
-    run = Run(name, root)
+    try:
+        run = Run(check_run_name(name), root)
+    except ValueError as error:
+        raise UserError(f"no run {name} in {root}: {error}") from None
     if not run.config.is_file():
         others = sorted(path.parent.name for path in root.glob("*/config.yaml"))
         near = difflib.get_close_matches(name, others, n=3) or others

@@ -34,6 +34,13 @@ def lock(meta: Path, name: str) -> Iterator[None]:
         file.release()
 
 
+@contextmanager
+def publishing(root: Path) -> Iterator[None]:
+    """Hold what is published of the runs below `root`: the README files are read, changed and written."""
+    with lock(root / "comparisons" / "publish", "publishing"):
+        yield
+
+
 def find_holder(meta: Path) -> str | None:
     """Say which process holds a stage, None if none does; writes nothing."""
     if not _path(meta).is_file():

@@ -43,7 +43,7 @@ def provenance() -> dict[str, Any]:
 def ask_git(*words: str) -> str | None:
     """Return what git answers in the current folder; None outside a repository and where git is not installed."""
     try:
-        done = subprocess.run(["git", *words], capture_output=True, text=True)
+        done = subprocess.run(["git", *words], capture_output=True, text=True, errors="replace")
     except OSError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None

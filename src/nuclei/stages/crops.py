@@ -15,7 +15,7 @@ from nuclei.inference.bundle import has_networks
 from nuclei.networks.hardware import single_thread
 from nuclei.runs.cache import stage
 from nuclei.runs.cores import count_jobs
-from nuclei.runs.files import atomic, read_table
+from nuclei.runs.files import atomic
 from nuclei.runs.layout import Dataset, Options, Run, read_training_pairs
 from nuclei.stages.external import external_inputs
 from nuclei.training.crops import Crops, make_source, pool_settings
@@ -41,7 +41,7 @@ def main(run: Run, config: Config, options: Options) -> None:
         if not needed:
             return
         n = config.train.pool
-        table = read_table(dataset.folds)
+        table = dataset.read_fold_table()
         external = dataset.external_table()
         pairs = read_training_pairs(dataset, table, external, config.model.min_side_px)
         source = make_source(pairs, pd.concat([table, external]), config.train, by_fold=True)

@@ -4,11 +4,12 @@ from functools import partial
 from pathlib import Path
 
 from nuclei.config.schema import Config
+from nuclei.data.fold_table import read_folds
 from nuclei.data.folds import match_folds
 from nuclei.errors import UserError
 from nuclei.networks.maps import blend, dequantise, quantise
 from nuclei.runs.cache import Part, link_outputs, recorded_inputs, stage
-from nuclei.runs.files import file_hash, read_arrays, read_table, write_arrays
+from nuclei.runs.files import file_hash, read_arrays, write_arrays
 from nuclei.runs.layout import Dataset, Options, Run, find_fingerprint, find_meta, read_config
 from nuclei.runs.parallel import each_image
 
@@ -59,7 +60,7 @@ def check_member(member: Run, config: Config, folds: str) -> None:
     try:  # finer folds will do: each network of the member has seen no less of the other folds, and nothing of its own
         if theirs_folds != file_hash(Path(data.folds)):
             raise UserError(f"{data.folds} has changed since")
-        match_folds(read_table(Path(data.folds)), read_table(Path(config.data.folds)))
+        match_folds(read_folds(Path(data.folds)), read_folds(Path(config.data.folds)))
     except (ValueError, OSError) as error:
         raise UserError(
             f"member {member.name} was trained on other folds than {config.data.folds}: its out-of-fold maps would "

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from nuclei.config.schema import Config, DataConfig
-from nuclei.data.folds import fold_table, mosaic_groups, read_folds, split_folds
+from nuclei.data.fold_table import COLUMNS, read_folds
+from nuclei.data.folds import fold_table, mosaic_groups, split_folds
 from nuclei.data.kinds import find_kinds, kind_fold_table, kinds_table, name_kinds
 from nuclei.data.statistics import describe_image
 from nuclei.errors import UserError
@@ -32,17 +33,22 @@ def main(run: Run, config: Config, options: Options) -> None:
             foresee(dataset.meta.with_name("folds.json"), {})
         return
     with lock(dataset.meta.with_name("folds.json"), f"{dataset.name} folds"):
-        remove_partial_files([Path(config.data.folds)])
+        remove_partial_files([Path(config.data.folds), dataset.folds_records])
         deal_folds(config, dataset, options.force)
 
 
 def deal_folds(config: Config, dataset: Dataset, force: bool) -> None:
-    """Write the fold table that data.folds names, unless it exists; raise UserError if it is for other images."""
+    """Write the fold table that data.folds names, unless it exists, and record it.
+
+    Raises UserError if it is for other images, if it is not as it was recorded, and if what is to be replaced is none.
+    """
     path = Path(config.data.folds)
+    check_place(path)
     manifest = dataset.read_manifest()
     train = manifest[manifest["split"] == "train"].astype({"n_nuclei": int})  # the test images have none to count
     if path.is_file() and not force:
-        check_images(read_folds(path), set(train["image_id"]), path, dataset)
+        check_images(dataset.read_fold_table(), set(train["image_id"]), path, dataset)
+        dataset.record_folds()
         print(f"{dataset.name} folds: up to date ({path})", flush=True)
         return
     if config.data.split_folds:
@@ -50,6 +56,7 @@ def deal_folds(config: Config, dataset: Dataset, force: bool) -> None:
         table = read_folds(coarse)
         check_images(table, set(train["image_id"]), coarse, dataset)
         write_table(path, split_folds(table, config.data.n_folds, config.data.folds_seed))
+        dataset.record_folds()
         print(f"{dataset.name} folds: those of {coarse}, split into {config.data.n_folds} -> {path}", flush=True)
         return
     groups = mosaic_groups(each_pair(dataset, train["image_id"], "folds"))
@@ -59,6 +66,7 @@ def deal_folds(config: Config, dataset: Dataset, force: bool) -> None:
         return
     table = fold_table(groups, clusters, n_nuclei, config.data.n_folds, config.data.folds_seed)
     write_table(path, table)
+    dataset.record_folds()
     print(f"{dataset.name} folds: {table['group'].nunique()} groups of {len(table)} images -> {path}", flush=True)
 
 
@@ -84,8 +92,23 @@ def deal_kinds(settings: DataConfig, dataset: Dataset, train: pd.DataFrame) -> N
     about = kinds_table(table, shapes, described)
     write_table(path.with_name(f"{path.stem}_about.csv"), about)
     write_table(path, table)
+    dataset.record_folds()
     print(about.to_string(index=False), flush=True)
     print(f"{dataset.name} folds: {len(about)} kinds of {len(table)} images -> {path}", flush=True)
+
+
+def check_place(path: Path) -> None:
+    """Raise UserError if there is something at the path of a fold table that is none, and must not be replaced."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no file, so it cannot be a fold table: name another in data.folds")
+    if path.is_file() and path.stat().st_size:
+        with path.open("rb") as file:
+            header = file.readline(1000)
+        if COLUMNS[0].encode() not in header:
+            raise UserError(
+                f"{path} is no fold table, or a damaged one: it lacks the column {COLUMNS[0]}: delete it to have the "
+                "folds dealt again, or name another in data.folds"
+            )
 
 
 def check_images(table: pd.DataFrame, image_ids: set[str], path: Path, dataset: Dataset) -> None:
@@ -102,4 +125,8 @@ def check_images(table: pd.DataFrame, image_ids: set[str], path: Path, dataset: 
         )
     if beyond := len(image_ids) - len(table):
         # The original stage1_train has 670 images, the corrected one, which folds/dsb2018.csv is for, 664.
-        print(f"{beyond} training images are not in {path}, hence in no fold: they are not used", flush=True)
+        print(
+            f"only {len(table)} of {len(image_ids)} training images are in {path}: the other {beyond} are in no fold "
+            "and are not used",
+            flush=True,
+        )

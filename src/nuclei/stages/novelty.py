@@ -10,7 +10,7 @@ from nuclei.data.novelty import describe_training
 from nuclei.data.statistics import STATISTICS, describe_image
 from nuclei.inference.predictions import write_training
 from nuclei.runs.cache import stage
-from nuclei.runs.files import read_image, read_table
+from nuclei.runs.files import read_image
 from nuclei.runs.layout import Dataset, Options, Run
 from nuclei.runs.parallel import each_image
 
@@ -25,7 +25,7 @@ def main(run: Run, config: Config, options: Options) -> None:
     ) as needed:
         if not needed:
             return
-        table = read_table(dataset.folds)
+        table = dataset.read_fold_table()
         work = partial(describe_one, dataset)
         described = each_image(table["image_id"].tolist(), work, f"{run.name} novelty", options.jobs)
         manifest = dataset.read_manifest().set_index("image_id").loc[table["image_id"]]

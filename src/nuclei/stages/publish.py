@@ -14,6 +14,7 @@ from nuclei.report.sections import overview_picture
 from nuclei.runs.cache import fingerprint
 from nuclei.runs.files import read_json, read_table, write_bytes, write_json
 from nuclei.runs.layout import Options, Run, counterpart
+from nuclei.runs.locks import publishing
 
 ENSEMBLES = Path("ensembles")
 UNSEEN = "metrics_unseen_kinds.json"  # of the run's counterpart on folds by kind
@@ -27,6 +28,12 @@ def main(run: Run, config: Config, options: Options) -> None:
     folder = ENSEMBLES / run.name
     for stage in ("evaluate", "submit"):
         fingerprint(run.meta(stage))
+    with publishing(run.folder.parent):
+        publish(run, config, folder)
+
+
+def publish(run: Run, config: Config, folder: Path) -> None:
+    """Copy the results of a run to a folder of ENSEMBLES, and write the blocks that tell of it."""
     members = [Run(name, run.folder.parent) for name in config.members]
     copies = {run.metrics: "metrics.json", run.per_image("oof"): "per_image.csv"}
     copies |= {member.metrics: f"metrics_{member.name}.json" for member in members}

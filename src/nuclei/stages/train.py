@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch.utils.tensorboard import SummaryWriter
 
 from nuclei.config.schema import Config
+from nuclei.data.fold_table import read_folds
 from nuclei.data.folds import match_folds
 from nuclei.errors import UserError
 from nuclei.evaluation.metric import score_image
@@ -25,7 +26,7 @@ from nuclei.networks.hardware import choose_precision
 from nuclei.networks.kinds import KINDS, build, make_loss
 from nuclei.runs.cache import expected_fingerprint, fingerprint, is_up_to_date, read_meta, stage
 from nuclei.runs.cores import count_threads, use_threads
-from nuclei.runs.files import as_json, differences, file_hash, named, read_table, write_bytes, write_table
+from nuclei.runs.files import as_json, differences, file_hash, named, write_bytes, write_table
 from nuclei.runs.layout import Dataset, Options, Run, read_config, read_pair, read_training_pairs
 from nuclei.runs.rehearsal import is_made, rehearses
 from nuclei.stages import crops as crops_stage
@@ -117,7 +118,7 @@ def find_starts(run: Run, config: Config, dataset: Dataset) -> dict[int, Path]:
     if differs := differences(as_json(built[0]), as_json(built[1])):
         raise UserError(f"{run.name} cannot start from {start.name}, whose model differs: {'; '.join(differs)}")
     try:
-        matched = match_folds(dataset.read_folds(), read_table(Path(theirs.data.folds)))
+        matched = match_folds(dataset.read_folds(), read_folds(Path(theirs.data.folds)))
     except (ValueError, OSError) as error:
         raise UserError(
             f"{run.name} cannot start from {start.name}: of {dataset.folds} and {theirs.data.folds}, {error}"
@@ -136,6 +137,10 @@ def find_crops(run: Run, config: Config, dataset: Dataset, table: pd.DataFrame, 
         fingerprint(run.meta("crops"))  # which says so where there are none
         images, targets, fold_of = (map_array(run.crops / f"{name}.npy") for name in ("images", "targets", "folds"))
         rows = np.flatnonzero(fold_of != fold)
+        if not len(rows):
+            raise UserError(
+                f"{run.name}: of train.pool {len(fold_of)} crops none is left without fold {fold}: raise it"
+            )
         return Pool(images, targets, rows, config.train, n, seed)
     table, external = table[table["fold"] != fold], dataset.external_table()
     pairs = read_training_pairs(dataset, table, external, config.model.min_side_px)
@@ -153,7 +158,7 @@ def map_array(path: Path) -> NDArray[Any]:
 def train_fold(fabric: Fabric, run: Run, config: Config, dataset: Dataset, fold: int, start: Path | None) -> None:
     """Train the network that never sees `fold`: resume from last.ckpt if it exists, else begin from `start`, if any."""
     fabric.barrier()  # what an earlier run left has been cleared by now
-    table = read_table(dataset.folds)
+    table = dataset.read_fold_table()
     folder, held_out = run.fold(fold), table[table["fold"] == fold]
     seed = int(np.random.default_rng([config.train.seed, fold]).integers(2**31))
     crops = find_crops(run, config, dataset, table, fold, seed)
