@@ -47,6 +47,7 @@ ARTEFACTS = {
     "scores": Artefact("pair/scorer/*/*.npz", ("pair", "select")),
     "boosters": Artefact("pair/scorer/*.json.gz", predict=True),
     "thresholds": Artefact("pair/select.json", predict=True),
+    "training images": Artefact("pair/novelty.npz", predict=True),
     "weights for images": Artefact("other/fold*/weights.safetensors", predict=True),
     "config for images": Artefact("*/config.yaml", predict=True),
     "instances": Artefact("pair/instances/oof/*.png", ("pair", "evaluate")),

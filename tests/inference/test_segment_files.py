@@ -19,6 +19,8 @@ from typer.testing import CliRunner
 from nuclei.cli import app
 from nuclei.data.images import encode_image_png
 from nuclei.data.microscope import View
+from nuclei.data.novelty import describe_training
+from nuclei.data.statistics import describe_image
 from nuclei.data.synthetic import make_image
 from nuclei.errors import UserError
 from nuclei.inference import segment_files as module
@@ -82,6 +84,19 @@ def test_every_result_and_a_record_lie_in_the_folder(project):
     for row in summary.itertuples():
         assert row.nuclei == len(pd.read_csv(project / f"out/{row.image}_nuclei.csv"))
         assert row.nuclei == tifffile.imread(project / f"out/{row.image}_labels.tif").max()
+
+
+def test_an_image_unlike_all_training_images_is_called_so(project, monkeypatch):
+    rng = np.random.default_rng(3)
+    like = [describe_image(make_image("dark_fluorescence_small", (64, 80), rng)[0]) for _ in range(30)]
+    monkeypatch.setattr(Threshold, "novelty", describe_training(like, list(map(str, range(30))), [0] * 30).novelty())
+    white = make_image("purple_on_white", (64, 80), rng)[0]
+    write_bytes(project / "in/c.png", encode_image_png(white))
+    summary = segment(project).set_index("image")
+    assert summary.loc["c", "novelty"] > 3 > 1.5 > summary.loc["a", "novelty"] > 0
+    assert summary.loc["c", "known"] == "unlike any training image"
+    assert "unlike any training image" in (project / "out/index.html").read_text()
+    assert pd.read_csv(project / "out/summary.csv")["known"].tolist() == summary["known"].tolist()
 
 
 def test_what_is_up_to_date_is_not_made_again(project):
