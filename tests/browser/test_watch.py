@@ -1,6 +1,7 @@
 """The watch over pages sees errors, requests to a network, and what sticks out."""
 
 import pytest
+
 from browser.conftest import DESKTOP_PX, PHONE_PX, check_width, is_local, watch
 
 
