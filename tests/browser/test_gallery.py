@@ -281,7 +281,7 @@ def test_five_thousand_nuclei_are_drawn_and_asked_for(open_file, tmp_path):
             write_bytes(tmp_path / file, encode(made))
     record = {"image": "many", "file": "many.png", "state": "made", "finished": True, "nuclei": count**2}
     record |= {"width": labels.shape[1], "height": labels.shape[0]}
-    write_bytes(tmp_path / "index.html", gallery_page([record], []).encode())
+    write_bytes(tmp_path / "index.html", gallery_page([record], list(FORMATS)).encode())
     page = open_file(tmp_path / "index.html")
     wait_for_cards(page)
     open_large(page)

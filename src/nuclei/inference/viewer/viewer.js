@@ -200,10 +200,11 @@ function makeRow(image) {
   return make("tr", {}, ...cells, make("td", { className: "links" }, ...makeLinks(image)));
 }
 
-const makeLinks = image => image.results.flatMap(ending => {
-  const file = image.image + ending;
-  return [make("a", { href: address(image, file), download: file }, ending.replace(/^[_.]/, "")), " "];
-});
+function makeLinks(image) {
+  const files = image.results.map(ending => [address(image, image.image + ending), image.image + ending, ending]);
+  if (image.archive) files.push([image.archive, `${image.image}.zip`, "all as zip"]);
+  return files.flatMap(([href, download, text]) => [make("a", { href, download }, text.replace(/^[_.]/, "")), " "]);
+}
 
 // ---- what is shown, and in which order ----
 
