@@ -40,7 +40,6 @@ HEADINGS = {
     "normalisation": "Normalisation",
     "notes": "Notes",
     "seconds": "Seconds",
-    "why": "Why",
 }
 # Measurement -> how many decimals the page holds of it.
 SHOWN = {
@@ -120,7 +119,7 @@ def describe_image(image: Mapping[str, Any], endings: Sequence[str], folder: str
     endings: of the names of its results, which are linked; folder: where they lie, relative to the page, with a slash.
     """
     has_results = bool(image.get("finished"))
-    known = {key: image[key] for key in (*HEADINGS, "file", "scored") if image.get(key) not in (None, "")}
+    known = {key: image[key] for key in (*HEADINGS, "file", "scored", "why") if image.get(key) not in (None, "")}
     if has_results:
         known.pop("why", None)  # it was made, which nobody asks of a page
     return known | {"folder": folder, "results": list(endings) if has_results else []}

@@ -6,7 +6,7 @@
 const page = JSON.parse(document.getElementById("data").textContent);
 const KEPT = 100;
 const NUMBERS = ["nuclei", "width", "height", "pixel_size_um", "diameter_px", "seconds"];
-const DETAILS = ["axes", "values", "normalisation", "notes"]; // not in the table, which has to fit
+const DETAILS = ["axes", "values", "normalisation", "notes"]; // not columns of the table, which has to fit
 const LARGEST_ZOOM = 40; // screen pixels of one of the image
 const at = id => document.getElementById(id);
 const show = { outlines: true, least: 0, key: null, up: true, text: "" };
@@ -100,7 +100,8 @@ function describeNucleus(view, i) {
     ["Diameter", with_um(value("equivalent_diameter_px"), value("equivalent_diameter_um"), "px", "µm")],
   ];
   if (value("predicted_iou") !== null) rows.push(["Predicted IoU", value("predicted_iou").toFixed(2)]);
-  if (value("gray_mean_raw") !== null) rows.push(["Mean intensity", value("gray_mean_raw").toLocaleString("en")]);
+  if (value("gray_mean_raw") !== null) 
+    rows.push(["Mean intensity", value("gray_mean_raw").toLocaleString("en", { maximumSignificantDigits: 4 })]);
   return [make("b", {}, `Nucleus ${value("label")}`), make("dl", {}, ...makeTerms(rows))];
 }
 
@@ -194,10 +195,11 @@ function makeRow(image) {
       image.results.length ? make("button", { onclick: () => go(image) }, text) : text,
       make("small", {}, image.file));
     else cell.append(text);
-    if (image.state === "failed" && (key === "state" || key === "why")) cell.classList.add("bad");
+    if (image.state === "failed" && key === "state") cell.classList.add("bad");
     return cell;
   });
-  return make("tr", {}, ...cells, make("td", { className: "links" }, ...makeLinks(image)));
+  return make("tr", {}, ...cells, image.why === undefined
+    ? make("td", { className: "links" }, ...makeLinks(image)) : make("td", { className: "why bad" }, image.why));
 }
 
 function makeLinks(image) {
