@@ -253,6 +253,16 @@ def test_every_result_is_linked(open_file, results):
     assert {unquote(link) for link in links} == {unquote(address) for address in wanted}
 
 
+def test_what_is_missing_is_said_where_it_would_be(browser, results, tmp_path):
+    (tmp_path / "index.html").write_bytes((results / "index.html").read_bytes())
+    page = browser.new_page()
+    page.goto((tmp_path / "index.html").as_uri())
+    wait_until(page, "order.every(image => image.count.textContent === 'its nuclei are missing')")
+    page.locator(".card .open").first.click()
+    wait_until(page, "at('count').textContent === 'its nuclei are missing'")
+    page.close()
+
+
 def test_a_thousand_images_load_what_is_seen(open_file, results, tmp_path):
     record = {"image": "a2", "file": "a2.png", "state": "made", "finished": True, "nuclei": 1, "width": 9, "height": 9}
     path = results / "thousand.html"

@@ -133,7 +133,7 @@ def test_nothing_but_results_is_given(server, path):
     assert server.ask("GET", f"/results/0000/{path}")[0] == 404
 
 
-@pytest.mark.parametrize("name", ["..", "a/..", "\0.png"])
+@pytest.mark.parametrize("name", ["..", "a/..", "\0.png", "x" * 252 + ".png"])
 def test_a_name_that_is_none_is_refused(server, name):
     assert server.ask("PUT", f"/images/{name.replace(chr(0), '%00')}", b"x")[0] == 400
 

@@ -36,6 +36,7 @@ from nuclei.inference.segment_files import FAILED, segment_files
 from nuclei.runs.files import atomic
 
 HOST = "127.0.0.1"
+NAME_BYTES = 255  # what file systems take
 WAITING, WORKING, DONE = "waiting", "working", "done"
 FAULT = "is a fault of the program, not of the image: the terminal in which nuclei serve runs has more"
 Segment = Callable[[list[Source], Path, Reading], pd.DataFrame]  # images, folder of the results, settings -> summary
@@ -73,6 +74,8 @@ class Bench:
         plain = Path(name.replace("\\", "/")).name
         if not plain or "\0" in plain or plain in (".", ".."):
             raise UserError(f"{name!r} is no name of a file: rename it")
+        if (length_bytes := len(plain.encode())) > NAME_BYTES:
+            raise UserError(f"{plain}: its name has {length_bytes} bytes, more than {NAME_BYTES}: shorten it")
         folder = self.folder / "dropped" / secrets.token_hex(8)
         folder.mkdir(parents=True)
         return plain, folder / plain
@@ -191,7 +194,7 @@ def serve(weights: Path, port: int, max_mb: int, show: bool, tell: Callable[[str
     with listen(port) as opened, tempfile.TemporaryDirectory(prefix="nuclei_serve_") as temporary:
         run = find_run(weights)
         load_predictor(run.folder, stamp(run.folder.parent))  # reports what it lacks before anybody waits for it
-        bench = Bench(Path(temporary), partial(_segment, weights.resolve()))
+        bench = Bench(Path(temporary).resolve(), partial(_segment, weights.resolve()))
         config = uvicorn.Config(
             make_app(bench, max_mb), log_level="warning", access_log=False, timeout_graceful_shutdown=1
         )

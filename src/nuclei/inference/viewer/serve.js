@@ -5,6 +5,7 @@ const sending = []; // { file, part } of what is not on the server yet; part: ho
 const refused = []; // images of what the server did not take
 let jobs = []; // as the server tells of them
 let asking = false;
+let asked = 0; // how often: an answer may be older than what was sent since
 
 function add(files) {
   for (const file of files) {
@@ -32,7 +33,8 @@ function send() { // the first of what is to be sent
     sending.shift();
     let said = {};
     try { said = JSON.parse(request.responseText); } catch { /* it is no answer of the program */ }
-    if (request.status !== 200) refuse(file, said.error ?? (request.status
+    if (request.status === 200) jobs.push(said); // until the server tells of all
+    else refuse(file, said.error ?? (request.status
       ? `${file.name} was not taken (${request.status} ${request.statusText}): see the terminal of nuclei serve`
       : `${file.name} was not taken: is it a folder, or has nuclei serve ended?`));
     report();
@@ -43,15 +45,17 @@ function send() { // the first of what is to be sent
 }
 
 async function ask() {
+  asked += 1;
   if (asking) return;
   asking = true;
   try {
     for (;;) {
-      const before = countDone(jobs);
+      const before = countDone(jobs), number = asked;
       const answer = await fetch("images");
       jobs = await answer.json();
       if (countDone(jobs) !== before) showImages();
       report();
+      if (number !== asked) continue;
       if (countDone(jobs) === jobs.length) break;
       await new Promise(done => setTimeout(done, ASK_MS));
     }

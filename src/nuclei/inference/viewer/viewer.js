@@ -36,7 +36,7 @@ function load(image) {
     const script = make("script", { src: source });
     // The load event follows the script's own run at once, so what was received is of this script.
     script.onload = () => { script.remove(); resolve(prepare(received)); };
-    script.onerror = () => { script.remove(); views.delete(source); reject(new Error(`${source} is missing`)); };
+    script.onerror = () => { script.remove(); views.delete(source); reject(new Error("its nuclei are missing")); };
     document.head.append(script);
   });
   views.delete(source);
@@ -55,7 +55,7 @@ function loadPicture(source) {
   return new Promise((resolve, reject) => {
     const picture = new Image();
     picture.onload = () => resolve(picture);
-    picture.onerror = () => reject(new Error("a picture is missing"));
+    picture.onerror = () => reject(new Error("its picture is missing"));
     picture.src = source;
   });
 }
@@ -133,11 +133,11 @@ function makeCard(image) {
     const { left, top, width } = canvas.getBoundingClientRect();
     return [(event.clientX - left) / width, (event.clientY - top) / width];
   };
-  canvas.onpointermove = event => load(image).then(view => {
-    const [x, y] = locate(event);
+  canvas.onpointermove = async event => { // a canvas that was drawn, so that there is something to load
+    const view = await load(image), [x, y] = locate(event);
     if (event.pointerType === "mouse" && !at("viewer").open)
       showTip(view, findNucleus(view, x * view.width, y * view.width), event.clientX, event.clientY);
-  });
+  };
   canvas.onpointerleave = () => { at("tip").hidden = true; };
   image.count = make("span", { className: "nuclei" }, countNuclei(image.nuclei));
   const name = make("span", { className: "name", title: image.file }, image.image);
@@ -146,7 +146,13 @@ function makeCard(image) {
 }
 
 async function drawCard(image) {
-  const view = await load(image);
+  let view;
+  try {
+    view = await load(image);
+  } catch (error) {
+    image.count.textContent = error.message;
+    return;
+  }
   if (!image.seen) return;
   const { canvas } = image, box = canvas.parentElement.clientWidth;
   const width = box * Math.min(1, view.width / view.height), height = width * view.height / view.width;
@@ -292,13 +298,18 @@ async function follow() { // the address says which image is at large
   const facts = told.filter(key => image[key] !== undefined).map(key => [page.headings[key], String(image[key])]);
   at("facts").replaceChildren(...makeTerms([["File", image.file], ...size, ...facts]));
   redraw();
-  mine.view = await load(image);
-  mine.picture = mine.view.picture;
-  if (large !== mine) return;
-  fit();
-  mine.picture = await loadPicture(address(image, `${page.views}/${image.image}.jpg`));
-  redraw();
-  if (order[place + 1]) load(order[place + 1]);
+  try {
+    const view = await load(image);
+    if (large !== mine) return;
+    Object.assign(mine, { view, picture: view.picture });
+    fit();
+    mine.picture = await loadPicture(address(image, `${page.views}/${image.image}.jpg`));
+    redraw();
+    if (order[place + 1]) load(order[place + 1]).catch(() => {}); // it will say so itself
+  } catch (error) {
+    mine.fault = error.message;
+    redraw();
+  }
 }
 
 function fit() {
@@ -329,7 +340,7 @@ function drawLarge() {
   stage.width = Math.round(stage.clientWidth * ratio);
   stage.height = Math.round(stage.clientHeight * ratio);
   const { view, scale, x, y } = large;
-  at("count").textContent = view ? describeCount(view) : "…";
+  at("count").textContent = large.fault ?? (view ? describeCount(view) : "…");
   if (!view) return;
   stage.setAttribute("aria-label", `${large.image.image}, ${describeCount(view)} outlined`);
   const context = stage.getContext("2d");
