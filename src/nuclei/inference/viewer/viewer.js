@@ -5,8 +5,8 @@
 
 const page = JSON.parse(document.getElementById("data").textContent);
 const KEPT = 100;
-const NUMBERS = ["nuclei", "width", "height", "pixel_size_um", "diameter_px", "seconds"];
 const DETAILS = ["axes", "values", "normalisation", "notes"]; // not columns of the table, which has to fit
+const TITLES = ["image", "state", "nuclei", "width", "height"]; // said elsewhere of an image at large
 const LARGEST_ZOOM = 40; // screen pixels of one of the image
 const at = id => document.getElementById(id);
 const show = { outlines: true, least: 0, key: null, up: true, text: "" };
@@ -174,12 +174,14 @@ function describeCount(view) {
 
 // ---- the table of all ----
 
+const isNumber = key => images.every(image => image[key] === undefined || typeof image[key] === "number");
+
 const isFilled = key => images.some(image => image[key] !== undefined);
 const columns = () => Object.keys(page.headings).filter(key => isFilled(key) && !DETAILS.includes(key));
 
-function makeHead() {
-  const heads = columns().map(key => {
-    const head = make("th", { scope: "col", className: NUMBERS.includes(key) ? "number" : key },
+function makeHead(shown) {
+  const heads = shown.map(key => {
+    const head = make("th", { scope: "col", className: isNumber(key) ? "number" : key },
       make("button", { onclick: () => sortBy(key) }, page.headings[key]));
     if (show.key === key) head.setAttribute("aria-sort", show.up ? "ascending" : "descending");
     return head;
@@ -188,14 +190,14 @@ function makeHead() {
 }
 
 function sortBy(key) {
-  show.up = show.key === key ? !show.up : !NUMBERS.includes(key); // numbers: the largest first
+  show.up = show.key === key ? !show.up : !isNumber(key); // numbers: the largest first
   show.key = key;
   arrange();
 }
 
-function makeRow(image) {
-  const cells = columns().map(key => {
-    const cell = make("td", { className: NUMBERS.includes(key) ? "number" : key });
+function makeRow(image, shown, numbers) {
+  const cells = shown.map(key => {
+    const cell = make("td", { className: numbers.includes(key) ? "number" : key });
     const text = String(image[key] ?? "");
     if (key === "image") cell.append(
       image.results.length ? make("button", { onclick: () => go(image) }, text) : text,
@@ -218,10 +220,10 @@ function makeLinks(image) {
 
 function arrange() {
   const collator = new Intl.Collator("en", { numeric: true });
-  const { key, up } = show;
+  const { key, up } = show, numbers = key && isNumber(key);
   const compare = (a, b) => {
     if ((a[key] ?? "") === "" || (b[key] ?? "") === "") return ((a[key] ?? "") === "") - ((b[key] ?? "") === "");
-    const sign = NUMBERS.includes(key) ? a[key] - b[key] : collator.compare(a[key], b[key]);
+    const sign = numbers ? a[key] - b[key] : collator.compare(a[key], b[key]);
     return up ? sign : -sign; // what is not known is last either way
   };
   const text = show.text.trim().toLowerCase();
@@ -229,8 +231,10 @@ function arrange() {
   const sorted = key ? [...found].sort(compare) : found;
   order = sorted.filter(image => image.results.length);
   at("pictures").replaceChildren(...order.map(image => image.card));
-  makeHead();
-  at("table").querySelector("tbody").replaceChildren(...sorted.map(makeRow));
+  const shown = columns();
+  makeHead(shown);
+  const numeric = shown.filter(isNumber);
+  at("table").querySelector("tbody").replaceChildren(...sorted.map(image => makeRow(image, shown, numeric)));
   at("none").hidden = sorted.length > 0;
 }
 
@@ -294,8 +298,8 @@ async function follow() { // the address says which image is at large
   at("next").disabled = place < 0 || place === order.length - 1;
   at("downloads").replaceChildren(...makeLinks(image));
   const size = [["Size", `${image.width} × ${image.height} px`]];
-  const told = ["pixel_size_um", "diameter_px", "channel", "plane", ...DETAILS, "seconds"];
-  const facts = told.filter(key => image[key] !== undefined).map(key => [page.headings[key], String(image[key])]);
+  const facts = Object.entries(page.headings).filter(([key]) => image[key] !== undefined && !TITLES.includes(key))
+    .map(([key, heading]) => [heading, String(image[key])]);
   at("facts").replaceChildren(...makeTerms([["File", image.file], ...size, ...facts]));
   redraw();
   try {
