@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import time
 import zipfile
 
@@ -20,7 +21,7 @@ from nuclei.errors import UserError
 from nuclei.inference.exports import FORMATS
 from nuclei.inference.image_files import find_images
 from nuclei.inference.segment_files import segment_files
-from nuclei.inference.serve import listen, read_settings
+from nuclei.inference.serve import listen, read_settings, serve
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +175,14 @@ def test_it_says_what_is_missing_before_it_serves(tmp_path):
     run = write_run(tmp_path)
     (run / "config.yaml").unlink()
     assert os.listdir(run) == []  # noqa: PTH208 (names)
+
+
+@pytest.mark.parametrize("package", ["uvicorn", "fastapi"])
+def test_without_its_extra_it_says_how_to_get_it(monkeypatch, tmp_path, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "nuclei.inference.serve_app", raising=False)
+    with pytest.raises(UserError, match=rf"needs {package}, which is not installed: pip install '.\[serve\]'"):
+        serve(tmp_path, 0, 1, False, print)
 
 
 def test_help_says_where_it_is_and_that_nothing_leaves():
