@@ -64,6 +64,7 @@ def shrink(image: NDArray[np.uint8], longer_px: int) -> NDArray[np.uint8]:
 
 
 def encode_jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
+    """Encode an image, uint8 [H, W, 3] RGB, as JPEG of a quality, 0..100."""
     return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[
         1
     ].tobytes()
