@@ -395,6 +395,33 @@ def validate(
 
 
 @app.command()
+def serve(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port of the page; 0: one that is free")] = 8724,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="folder of a published ensemble, or of a finished run in runs/", show_default="the published ensemble"
+        ),
+    ] = None,
+    max_mb: Annotated[int, typer.Option(min=1, help="larger files are refused")] = 200,
+    no_open: Annotated[bool, typer.Option("--no-open", help="do not open the page in a browser")] = False,
+) -> None:
+    """Open a page of this machine on which images are dropped and their nuclei appear, with all files to download.
+
+    It is reached from this machine alone, at http://127.0.0.1:PORT/, and segments as predict-images does. Nothing is
+    sent elsewhere, and nothing is kept once it ends. It needs `pip install '.[serve]'`.
+    """
+    typer.echo("loading the networks")
+    try:
+        from nuclei.inference.bundle import find_default  # which imports torch
+        from nuclei.inference.serve import serve as serve_page
+
+        serve_page(weights or find_default(), port, max_mb, not no_open, typer.echo)
+    except (KeyboardInterrupt, Terminated):
+        typer.echo("ended; what it held is removed")
+
+
+@app.command()
 def show(
     name: RunName,
     image_id: Annotated[str, typer.Argument(help="an image's id, or what it begins with")],

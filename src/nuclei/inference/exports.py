@@ -124,8 +124,10 @@ def encode_tiff(labels: NDArray[Any]) -> bytes:
     return result.getvalue()
 
 
-def colour_neighbours(labels: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return a colour for each label, uint8 [max label + 1, 3], that its neighbours within NEIGHBOUR_PX do not have.
+def number_colours(labels: NDArray[Any]) -> NDArray[np.int64]:
+    """Return for each label, [max label + 1], the number in OUTLINE_COLOURS of a colour that no near neighbour has.
+
+    Near is within NEIGHBOUR_PX.
 
     Neighbours are labels that meet along an edge when all grow as far as they can within half of that. Greedy
     colouring, the fewest neighbours last (Matula & Beck 1983), needs six colours at most for nuclei of one piece;
@@ -137,17 +139,23 @@ def colour_neighbours(labels: NDArray[Any]) -> NDArray[np.uint8]:
     number = np.zeros(int(labels.max(initial=0)) + 1, np.int64)
     for label, colour in networkx.greedy_color(networkx.Graph(pairs.tolist()), "smallest_last").items():
         number[label] = colour
-    return OUTLINE_COLOURS[number % len(OUTLINE_COLOURS)]
+    return number % len(OUTLINE_COLOURS)
 
 
-def draw_outlines(image: NDArray[np.uint8], labels: NDArray[Any], thickness_px: int = 1) -> NDArray[np.uint8]:
+def draw_outlines(
+    image: NDArray[np.uint8],
+    labels: NDArray[Any],
+    thickness_px: int = 1,
+    colour_numbers: NDArray[np.int64] | None = None,
+) -> NDArray[np.uint8]:
     """Outline each label, int [H, W], on its image, uint8 [H, W, 3], just inside it, neighbours in different colours.
 
-    Dark images are brightened; returns uint8 [H, W, 3].
+    Dark images are brightened; returns uint8 [H, W, 3]. colour_numbers: `number_colours` of the labels, if known.
     """
     drawn = stretch_contrast(image).copy()
     edge = find_outlines(labels, thickness_px)
-    drawn[edge] = colour_neighbours(labels)[labels[edge]]
+    numbers = number_colours(labels) if colour_numbers is None else colour_numbers
+    drawn[edge] = OUTLINE_COLOURS[numbers[labels[edge]]]
     return drawn
 
 
@@ -312,11 +320,16 @@ class Segmented:
         """The outlines of all labels, traced once for all formats that need them."""
         return trace_outlines(self.labels)
 
+    @cached_property
+    def colour_numbers(self) -> NDArray[np.int64]:
+        """The numbers of all labels' colours, as of `number_colours`."""
+        return number_colours(self.labels)
+
 
 # What an image's file is called after the image's name -> its content. An export format is one entry here.
 FORMATS: dict[str, Callable[[Segmented], bytes]] = {
     "_labels.tif": lambda s: encode_tiff(s.labels),
-    "_outlines.png": lambda s: encode_image_png(draw_outlines(s.image, s.labels)),
+    "_outlines.png": lambda s: encode_image_png(draw_outlines(s.image, s.labels, colour_numbers=s.colour_numbers)),
     ".geojson": lambda s: json.dumps(to_geojson(s.outlines, s.measures)).encode(),
     "_rois.zip": lambda s: to_rois(s.outlines),
     "_nuclei.csv": lambda s: s.measures.to_csv(index=False, lineterminator="\n").encode(),

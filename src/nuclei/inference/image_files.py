@@ -121,14 +121,15 @@ def list_files(folder: Path, recursive: bool = False) -> list[Path]:
         inner = path.relative_to(folder).as_posix()
         if path.suffix.lower() in SUFFIXES and not is_clutter(inner) and path.is_file():
             found.append(path)
-    own = {parent: own_results(parent) for parent in {path.parent for path in found}}
-    return [path for path in found if path.name not in own[path.parent]]
+    # Some results lie in a folder below their record.
+    own = {file for near in {near for path in found for near in path.parents[:2]} for file in own_results(near)}
+    return [path for path in found if path not in own]
 
 
-def own_results(folder: Path) -> set[str]:
-    """Return the names of the files in a folder that this command wrote, by the records that lie beside them."""
+def own_results(folder: Path) -> set[Path]:
+    """Return the files in a folder, or in folders there, that this command wrote, by the records in that folder."""
     records = (read_record(path) for path in folder.glob(f"*{RECORD}"))
-    return {file for record in records if record for file in record["files"]}
+    return {folder / file for record in records if record for file in record["files"]}
 
 
 def read_record(path: Path) -> dict[str, Any] | None:

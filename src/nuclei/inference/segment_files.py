@@ -1,13 +1,13 @@
 """A trained run applied to a user's images: labels, outlines, measurements, what other tools open, a submission.
 
-Each image gets its files in exports.FORMATS and a record, <name>.json, of what they were made from. The record is
-written before them as unfinished and after them as finished: only a finished one of the same image, weights and
-settings means that there is nothing to do.
+Each image gets its files in exports.FORMATS, what the page shows of it, and a record, <name>.json, of what they were
+made from. The record is written before them as unfinished and after them as finished: only a finished one of the same
+image, weights and settings means that there is nothing to do.
 """
 
 import hashlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,7 +24,7 @@ from nuclei.evaluation.submission import validate_submission, write_submission
 from nuclei.inference.bundle import find_run
 from nuclei.inference.contents import check_files, list_required
 from nuclei.inference.exports import FORMATS, LABELS, Segmented, measure_nuclei
-from nuclei.inference.gallery import GENERATOR, draw_thumbnails, gallery_page
+from nuclei.inference.gallery import GENERATOR, VIEW_FORMATS, VIEWS, gallery_page
 from nuclei.inference.image_files import (
     MADE_BY,
     RECORD,
@@ -153,6 +153,12 @@ def _segment_files(
     return summary
 
 
+def list_results(name: str) -> dict[str, Callable[[Segmented], bytes]]:
+    """Return the files of an image's results, relative to their folder -> what encodes each."""
+    views = {f"{VIEWS}/{name}{ending}": encode for ending, encode in VIEW_FORMATS.items()}
+    return {f"{name}{ending}": encode for ending, encode in FORMATS.items()} | views
+
+
 def describe(summary: pd.DataFrame, output: Path, dry_run: bool) -> str:
     """Say what was done in a line, or, after a dry run, a line per image of what would be done and why."""
     if dry_run:
@@ -235,10 +241,10 @@ def hash_weights(run: Run) -> str:
 def check_results(names: Sequence[str], output: Path, force: bool) -> None:
     """Raise UserError if a file that results would overwrite was not made by this command, unless `force`."""
     others = [
-        output / f"{name}{ending}"
+        output / file
         for name in names
         if read_record(output / f"{name}{RECORD}") is None
-        for ending in (*FORMATS, RECORD)
+        for file in (*list_results(name), f"{name}{RECORD}")
     ]
     for path, mark in ((output / PAGE, GENERATOR), (output / SUMMARY, ",".join(FIRST_COLUMNS))):
         if path.is_file() and mark not in path.read_text(errors="replace"):
@@ -267,8 +273,8 @@ def segment_one(
         return {}, in_utf8(str(error))
     loaded = load_predictor(*predictor)  # takes seconds once, which are no image's
     started = time.perf_counter()
-    files = [f"{source.name}{ending}" for ending in FORMATS]
-    record: dict[str, Any] = {"made_by": MADE_BY, "finished": False, "files": files, "made_from": task.made_from}
+    results = list_results(source.name)
+    record: dict[str, Any] = {"made_by": MADE_BY, "finished": False, "files": [*results], "made_from": task.made_from}
     write_json(output / f"{source.name}{RECORD}", record)
     labels, iou = loaded.segment(image)
     novelty = loaded.novelty(image) if loaded.novelty else None
@@ -277,7 +283,7 @@ def segment_one(
         measures["predicted_iou"] = iou[measures["label"].to_numpy() - 1]
     segmented = Segmented(image, labels, measures)
     hashes = {}
-    for file, encode in zip(files, FORMATS.values(), strict=True):
+    for file, encode in results.items():
         content = encode(segmented)
         write_bytes(output / file, content)
         hashes[file] = hashlib.sha256(content).hexdigest()
@@ -299,8 +305,8 @@ def segment_one(
         "normalisation": rule,
         "notes": "; ".join(picture.notes),
         "nuclei": len(measures),
+        "scored": "predicted_iou" in measures,
         "seconds": round(time.perf_counter() - started, 2),
-        "thumbnails": draw_thumbnails(image, labels),
     }
     write_json(output / f"{source.name}{RECORD}", record)
     return record, ""
