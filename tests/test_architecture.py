@@ -42,6 +42,7 @@ MAY_IMPORT = {
     "report.run_report": {"report", "runs", "data", "decoding", "config"},
     "report.writeup": {"report", "runs", "candidates", "decoding", "data", "evaluation", "config"},
     "report.show": {"report", "runs", "candidates", "decoding", "networks", "data", "evaluation", "config"},
+    "report.browser_pictures": {"report", "runs"},
     "stages": {
         "report",
         "inference",

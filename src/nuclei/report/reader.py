@@ -22,7 +22,9 @@ from nuclei.decoding.methods import is_scored, method_of, uses_networks
 from nuclei.decoding.tuning import Tuned
 from nuclei.evaluation.summary import bin_predictions
 from nuclei.inference.predictions import read_prediction, read_tuned
-from nuclei.report.blocks import Block, Missing, Picture, render_html, render_markdown
+from nuclei.report.blocks import Block, Missing, Picture
+from nuclei.report.markdown import render_markdown
+from nuclei.report.page import render_html
 from nuclei.report.pictures import ImageSteps, Labels, Pixels
 from nuclei.report.readme import find_place, replace_block
 from nuclei.report.tables import each_row
@@ -290,6 +292,13 @@ def read_configs(names: Iterable[str], root: Path) -> dict[str, dict[str, Any]]:
     """Return the saved configs of the named runs of a folder, of those that have one."""
     paths = {name: Run(name, root).config for name in names}
     return {name: read_yaml(path) for name, path in paths.items() if path.is_file()}
+
+
+def find_config(name: str, is_ensemble: bool) -> str:
+    """Return the path of the config of a run: the one that exists, or else where it ought to be."""
+    folders = {True: Path("ensembles"), False: Path("configs")}
+    found = (path for folder in folders.values() for path in sorted(folder.rglob(f"{name}.yaml")))
+    return str(next(found, folders[is_ensemble] / f"{name}.yaml"))
 
 
 def read_metas(folder: Path) -> list[dict[str, Any]]:

@@ -13,9 +13,10 @@ import pandas as pd
 
 from nuclei.errors import UserError
 from nuclei.evaluation.summary import format_gain, format_score
-from nuclei.report.blocks import Table, render_block
+from nuclei.report.blocks import Table
 from nuclei.report.charts import name_type
 from nuclei.report.comparisons import climb_table, gains_table, systems_table
+from nuclei.report.markdown import as_text, render_block
 from nuclei.report.tables import Meta, name_method
 
 # Tables that compare runs, from the published file of the name.
@@ -121,4 +122,4 @@ def add_minutes(metas: Sequence[Meta]) -> str:
     """Return the time of stages added up, and the processors that they ran on, where that was recorded."""
     processors = sorted({meta["processor"] for meta in metas if meta.get("processor")})
     minutes = f"{sum(meta['seconds'] for meta in metas) / 60:.0f} minutes"
-    return f"{minutes} ({', '.join(processors)})" if processors else minutes
+    return f"{minutes} ({as_text(', '.join(processors))})" if processors else minutes

@@ -29,7 +29,7 @@ from nuclei.report.blocks import (
     Table,
 )
 from nuclei.report.charts import name_type, styled
-from nuclei.report.reader import RunReader, Shown
+from nuclei.report.reader import RunReader, Shown, find_config
 from nuclei.report.sections import (
     ABOUT_THRESHOLDS,
     Section,
@@ -485,13 +485,6 @@ def reproduction_section(reader: RunReader) -> Iterator[Block]:
     if sums := [f"{file_hash(path)}  {path}" for path in paths if path.is_file()]:
         yield Code("\n".join(sums))
     yield from reader.missing(path for path in paths if path != optional)
-
-
-def find_config(name: str, is_ensemble: bool) -> str:
-    """Return the path of the config of a run: the one that exists, or else where it ought to be."""
-    folders = {True: Path("ensembles"), False: Path("configs")}
-    found = (path for folder in folders.values() for path in sorted(folder.rglob(f"{name}.yaml")))
-    return str(next(found, folders[is_ensemble] / f"{name}.yaml"))
 
 
 def list_initial_weights(networks: Mapping[str, network_tables.Setup]) -> list[Path]:

@@ -7,7 +7,7 @@ from nuclei.runs.cache import fingerprint, stage
 from nuclei.runs.files import file_hash
 from nuclei.runs.layout import Options, Run, comparison
 
-VERSION = 1
+VERSION = 2
 
 
 def main(run: Run, config: Config, options: Options) -> None:
