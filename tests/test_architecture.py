@@ -40,7 +40,7 @@ MAY_IMPORT = {
         "config",
     },
     "report.run_report": {"report", "runs", "data", "decoding", "config"},
-    "report.writeup": {"report", "runs", "candidates", "decoding", "data", "evaluation", "config"},
+    "report.writeup_making": {"report", "runs"},
     "report.show": {"report", "runs", "candidates", "decoding", "networks", "data", "evaluation", "config"},
     "report.browser_pictures": {"report", "runs"},
     "stages": {

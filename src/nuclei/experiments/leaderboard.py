@@ -7,7 +7,7 @@ from nuclei.config.load import load_config
 from nuclei.errors import UserError
 from nuclei.report.blocks import Paragraph, Table
 from nuclei.report.comparisons import CLIMB_FIGURE, add_ablations, sort_systems, systems_table
-from nuclei.report.reader import RunReader, count_parameters, write_blocks, write_page
+from nuclei.report.reader import RunReader, count_parameters, find_reports, write_blocks, write_page
 from nuclei.report.readme import comparison_block
 from nuclei.runs.cache import fingerprint, recorded_inputs
 from nuclei.runs.files import differences, read_json, read_table, write_bytes, write_table
@@ -43,7 +43,7 @@ def compare_runs(names: list[str], root: Path) -> Table:
     table = sort_systems(rows)
     path = comparison(root, "leaderboard")
     write_table(path, table)
-    write_page(path.parent, path.stem, "Leaderboard", [Paragraph(ABOUT), systems_table(table)])
+    write_page(path.parent, path.stem, "Leaderboard", [Paragraph(ABOUT), systems_table(table, find_reports(root))])
     return systems_table(table)
 
 

@@ -6,5 +6,5 @@ from importlib.resources import files
 
 @cache
 def read_asset(name: str) -> str:
-    """Return a file that lies beside this module, such as page.css or tables.js: without a library, and self-contained."""
+    """Return a file that lies beside this module, such as page.css or tables.js, which needs no library."""
     return files(__package__).joinpath(name).read_text(encoding="utf-8").strip()

@@ -7,7 +7,6 @@ every step (benchmarks are in the docstring of choose_cases), which is therefore
 from collections.abc import Mapping
 
 import cv2
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from nuclei.data.labels import find_outlines
 from nuclei.evaluation.metric import sort_errors
 from nuclei.report.blocks import Browser
 from nuclei.report.case import ERROR_COLOURS
-from nuclei.report.pictures import PREDICTION_COLOUR, TRUTH_COLOUR, Labels, Pixels
+from nuclei.report.pictures import PREDICTION_COLOUR, TRUTH_COLOUR, Labels, Pixels, as_bytes
 from nuclei.report.tables import WRONG, each_row
 
 FOLDER = "images"  # beside the page
@@ -63,12 +62,11 @@ def draw_layers(image: Pixels, truth: Labels, prediction: Labels) -> dict[str, b
     rows, columns = (sample(side, max(1, round(side * scale))) for side in (height, width))
     shown = cv2.resize(stretch_contrast(image), (len(columns), len(rows)), interpolation=cv2.INTER_AREA)
     true, predicted = (labels[rows][:, columns] for labels in (truth, prediction))
-    line_px = max(1, round(max(true.shape) / 300))
     jpeg = cv2.imencode(".jpg", cv2.cvtColor(shown, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
     kinds, false = sort_errors(truth, prediction)
     layers = {
-        "truth": outline(true, 2 * line_px, TRUTH_COLOUR),
-        "prediction": outline(predicted, line_px, PREDICTION_COLOUR),
+        "truth": outline(true, 2, TRUTH_COLOUR),
+        "prediction": outline(predicted, 1, PREDICTION_COLOUR),
         "errors": fill_errors(true, predicted, kinds, dict.fromkeys(false, "false")),
     }
     return {".jpg": jpeg.tobytes()} | {f"_{name}.png": encode_image_png(pixels) for name, pixels in layers.items()}
@@ -93,7 +91,7 @@ def fill_errors(truth: Labels, prediction: Labels, kinds: Mapping[int, str], fal
         palette = np.zeros((int(labels.max(initial=0)) + 1, 4), np.uint8)
         for label, kind in kind_of.items():
             if kind != "found":
-                palette[label] = (*(round(255 * part) for part in mpl.colors.to_rgb(ERROR_COLOURS[kind])), FILL_ALPHA)
+                palette[label] = (*as_bytes(ERROR_COLOURS[kind]), FILL_ALPHA)
         wrong = palette[labels][..., 3] > 0
         drawn[wrong] = palette[labels[wrong]]
         edge = wrong & find_outlines(labels)
@@ -110,4 +108,3 @@ LAYERS: dict[str, dict[str, str]] = {
     "prediction": {"prediction": _css(PREDICTION_COLOUR)},
     "errors": {kind: ERROR_COLOURS[kind] for kind in WRONG},
 }
-

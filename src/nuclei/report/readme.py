@@ -4,6 +4,7 @@ A block lies between the markers <!-- name --> and <!-- /name -->; its name is t
 and one of results, types and made. README.md has one line, `scores`; the tables lie beside what made them.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,12 +16,12 @@ from nuclei.errors import UserError
 from nuclei.evaluation.summary import format_gain, format_score
 from nuclei.report.blocks import Table
 from nuclei.report.charts import name_type
-from nuclei.report.comparisons import climb_table, gains_table, systems_table
+from nuclei.report.comparisons import FindPage, climb_table, gains_table, systems_table
 from nuclei.report.markdown import as_text, render_block
 from nuclei.report.tables import Meta, name_method
 
 # Tables that compare runs, from the published file of the name.
-COMPARISONS: dict[str, Callable[[pd.DataFrame], Table]] = {
+COMPARISONS: dict[str, Callable[[pd.DataFrame, FindPage], Table]] = {
     "leaderboard": systems_table,
     "ablations": gains_table,
     "climb": climb_table,
@@ -58,8 +59,14 @@ def run_blocks(name: str, metrics: Mapping[str, Any], made: Mapping[str, Any]) -
 
 
 def comparison_block(kind: str, table: pd.DataFrame) -> str:
-    """Return the block of a published comparison, one of COMPARISONS."""
-    return render_block(COMPARISONS[kind](table))
+    """Return the block of a published comparison, one of COMPARISONS; runs lead to their published reports."""
+    place = find_place(kind).parent
+
+    def find_page(name: str) -> str | None:
+        page = PUBLISHED.parent / name / "report.html"
+        return Path(os.path.relpath(page, place)).as_posix() if page.is_file() else None
+
+    return render_block(COMPARISONS[kind](table, find_page))
 
 
 def results_table(metrics: Mapping[str, Any]) -> Table:

@@ -8,6 +8,7 @@ from nuclei.report.blocks import Block, Files, Missing, Paragraph
 from nuclei.report.browser import browser_block
 from nuclei.report.reader import RunReader, find_config
 from nuclei.report.sections import (
+    ABOUT_SYNTHETIC,
     Section,
     compose,
     errors_section,
@@ -84,6 +85,8 @@ REPORT = [
 
 def report_blocks(reader: RunReader) -> Iterator[Block]:
     """Yield all blocks of a run's report; a section whose file is missing ends with its name."""
+    if reader.dataset.is_synthetic:
+        yield Paragraph(ABOUT_SYNTHETIC)
     if reader.config.hypothesis:
         yield Paragraph(f"What this run is to show: {reader.config.hypothesis}.")
     yield from compose(REPORT, reader)

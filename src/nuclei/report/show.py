@@ -7,11 +7,10 @@ from pathlib import Path
 from nuclei.decoding.methods import choose_candidates
 from nuclei.errors import UserError
 from nuclei.evaluation.metric import score_image
-from nuclei.report.case import draw_case
+from nuclei.report.case import CASE_COLOURS, draw_case
 from nuclei.report.charts import render_png
 from nuclei.report.pictures import ImageSteps
 from nuclei.report.reader import RunReader
-from nuclei.report.sections import KEPT, N_COLOURS
 from nuclei.runs.files import write_bytes
 from nuclei.runs.layout import Dataset, open_run
 
@@ -56,7 +55,7 @@ def draw_steps_of(reader: RunReader, split: str, image_id: str) -> bytes:
     title = f"{image_id}, {split}, by {reader.run.name}"
     if steps.truth is not None:
         title += f": score {score_image(steps.truth, steps.instances)[0]:.3f}"
-    return render_png(draw_case(steps, title), KEPT, N_COLOURS)
+    return render_png(draw_case(steps, title), CASE_COLOURS)
 
 
 def add_chosen(reader: RunReader, steps: ImageSteps, split: str, image_id: str) -> ImageSteps:

@@ -28,6 +28,9 @@ from nuclei.runs.files import file_hash, read_image, read_labels, read_table
 MAKERS: dict[str, tuple[str, ...]] = {"maps": ("ensemble", "predict"), "instances": ("select", "classical")}
 
 
+SYNTHETIC = "demo"  # data sets of this name, or that begin with it and an underscore, hold synthetic images
+
+
 @dataclass(frozen=True)
 class Options:
     """Hold what a user says on the command line: how to compute, never what."""
@@ -47,6 +50,11 @@ class Dataset:
         self.settings, self.name = settings, settings.dataset
         self.folder, self.folds = Path(root) / "data" / settings.dataset, Path(settings.folds)
         self.manifest, self.meta = self.folder / "manifest.csv", self.folder / "meta" / "prepare.json"
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Tell whether the images are those of `nuclei demo`, by the name that data sets of no other kind have."""
+        return self.name == SYNTHETIC or self.name.startswith(f"{SYNTHETIC}_")
 
     def image(self, image_id: str) -> Path:
         return self.folder / "images" / f"{image_id}.png"

@@ -1,4 +1,4 @@
-"""Everything a run left -> report/: report.md with figures/, report.html, which holds them, and images/, browsed there."""
+"""Everything a run left -> report/: report.md with figures/, report.html, which holds them, images/ to browse there."""
 
 from nuclei.config.schema import Config
 from nuclei.report.browser_pictures import write_pictures
@@ -19,5 +19,6 @@ def main(run: Run, config: Config, options: Options) -> None:
         reader = RunReader(run, config)
         write_pictures(reader, run.report, options.jobs)
         blocks = list(report_blocks(reader))
-        write_page(run.report, "report", f"Report of the run {run.name}", blocks)
+        suffix = " on synthetic images" if reader.dataset.is_synthetic else ""
+        write_page(run.report, "report", f"Report of the run {run.name}{suffix}", blocks)
     print(f"{run.name}: {run.report / 'report.html'}", flush=True)
