@@ -9,17 +9,21 @@ from nuclei.report.blocks import Paragraph, Table
 from nuclei.report.comparisons import CLIMB_FIGURE, add_ablations, sort_systems, systems_table
 from nuclei.report.reader import RunReader, count_parameters, find_reports, write_blocks, write_page
 from nuclei.report.readme import comparison_block
+from nuclei.report.sections import ABOUT_SYNTHETIC
 from nuclei.runs.cache import fingerprint, recorded_inputs
 from nuclei.runs.files import differences, read_json, read_table, write_bytes, write_table
-from nuclei.runs.layout import Run, comparison
+from nuclei.runs.layout import Run, comparison, open_run
 
 FIGURES = {"climb": (f"{CLIMB_FIGURE}.png",)}  # shown beside a comparison's table
 ABOUT = (
     "All runs are scored out of fold on the same images by the competition's metric; the interval is the 95 % "
-    "bootstrap interval over mosaic groups. The talk's scores are of the public leaderboard's images, for which most "
-    "of these runs have no truth: the order can be compared, the numbers cannot. Training: number of networks times "
-    "minutes, waiting for other work on the machine included, and the seconds of processor time that each was "
-    "allowed. The rest of an ensemble includes its members' maps."
+    "bootstrap interval over mosaic groups. Training: number of networks times minutes, waiting for other work on the "
+    "machine included, and the seconds of processor time that each was allowed. The rest of an ensemble includes its "
+    "members' maps."
+)
+ABOUT_TALK = (
+    "The talk's scores are of the public leaderboard's images, for which most of these runs have no truth: the order "
+    "can be compared, the numbers cannot."
 )
 
 
@@ -43,8 +47,11 @@ def compare_runs(names: list[str], root: Path) -> Table:
     table = sort_systems(rows)
     path = comparison(root, "leaderboard")
     write_table(path, table)
-    write_page(path.parent, path.stem, "Leaderboard", [Paragraph(ABOUT), systems_table(table, find_reports(root))])
-    return systems_table(table)
+    synthetic = first is not None and open_run(first[0], root)[2].is_synthetic
+    page = systems_table(table, find_reports(root), with_talk=not synthetic)
+    about = f"{ABOUT_SYNTHETIC} {ABOUT}" if synthetic else f"{ABOUT} {ABOUT_TALK}"
+    write_page(path.parent, path.stem, "Leaderboard", [Paragraph(about), page])
+    return systems_table(table, with_talk=not synthetic)
 
 
 def publish(root: Path, kind: str) -> list[Path]:

@@ -242,7 +242,7 @@ def ablation_blocks(table: pd.DataFrame, find_page: FindPage = find_none) -> Ite
             "ablations",
             render_png(draw_ablations(table)),
             "Paired gain of each ablation over its base: green above zero, gray undecided, red below zero.",
-            alt=f"Chart of gains: {'; '.join(f'{r.ablation} {name_gain(r)}' for r in each_row(table) if r.gain == r.gain)}",
+            alt="Chart of gains: " + "; ".join(f"{row.ablation} {name_gain(row)}" for row in each_row(table)),
             chart=True,
         )
     yield ablations_table(table, find_page)
@@ -364,14 +364,14 @@ def sort_systems(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return table.assign(place=place).sort_values(["place", "score"]).drop(columns="place").reset_index(drop=True)
 
 
-def systems_table(table: pd.DataFrame, find_page: FindPage = find_none) -> Table:
-    """Tabulate runs, columns SYSTEM_COLUMNS, beside the talk's scores of their systems.
+def systems_table(table: pd.DataFrame, find_page: FindPage = find_none, with_talk: bool = True) -> Table:
+    """Tabulate runs, columns SYSTEM_COLUMNS, beside the talk's scores of their systems, unless of synthetic images.
 
     Names of runs lead to the pages that `find_page` finds.
     """
     columns = (
         "system",
-        "in the talk",
+        *(("in the talk",) if with_talk else ()),
         "run",
         "out-of-fold score (95 % interval)",
         "mean over types",
@@ -383,7 +383,7 @@ def systems_table(table: pd.DataFrame, find_page: FindPage = find_none) -> Table
     )
     rows = [
         (
-            *name_system(SYSTEMS.get(row.system)),
+            *name_system(SYSTEMS.get(row.system))[: 2 if with_talk else 1],
             link_run(row.run, find_page),
             name_score(row),
             f"{row.mean_over_types:.4f}",
@@ -395,7 +395,7 @@ def systems_table(table: pd.DataFrame, find_page: FindPage = find_none) -> Table
         )
         for row in each_row(table)
     ]
-    return Table(columns, rows, n_text=3)
+    return Table(columns, rows, n_text=3 if with_talk else 2)
 
 
 def name_system(system: System | None) -> tuple[str, str]:

@@ -45,7 +45,7 @@ def making_section(reader: RunReader) -> Iterator[Block]:
 
 
 def browser_section(reader: RunReader) -> Iterator[Block]:
-    """Show every image, to be sorted and filtered; where its pictures lie, write_pictures of browser_pictures.py says."""
+    """Show every image, to be sorted and filtered; its pictures are those of write_pictures."""
     yield Paragraph(ABOUT_BROWSER)
     config = find_config(reader.run.name, bool(reader.config.members))
     yield browser_block(reader.per_image, reader.run.name, f"nuclei report {config}")

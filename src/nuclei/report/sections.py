@@ -49,8 +49,8 @@ ABOUT_SCORES = (
     "tiles of one field of view resemble each other; images of a single group have no interval."
 )
 ABOUT_SYNTHETIC = (
-    "All images are synthetic: drawn by the command `nuclei demo`, to try the program. Their scores say nothing of real "
-    "images, and compare with those of no other data."
+    "All images are synthetic: drawn by the command `nuclei demo`, to try the program. Their scores say nothing of "
+    "real images, and compare with those of no other data."
 )
 ABOUT_GALLERIES = (
     "Dark images are brightened; of large ones the square with the most outlines is shown. Where truth and prediction "
