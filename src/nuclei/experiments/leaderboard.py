@@ -1,5 +1,6 @@
 """Finished runs in one table, scored alike: what each was given and what it scored."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,22 +33,14 @@ def compare_runs(names: list[str], root: Path) -> Table:
 
     Raises UserError naming a run that has not finished, or whose data or folds are not those of the first.
     """
-    rows, first = [], None
-    for name in dict.fromkeys(names):
-        run = Run(name, root)
+    runs = [Run(name, root) for name in dict.fromkeys(names)]
+    for run in runs:
         fingerprint(run.meta("evaluate"))
-        scored_on = describe_images(run)
-        first = first or (name, scored_on)
-        if scored_on != first[1]:
-            raise UserError(
-                f"{name} and {first[0]} were scored on other data or folds, so they are not for one table: "
-                f"{'; '.join(differences(first[1], scored_on))}"
-            )
-        rows.append(describe_run(run))
-    table = sort_systems(rows)
+    check_images(runs)
+    table = sort_systems([describe_run(run) for run in runs])
     path = comparison(root, "leaderboard")
     write_table(path, table)
-    synthetic = first is not None and open_run(first[0], root)[2].is_synthetic
+    synthetic = any(open_run(run.name, root)[2].is_synthetic for run in runs)
     page = systems_table(table, find_reports(root), with_talk=not synthetic)
     about = f"{ABOUT_SYNTHETIC} {ABOUT}" if synthetic else f"{ABOUT} {ABOUT_TALK}"
     write_page(path.parent, path.stem, "Leaderboard", [Paragraph(about), page])
@@ -68,6 +61,17 @@ def publish(root: Path, kind: str) -> list[Path]:
         figure = comparison(root, kind).parent / "figures" / name
         write_bytes(published.with_name(name), figure.read_bytes())
     return [published, *write_blocks({kind: comparison_block(kind, read_table(published))})]
+
+
+def check_images(runs: Sequence[Run]) -> None:
+    """Raise UserError saying what differs if finished runs were not scored on the same images with the same folds."""
+    scored_on = {run.name: describe_images(run) for run in runs}
+    for name, found in scored_on.items():
+        if found != scored_on[runs[0].name]:
+            raise UserError(
+                f"{name} and {runs[0].name} were scored on other data or folds, so they are not for one table: "
+                f"{'; '.join(differences(scored_on[runs[0].name], found))}"
+            )
 
 
 def describe_images(run: Run) -> dict[str, Any]:

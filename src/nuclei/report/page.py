@@ -42,7 +42,6 @@ def render_html(title: str, blocks: list[Block]) -> str:
             "<head>",
             '<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            '<link rel="icon" href="data:,">',
             f"<title>{html.escape(title)}</title>",
             *(f"<style>\n{text}\n</style>" for text in style),
             "</head>",

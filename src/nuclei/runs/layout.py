@@ -1,6 +1,6 @@
 """The disk layout: where every file of a run lies.
 
-runs/comparisons/     leaderboard.csv  ablations.csv  climb.csv, each with its page
+runs/comparisons/     leaderboard.csv  ablations.csv  climb.csv  <run>_<run>.csv, each with its page
 runs/data/<dataset>/  manifest.csv  images/<id>.png  labels/<id>.png  <solution>.csv  meta/prepare.json
 runs/<run>/           config.yaml  crops/  fold<k>/  maps/<split>/  detections/<split>/  plain/  candidates/<split>/
                       scorer/  instances/<split>/  select.json  metrics.json  per_image.csv  submission.csv  report/
@@ -151,7 +151,7 @@ class Run:
 
 
 def comparison(root: Path, kind: str) -> Path:
-    """Return the table that compares runs, kind 'leaderboard', 'ablations' or 'climb'; its page lies beside it."""
+    """Return the table that compares runs, kind leaderboard, ablations, climb or two runs; its page lies beside it."""
     return root / "comparisons" / f"{kind}.csv"
 
 
