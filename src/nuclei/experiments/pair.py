@@ -1,6 +1,7 @@
 """Two finished runs compared image by image: what the second gains over the first, on which types, and where."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,20 +90,14 @@ def pair_blocks(first: RunReader, second: RunReader, images: pd.DataFrame, table
     yield pairs.pairs_picture(images, names, IMAGE_TYPES)
     yield Heading("The images that changed most")
     yield Paragraph(ABOUT_CHANGED)
-    for name, rows, how in (
-        ("gained", images[images["change"] > 0], "better"),
-        ("lost", images[images["change"] < 0], "worse"),
-    ):
+    for how, rows in (("gained", images[images["change"] > 0]), ("lost", images[images["change"] < 0])):
         if len(rows):
             shown = rows.head(N_CHANGED)
-            caption = f"The {len(shown)} images that are most {how} in {names[1]}."
-            yield from first.attempt(
-                lambda name=name, caption=caption, shown=shown: pairs.changed_picture(  # type: ignore[misc]
-                    name, caption, read_pairs(first, second, shown), names
-                )
-            )
+            caption = f"The {len(shown)} images that {how} most in {names[1]}."
+            changed = read_pairs(first, second, shown)
+            yield from first.attempt(partial(pairs.changed_picture, how, caption, changed, names))
         else:
-            yield Paragraph(f"No image is {how} in {names[1]}.")
+            yield Paragraph(f"No image {how} in {names[1]}.")
     yield Heading("All images")
     yield pairs.changes_table(images, names)
 

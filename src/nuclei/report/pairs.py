@@ -17,7 +17,7 @@ from nuclei.report.pictures import Example, Labels, Pixels, busiest_window, draw
 from nuclei.report.sections import KEPT, N_COLOURS, list_examples
 from nuclei.report.tables import ID_LENGTH, WRONG, each_row, order_types
 
-TILE_PX, WINDOW_PX = 330, 256
+TILE_PX, WINDOW_PX = 320, 256
 COUNTS = ("n_pred", *WRONG)  # of each run
 
 
@@ -58,7 +58,7 @@ def gains_by_type_table(rows: Sequence[Mapping[str, Any]], names: tuple[str, str
         )
         for row in rows
     ]
-    columns = ("images", names[1], "paired gain (95 % interval)", *names, "n", "groups")
+    columns = ("images", "verdict", "paired gain (95 % interval)", *names, "n", "groups")
     return Table(columns, cells, n_text=3)
 
 
@@ -122,7 +122,8 @@ def place_pair(pair: Pair, names: tuple[str, str]) -> list[Example]:
     row = pair.row
     captions = [f"{name}: {getattr(row, f'score_{end}'):.3f}" for name, end in zip(names, "ab", strict=True)]
     wrong = [
-        ", ".join(f"{n} {name_type(kind)}" for kind in WRONG if (n := getattr(row, f"{kind}_{end}"))) or "no error"
+        f"{sum(getattr(row, f'{kind}_{end}') for kind in WRONG)} errors, {getattr(row, f'missed_{end}')} missed, "
+        f"{getattr(row, f'false_{end}')} false"
         for end in "ab"
     ]
     head = f"{row.image_id[:ID_LENGTH]}: {row.n_true} nuclei\n{name_type(row.cluster)}"
