@@ -6,6 +6,7 @@ brings. Without a browser these tests are skipped, and say so.
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -73,6 +74,14 @@ def check_width(page) -> None:
           .slice(0, 5).map(e => e.outerHTML.slice(0, 120))"""
     )
     assert not wide
+
+
+def wait_until(page, condition: str, timeout_s: float = 20.0) -> None:
+    """Wait until an expression of JavaScript is true; playwright's wait_for_function needs eval, which pages forbid."""
+    end = time.monotonic() + timeout_s
+    while not page.evaluate(f"Boolean({condition})"):
+        assert time.monotonic() < end, f"after {timeout_s} s not: {condition}"
+        page.wait_for_timeout(25)
 
 
 @pytest.fixture

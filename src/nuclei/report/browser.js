@@ -34,7 +34,7 @@
     });
     const field = (text, control) => make("label", {}, text, control);
     const controls = make("div", {className: "controls"}, field("sort by", sorting), field("type", type),
-      field("errors", error), field("score from", low), field("to", high), field("id begins with", search), ...switches);
+      field("error kind", error), field("score from", low), field("to", high), field("id begins with", search), ...switches);
     const legend = make("p", {className: "legend"}, ...Object.entries(layers).flatMap(([name, colours]) =>
       Object.entries(colours).map(([text, colour]) => {
         const mark = make("i");
