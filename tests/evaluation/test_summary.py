@@ -5,7 +5,15 @@ import pandas as pd
 import pytest
 
 from nuclei.evaluation.submission import SCORE_COLUMNS
-from nuclei.evaluation.summary import ERRORS, compare_steps, format_gain, format_interval, format_score, summarise
+from nuclei.evaluation.summary import (
+    ERRORS,
+    compare_steps,
+    format_gain,
+    format_interval,
+    format_score,
+    judge_gain,
+    summarise,
+)
 
 
 def make_table(n: int = 12) -> pd.DataFrame:
@@ -62,3 +70,28 @@ def test_a_gain_has_its_sign_and_zero_is_not_negative():
     assert format_gain([0.01, -0.02, 0.04]) == "+0.0100 (-0.0200 to +0.0400)"
     assert format_gain([-0.00001, -0.00004, 0.0]) == "+0.0000 (+0.0000 to +0.0000)"
     assert format_gain([0.01, -0.02, 0.04], spelled_out=True) == "+0.0100 (95 % interval -0.0200 to +0.0400)"
+
+
+def test_images_of_one_group_have_no_interval_and_equal_results_are_identical():
+    images = make_table().assign(group="one")
+    score = summarise(images)["score"]
+    assert format_interval(score)[1] == "none"
+    assert format_score(score).endswith(" (no interval)")
+    gain = compare_steps([("a", "m", images["score"]), ("a", "n", images["score"])], make_table()["group"].to_numpy())
+    assert format_gain(gain[1]["gain"]) == "+0.0000 (identical)"
+    assert format_interval(gain[1]["gain"], "+") == ("+0.0000", "identical")
+
+
+@pytest.mark.parametrize(
+    ("gain", "verdict"),
+    [
+        ([0.02, 0.01, 0.03], "better"),
+        ([-0.02, -0.03, -0.01], "worse"),
+        ([0.02, -0.01, 0.03], "undecided"),
+        ([0.02, 0.02, 0.02], "undecided"),
+        ([0.0, 0.0, 0.0], "identical"),
+        ([0.0, -0.01, 0.01], "undecided"),
+    ],
+)
+def test_a_gain_is_judged_by_its_interval(gain, verdict):
+    assert judge_gain(gain) == verdict
