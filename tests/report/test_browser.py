@@ -67,12 +67,8 @@ def decode(png: bytes) -> np.ndarray:
 
 def test_the_worst_the_best_and_some_of_each_type_show_every_step():
     images = make_table(60)
-    n_worst, n_best = browser.N_WORST, browser.N_BEST
-    assert choose_cases(images) == {
-        *images["image_id"][:n_worst],
-        *images["image_id"][-n_best:],
-        images["image_id"][30],
-    }
+    ids = images["image_id"].tolist()
+    assert choose_cases(images) == {*ids[: browser.N_WORST], *ids[-browser.N_BEST :], ids[30]}
     assert browser.N_OF_TYPE == 1
     assert choose_cases(images.head(3)) == set(ids[:3])
 
