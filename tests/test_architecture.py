@@ -40,8 +40,9 @@ MAY_IMPORT = {
         "config",
     },
     "report.run_report": {"report", "runs", "data", "decoding", "config"},
-    "report.writeup": {"report", "runs", "candidates", "decoding", "data", "evaluation", "config"},
+    "report.writeup_making": {"report", "runs"},
     "report.show": {"report", "runs", "candidates", "decoding", "networks", "data", "evaluation", "config"},
+    "report.browser_pictures": {"report", "runs"},
     "stages": {
         "report",
         "inference",
@@ -55,7 +56,16 @@ MAY_IMPORT = {
         "config",
     },
     "pipeline": {"stages", "training", "networks", "decoding", "candidates", "runs", "config"},
-    "experiments": {"pipeline", "report", "evaluation", "decoding.methods", "networks.kinds", "runs", "config"},
+    "experiments": {
+        "pipeline",
+        "report",
+        "evaluation",
+        "data.image_types",
+        "decoding.methods",
+        "networks.kinds",
+        "runs",
+        "config",
+    },
     # Measures images as inference does, to see whether novelty means something.
     "experiments.novelty": {"inference", "data", "runs", "config"},
     "cli": {"pipeline", "experiments", "stages", "report", "inference", "runs", "data", "config"},

@@ -237,6 +237,21 @@ def list_runs(
         typer.echo(f"no runs in {runs}")
 
 
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="RUN", help="name of a finished run")],
+    second: Annotated[str, typer.Argument(metavar="RUN", help="name of another, on the same images")],
+    runs: Runs = Path("runs"),
+) -> None:
+    """Compare two finished runs image by image: gains by type, and the images that changed most, side by side."""
+    from nuclei.experiments.pair import compare_pair
+    from nuclei.report.terminal import print_table
+
+    table, page = compare_pair(first, second, runs)
+    print_table(table)
+    typer.echo(f"comparison: {page}")
+
+
 @app.command("predict-images")
 def predict_images(
     images: Annotated[

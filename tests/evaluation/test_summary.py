@@ -11,6 +11,7 @@ from nuclei.evaluation.summary import (
     format_gain,
     format_interval,
     format_score,
+    judge_gain,
     score_labels,
     summarise,
 )
@@ -101,3 +102,28 @@ def test_finding_is_summed_over_nuclei_and_outlines_averaged_over_images_that_ha
     assert (of_y["n_images"], of_y["recall"][0], of_y["offset_px"][0], of_y["errors"]["missed"]) == (2, 0.5, -0.5, 2)
     nothing = summarise(table.assign(n_true=0, n_pred=0, matched=0))
     assert not {"recall", "precision", "offset_px"} & set(nothing)
+
+
+def test_images_of_one_group_have_no_interval_and_equal_results_are_identical():
+    images = make_table().assign(group="one")
+    score = summarise(images)["score"]
+    assert format_interval(score)[1] == "none"
+    assert format_score(score).endswith(" (no interval)")
+    gain = compare_steps([("a", "m", images["score"]), ("a", "n", images["score"])], make_table()["group"].to_numpy())
+    assert format_gain(gain[1]["gain"]) == "+0.0000 (identical)"
+    assert format_interval(gain[1]["gain"], "+") == ("+0.0000", "identical")
+
+
+@pytest.mark.parametrize(
+    ("gain", "verdict"),
+    [
+        ([0.02, 0.01, 0.03], "better"),
+        ([-0.02, -0.03, -0.01], "worse"),
+        ([0.02, -0.01, 0.03], "undecided"),
+        ([0.02, 0.02, 0.02], "undecided"),
+        ([0.0, 0.0, 0.0], "identical"),
+        ([0.0, -0.01, 0.01], "undecided"),
+    ],
+)
+def test_a_gain_is_judged_by_its_interval(gain, verdict):
+    assert judge_gain(gain) == verdict

@@ -254,3 +254,28 @@ def test_published_ablations_stay_unless_their_base_has_changed(tmp_path, monkey
     assert publish_table(a=0.5, a_y=0.375) == {"a": 0.5, "a_x": 0.25, "a_y": 0.375, "b": 0.75, "b_x": 0.125}
     assert publish_table(b=0.625, b_y=0.5) == {"a": 0.5, "a_x": 0.25, "a_y": 0.375, "b": 0.625, "b_y": 0.5}
     assert publish_table() == {"a": 0.5, "a_x": 0.25, "a_y": 0.375, "b": 0.625, "b_y": 0.5}
+
+
+def test_a_row_leads_to_the_report_of_its_run_where_there_is_one(tmp_path):
+    for name in ("shown", "bare"):
+        write_run(tmp_path, name)
+    (Run("shown", tmp_path).report).mkdir()
+    (Run("shown", tmp_path).report / "report.html").touch()
+    compare_runs(["shown", "bare"], tmp_path)
+    page = comparison(tmp_path, "leaderboard").with_suffix(".html")
+    assert '<a href="../shown/report/report.html">shown</a>' in page.read_text()
+    assert (page.parent / "../shown/report/report.html").is_file()
+    assert "bare/report" not in page.read_text()
+    assert "| [shown](../shown/report/report.html) |" in page.with_suffix(".md").read_text()
+
+
+def test_runs_of_synthetic_images_are_not_set_beside_the_competition(tmp_path):
+    write_run(tmp_path, "real")
+    write_run(tmp_path, "drawn", data={"dataset": "demo"})
+    for name, synthetic in (("real", False), ("drawn", True)):
+        table = compare_runs([name], tmp_path)
+        text = comparison(tmp_path, "leaderboard").with_suffix(".md").read_text()
+        assert ("All images are synthetic" in text) == synthetic
+        assert ("leaderboard's images" in text) != synthetic
+        assert ("in the talk" in table.columns) != synthetic
+        assert {len(row) for row in table.rows} == {len(table.columns)}

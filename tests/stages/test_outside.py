@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from external_sets import write_set
 from small_project import run_one, write_project
-from test_external_stage import write_set
 
 from nuclei.config.load import load_config
 from nuclei.errors import UserError

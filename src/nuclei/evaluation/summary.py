@@ -114,9 +114,26 @@ def compare_steps(steps: list[tuple[str, str, "pd.Series[Any]"]], groups: NDArra
     return compared
 
 
+def judge_gain(gain: Sequence[float]) -> str:
+    """Return what a paired difference, [mean, low, high], tells: better, worse, undecided, or identical.
+
+    Results are identical if every resample has a difference of zero. Without an interval nothing is decided.
+    """
+    mean, low, high = gain
+    if low == high:
+        return "identical" if mean == 0 else "undecided"
+    return "better" if low > 0 else "worse" if high < 0 else "undecided"
+
+
 def format_interval(interval: Sequence[float], sign: str = "") -> tuple[str, str]:
-    """Return [mean, low, high] as text: the mean, and 'low to high'; four decimals, `sign` '+' for signed numbers."""
+    """Return [mean, low, high] as text: the mean, and 'low to high'; four decimals, `sign` '+' for signed numbers.
+
+    An interval of no width is none: resamples of a single group are all the same. Of a difference of zero it means that
+    the results are identical.
+    """
     mean, low, high = (f"{round(value, 4) + 0.0:{sign}.4f}" for value in interval)  # zero has no minus sign
+    if interval[1] == interval[2]:
+        return mean, "identical" if sign and interval[0] == 0 else "none"
     return mean, f"{low} to {high}"
 
 
@@ -134,6 +151,8 @@ def format_gain(gain: Sequence[float], spelled_out: bool = False) -> str:
 
 
 def _bracket(mean: str, span: str, spelled_out: bool) -> str:
+    if span in ("none", "identical"):
+        return f"{mean} ({'no interval' if span == 'none' else span})"
     return f"{mean} (95 % interval {span})" if spelled_out else f"{mean} ({span})"
 
 

@@ -24,7 +24,7 @@ from nuclei.errors import UserError, explain_os_error
 from nuclei.experiments.gains import compare
 from nuclei.pipeline import list_runs, run_stages
 from nuclei.report.comparisons import ABLATION_COLUMNS, ablation_blocks, add_ablations
-from nuclei.report.reader import write_page
+from nuclei.report.reader import find_reports, write_page
 from nuclei.runs.cores import count_cores
 from nuclei.runs.files import read_json, read_table, write_table
 from nuclei.runs.layout import Options, Run, comparison
@@ -260,7 +260,7 @@ def ablate(
     with lock(path, f"the table {path}"):  # of which another process may be adding rows
         table = add_ablations(read_table(path), table) if path.is_file() else table
         write_table(path, table)
-        write_page(path.parent, path.stem, "Ablations", list(ablation_blocks(table)))
+        write_page(path.parent, path.stem, "Ablations", list(ablation_blocks(table, find_reports(runs))))
     return failed
 
 

@@ -17,9 +17,9 @@ from nuclei.evaluation.bootstrap import paired_difference
 from nuclei.evaluation.summary import interval
 from nuclei.networks.kinds import count_flops
 from nuclei.pipeline import find_config, list_runs
-from nuclei.report.blocks import Paragraph, Table
+from nuclei.report.blocks import Block, Paragraph, Table
 from nuclei.report.comparisons import ABOUT_CLIMB, CLIMB_COLUMNS, CLIMB_FIGURE, climb_table, draw_climb
-from nuclei.report.reader import write_page
+from nuclei.report.reader import find_reports, write_page
 from nuclei.report.sections import make_picture
 from nuclei.runs.files import read_json, read_table, write_table
 from nuclei.runs.layout import Run, comparison
@@ -68,7 +68,8 @@ def climb(steps: list[str], root: Path) -> Table:
         write_table(path, table)
         table = read_table(path)
         picture = make_picture(CLIMB_FIGURE, draw_climb(table), "Score against the operations that training took.")
-        write_page(path.parent, path.stem, "Climb", [Paragraph(ABOUT_CLIMB), climb_table(table), picture])
+        page: list[Block] = [Paragraph(ABOUT_CLIMB), climb_table(table, find_reports(root)), picture]
+        write_page(path.parent, path.stem, "Climb", page)
     return climb_table(table)
 
 

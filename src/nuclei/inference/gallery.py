@@ -32,8 +32,6 @@ HEADINGS = {
     "nuclei": "Nuclei",
     "novelty": "Novelty",
     "known": "Known?",
-    "novelty": "Novelty",
-    "known": "Known?",
     "width": "Width",
     "height": "Height",
     "pixel_size_um": "µm / pixel",

@@ -22,10 +22,13 @@ from nuclei.decoding.methods import is_scored, method_of, uses_networks
 from nuclei.decoding.tuning import Tuned
 from nuclei.evaluation.summary import bin_predictions
 from nuclei.inference.predictions import is_other_of, read_prediction, read_tuned
-from nuclei.report.blocks import Block, Missing, Picture, render_html, render_markdown
+from nuclei.report.blocks import Block, Missing, Picture
+from nuclei.report.comparisons import FindPage
+from nuclei.report.markdown import render_markdown
+from nuclei.report.page import render_html
 from nuclei.report.pictures import ImageSteps, Labels, Pixels
 from nuclei.report.readme import find_place, replace_block
-from nuclei.report.tables import each_row
+from nuclei.report.tables import DEMO_RESULTS, RESULTS, each_row, name_results
 from nuclei.runs.files import named, read_arrays, read_image, read_json, read_labels, read_table, write_bytes
 from nuclei.runs.layout import Dataset, Run, comparison, counterpart
 
@@ -82,6 +85,16 @@ class RunReader:
         """Name the runs whose networks the run's maps come from: those of its parts that train."""
         names = [name for name, members in self.parts.items() if not members]
         return [Run(name, self.root) for name in names] if self.has_networks else []
+
+    @property
+    def results(self) -> dict[str, dict[str, Any]]:
+        """Return what was scored, by a name to read."""
+        return name_results(self.metrics, self.titles)
+
+    @property
+    def titles(self) -> Mapping[str, str]:
+        """Return what the parts of the metrics are called."""
+        return DEMO_RESULTS if self.dataset.is_synthetic else RESULTS
 
     # Settings
 
@@ -307,10 +320,22 @@ def find_parts(name: str, members: list[str], root: Path) -> dict[str, list[str]
     return found | {name: members}
 
 
+def find_reports(root: Path) -> FindPage:
+    """Return what finds a run's report for a page of runs/comparisons/, by an address relative to that."""
+    return lambda name: f"../{name}/report/report.html" if (Run(name, root).report / "report.html").is_file() else None
+
+
 def read_configs(names: Iterable[str], root: Path) -> dict[str, dict[str, Any]]:
     """Return the saved configs of the named runs of a folder, of those that have one."""
     paths = {name: Run(name, root).config for name in names}
     return {name: read_yaml(path) for name, path in paths.items() if path.is_file()}
+
+
+def find_config(name: str, is_ensemble: bool) -> str:
+    """Return the path of the config of a run: the one that exists, or else where it ought to be."""
+    folders = {True: Path("ensembles"), False: Path("configs")}
+    found = (path for folder in folders.values() for path in sorted(folder.rglob(f"{name}.yaml")))
+    return str(next(found, folders[is_ensemble] / f"{name}.yaml"))
 
 
 def read_metas(folder: Path) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ A block lies between the markers <!-- name --> and <!-- /name -->; its name is t
 and one of results, types and made. README.md has one line, `scores`; the tables lie beside what made them.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,14 +14,15 @@ import pandas as pd
 
 from nuclei.errors import UserError
 from nuclei.evaluation.summary import format_gain, format_score
-from nuclei.report.blocks import Table, render_block
+from nuclei.report.blocks import Table
 from nuclei.report.charts import name_type
-from nuclei.report.comparisons import climb_table, gains_table, systems_table
+from nuclei.report.comparisons import FindPage, climb_table, gains_table, systems_table
+from nuclei.report.markdown import as_text, render_block
 from nuclei.report.tables import Meta, name_method
 from nuclei.report.unseen import NOT_MEASURED
 
 # Tables that compare runs, from the published file of the name.
-COMPARISONS: dict[str, Callable[[pd.DataFrame], Table]] = {
+COMPARISONS: dict[str, Callable[[pd.DataFrame, FindPage], Table]] = {
     "leaderboard": systems_table,
     "ablations": gains_table,
     "climb": climb_table,
@@ -58,8 +60,14 @@ def run_blocks(name: str, metrics: Mapping[str, Any], made: Mapping[str, Any]) -
 
 
 def comparison_block(kind: str, table: pd.DataFrame) -> str:
-    """Return the block of a published comparison, one of COMPARISONS."""
-    return render_block(COMPARISONS[kind](table))
+    """Return the block of a published comparison, one of COMPARISONS; runs lead to their published reports."""
+    place = find_place(kind).parent
+
+    def find_page(name: str) -> str | None:
+        page = PUBLISHED.parent / name / "report.html"
+        return Path(os.path.relpath(page, place)).as_posix() if page.is_file() else None
+
+    return render_block(COMPARISONS[kind](table, find_page))
 
 
 def results_table(metrics: Mapping[str, Any]) -> Table:
@@ -130,4 +138,4 @@ def add_minutes(metas: Sequence[Meta]) -> str:
     """Return the time of stages added up, and the processors that they ran on, where that was recorded."""
     processors = sorted({meta["processor"] for meta in metas if meta.get("processor")})
     minutes = f"{sum(meta['seconds'] for meta in metas) / 60:.0f} minutes"
-    return f"{minutes} ({', '.join(processors)})" if processors else minutes
+    return f"{minutes} ({as_text(', '.join(processors))})" if processors else minutes

@@ -1,6 +1,6 @@
 """The disk layout: where every file of a run lies.
 
-runs/comparisons/     leaderboard.csv  ablations.csv  climb.csv, each with its page
+runs/comparisons/     leaderboard.csv  ablations.csv  climb.csv  <run>_<run>.csv, each with its page
 runs/data/<dataset>/  manifest.csv  images/<id>.png  labels/<id>.png  <solution>.csv  fold_tables.json  meta/
                       copies/<set>_<split>.csv, external images that are not used, for they are copies of these
 runs/data/external/<set>/  manifest.csv  images/<id>.png  labels/<id>.png  meta/external.json
@@ -34,6 +34,9 @@ from nuclei.runs.rehearsal import foreseen, is_made
 
 # The stages that may have made a run's maps and instances.
 MAKERS: dict[str, tuple[str, ...]] = {"maps": ("ensemble", "predict"), "instances": ("select", "classical")}
+
+
+SYNTHETIC = "demo"  # data sets of this name, or that begin with it and an underscore, hold synthetic images
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,11 @@ class Dataset:
         self.folder, self.folds = Path(root) / "data" / settings.dataset, Path(settings.folds)
         self.manifest, self.meta = self.folder / "manifest.csv", self.folder / "meta" / "prepare.json"
         self.folds_records = self.folder / "fold_tables.json"  # of the fold tables that this data was used with
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Tell whether the images are those of `nuclei demo`, by the name that data sets of no other kind have."""
+        return self.name == SYNTHETIC or self.name.startswith(f"{SYNTHETIC}_")
 
     def image(self, image_id: str) -> Path:
         return self.folder / "images" / f"{image_id}.png"
@@ -252,7 +260,7 @@ def counterpart(run: Run) -> Run:
 
 
 def comparison(root: Path, kind: str) -> Path:
-    """Return the table that compares runs, kind 'leaderboard', 'ablations' or 'climb'; its page lies beside it."""
+    """Return the table that compares runs, kind leaderboard, ablations, climb or two runs; its page lies beside it."""
     return root / "comparisons" / f"{kind}.csv"
 
 

@@ -53,7 +53,7 @@ def main(run: Run, config: Config, options: Options) -> None:
                 metrics[path.stem] = summarise(scores)
             write_json(run.metrics, metrics)
     if not rehearses():
-        print(describe(run), flush=True)
+        print(describe(run, dataset.is_synthetic), flush=True)
 
 
 def score_out_of_fold(run: Run, config: Config, dataset: Dataset, options: Options) -> pd.DataFrame:
@@ -93,10 +93,12 @@ def compare(run: Run, config: Config, table: pd.DataFrame, members: list[Run]) -
     return compare_steps(steps, table["group"].to_numpy())
 
 
-def describe(run: Run) -> str:
-    """Say the scores of metrics.json in a line each."""
+def describe(run: Run, synthetic: bool = False) -> str:
+    """Say the scores of metrics.json in a line each; of synthetic images, that they are."""
     metrics = read_json(run.metrics)
     names = {"oof": "out-of-fold", **{name: name for name in SOLUTIONS.values() if name in metrics}}
+    if synthetic:
+        names = {key: "synthetic test" if key != "oof" else "synthetic out-of-fold" for key in names}
     return "\n".join(
         f"{run.name}: {said} score {format_score(metrics[key]['score'], spelled_out=True)} "
         f"of {metrics[key]['n_images']} images"
