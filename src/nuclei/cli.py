@@ -218,6 +218,14 @@ def predict_images(
     pixel_size: Annotated[
         float | None, typer.Option(min=1e-6, help="side of a pixel in µm, instead of what the files say")
     ] = None,
+    diameter: Annotated[
+        str | None,
+        typer.Option(
+            help="typical diameter of your nuclei in pixels, or auto to estimate it: brings images to the size that "
+            "the networks learned",
+            show_default="images as they are",
+        ),
+    ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", help="look into nested folders, too")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list what would be made, and why; write nothing")] = False,
     jobs: Jobs = -1,
@@ -228,9 +236,10 @@ def predict_images(
     """Segment your own images: labels, outlines, measurements, files for QuPath and ImageJ, and a page to look at."""
     from nuclei.data.microscope import View
     from nuclei.inference.image_files import Reading, find_images
+    from nuclei.inference.scale import parse_diameter
 
+    reading = Reading(View(channel, plane), normalise, pixel_size, parse_diameter(diameter))
     found = find_images(images, recursive)
-    reading = Reading(View(channel, plane), normalise, pixel_size)
     from nuclei.inference.bundle import find_default  # which imports torch
     from nuclei.inference.segment_files import check_failures, describe, segment_files
 

@@ -33,6 +33,7 @@ class Threshold:
     """Stand for a Predictor: bright components are nuclei."""
 
     config = None
+    trained_diameter = 10
 
     def segment(self, image):
         gray = image[..., 0]
@@ -101,6 +102,21 @@ def test_other_settings_and_other_weights_make_results_anew(project, monkeypatch
     assert summary["why"].tolist() == ["pixel_size_um: null -> 0.5"] * 2
     monkeypatch.setattr(module, "hash_weights", lambda run: "other")
     assert segment(project, reading=Reading(pixel_size_um=0.5))["why"].tolist() == ["other weights"] * 2
+
+
+def test_a_diameter_is_a_setting_of_its_own_and_measures_stay_in_pixels_of_the_image(project):
+    before = segment(project, project / "in/a.png")
+    summary = segment(project, project / "in/a.png", reading=Reading(diameter=5.0))
+    assert summary["why"].tolist() == ["diameter: null -> 5.0"]
+    assert before["diameter_px"].isna().all()
+    assert summary["diameter_px"].tolist() == [5]
+    assert (project / "out/a_labels.tif").stat().st_size
+    labels, table = tifffile.imread(project / "out/a_labels.tif"), pd.read_csv(project / "out/a_nuclei.csv")
+    assert labels.shape == (64, 80)
+    assert table["area_px"].tolist() == np.bincount(labels.ravel())[1:].tolist()
+    estimated = segment(project, project / "in/a.png", reading=Reading(diameter="auto"))
+    assert 3 < estimated["diameter_px"][0] < 40
+    assert json.loads((project / "out/a.json").read_text())["made_from"]["settings"]["diameter"] == "auto"
 
 
 def test_the_hash_of_weights_knows_every_file_that_segments(tmp_path):

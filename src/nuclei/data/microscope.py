@@ -250,11 +250,15 @@ def _finish(pixels: NDArray[Any], layout: Layout, view: View, chosen: Mapping[st
         channel = " ".join([str(number), *layout.channels[number : number + 1]]).strip()
     if "Z" in chosen:
         plane = str(chosen["Z"][0]) if len(chosen["Z"]) == 1 else f"{PROJECTION} of {len(chosen['Z'])}"
-    pixels, notes = _make_finite(pixels)
+    pixels, notes = make_finite(pixels)
     return Picture(np.ascontiguousarray(pixels), str(layout), channel, plane, layout.pixel_size_um, notes)
 
 
-def _make_finite(pixels: NDArray[Any]) -> tuple[NDArray[Any], tuple[str, ...]]:
+def make_finite(pixels: NDArray[Any]) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Replace values that are no finite number by the least finite one, and note how many they were.
+
+    Raises UserError if none is finite, and on values that are no real numbers.
+    """
     if pixels.dtype.kind not in "uif":
         raise UserError(f"its values are of type {pixels.dtype}: save it with real numbers")
     pixels = pixels.astype(np.float32 if pixels.dtype == np.float16 else pixels.dtype.newbyteorder("="), copy=False)

@@ -25,6 +25,7 @@ HEADINGS = {
     "width": "Width",
     "height": "Height",
     "pixel_size_um": "µm / pixel",
+    "diameter_px": "Diameter (px)",
     "axes": "Axes",
     "channel": "Channel",
     "plane": "Plane",
@@ -33,7 +34,7 @@ HEADINGS = {
     "seconds": "Seconds",
     "why": "Why",
 }
-NUMBERS = ("nuclei", "width", "height", "pixel_size_um", "seconds")
+NUMBERS = ("nuclei", "width", "height", "pixel_size_um", "diameter_px", "seconds")
 PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 $generator

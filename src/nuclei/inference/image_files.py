@@ -17,6 +17,7 @@ from nuclei.data.archives import MAX_ID_BYTES, Archive, is_clutter, open_archive
 from nuclei.data.images import decode_image
 from nuclei.data.microscope import SUFFIXES, Picture, View, count_times, normalise, read_picture
 from nuclei.errors import UserError
+from nuclei.inference.scale import Diameter
 from nuclei.runs.files import file_hash, read_json
 
 MADE_BY = "nuclei predict-images"
@@ -25,15 +26,20 @@ RECORD = ".json"
 
 @dataclass(frozen=True)
 class Reading:
-    """Say how images are read: which picture of a file, whether values are normalised, the side of a pixel in µm."""
+    """Say how images are read: which picture of a file, normalised or not, the sizes of pixels and nuclei."""
 
     view: View = field(default_factory=View)
     normalise: bool = True
     pixel_size_um: float | None = None  # instead of what a file says
+    diameter: Diameter = None  # of the nuclei, in pixels of the image
 
     def record(self) -> dict[str, Any]:
         """Return all settings as JSON holds them."""
-        return asdict(self.view) | {"normalise": self.normalise, "pixel_size_um": self.pixel_size_um}
+        return asdict(self.view) | {
+            "normalise": self.normalise,
+            "pixel_size_um": self.pixel_size_um,
+            "diameter": self.diameter,
+        }
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from nuclei.inference.contents import (
     list_networks,
 )
 from nuclei.inference.predictions import read_tuned
+from nuclei.inference.scale import trained_diameter
 from nuclei.networks.encoder_decoder import Network, load_weights
 from nuclei.networks.hardware import choose_precision, one_thread
 from nuclei.networks.kinds import KINDS, Forward, build
@@ -81,7 +82,7 @@ def choose_jobs(jobs: int) -> int:
 
 def stamp(folder: Path) -> tuple[int, ...]:
     """Return when the networks, boosters and thresholds in the folder of runs were last written."""
-    patterns = ("*/fold*/*.safetensors", "*/scorer/fold*", "*/select.json", "*/config.yaml")
+    patterns = ("*/fold*/*.safetensors", "*/scorer/fold*", "*/select.json", "*/config.yaml", "*/nuclei.json")
     return tuple(path.stat().st_mtime_ns for pattern in patterns for path in sorted(folder.glob(pattern)))
 
 
@@ -144,6 +145,11 @@ class Predictor:
         """The thresholds for new images, which a member of an ensemble does without."""
         check_files(self.run, [self.run.tuned])
         return read_tuned(self.run).new
+
+    @cached_property
+    def trained_diameter(self) -> float:
+        """The median diameter in px of the nuclei that the networks learned; an ensemble's members learn the same."""
+        return trained_diameter(self.run, self.config)
 
     @cached_property
     def boosters(self) -> list[dict[str, Booster]]:

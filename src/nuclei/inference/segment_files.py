@@ -21,7 +21,7 @@ from nuclei.errors import UserError
 from nuclei.evaluation.submission import validate_submission, write_submission
 from nuclei.inference.bundle import find_run
 from nuclei.inference.contents import check_files, list_required
-from nuclei.inference.exports import FORMATS, LABELS, Segmented, measure_nuclei
+from nuclei.inference.exports import FORMATS, LABELS, Segmented
 from nuclei.inference.gallery import GENERATOR, draw_thumbnails, gallery_page
 from nuclei.inference.image_files import (
     MADE_BY,
@@ -36,6 +36,7 @@ from nuclei.inference.image_files import (
     split_times,
 )
 from nuclei.inference.predictor import choose_jobs, load_predictor, stamp
+from nuclei.inference.segmenter import find_nuclei
 from nuclei.runs.files import atomic, file_hash, write_bytes, write_json, write_table
 from nuclei.runs.layout import Run
 from nuclei.runs.parallel import each_image
@@ -45,7 +46,18 @@ SUMMARY, PAGE = "summary.csv", "index.html"
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 MADE, UP_TO_DATE, FAILED, TO_DO = "made", "up to date", "failed", "to do"
 # What the summary takes of a record, beside the image, its file, the state and the reason.
-FACTS = ("height", "width", "axes", "channel", "plane", "pixel_size_um", "values", "normalisation", "notes")
+FACTS = (
+    "height",
+    "width",
+    "axes",
+    "channel",
+    "plane",
+    "pixel_size_um",
+    "diameter_px",
+    "values",
+    "normalisation",
+    "notes",
+)
 COLUMNS = ("image", "file", "state", "why", "nuclei", "seconds", *FACTS)
 
 
@@ -172,7 +184,7 @@ def plan(sources: Iterable[Source], common: dict[str, Any], output: Path, readin
 
 
 def hash_weights(run: Run) -> str:
-    """Return a hash of all that a run segments with: settings, thresholds, networks and boosters, also of members.
+    """Return a hash of all that a run segments with: settings, thresholds, networks, boosters, trained size, also of members.
 
     Raises UserError naming those that are missing.
     """
@@ -180,7 +192,7 @@ def hash_weights(run: Run) -> str:
     required = list_required(run, config)
     check_files(run, required)
     settings = [one.config for one in (run, *(Run(name, run.folder.parent) for name in config.members))]
-    files = [path for path in (*settings, *required) if path.is_file()]
+    files = [path for path in (*settings, *required, run.nuclei) if path.is_file()]
     lines = (f"{path.relative_to(run.folder.parent).as_posix()} {file_hash(path)}\n" for path in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -218,15 +230,15 @@ def segment_one(
         picture, image, rule = source.read(reading)
     except (ValueError, OSError) as error:
         return {}, in_utf8(str(error))
-    segment = load_predictor(*predictor).segment  # takes seconds once, which are no image's
+    loaded = load_predictor(*predictor)  # takes seconds once, which are no image's
     started = time.perf_counter()
     files = [f"{source.name}{ending}" for ending in FORMATS]
     record: dict[str, Any] = {"made_by": MADE_BY, "finished": False, "files": files, "made_from": task.made_from}
     write_json(output / f"{source.name}{RECORD}", record)
-    labels, iou = segment(image)
-    measures = measure_nuclei(labels, picture.pixels, picture.pixel_size_um)
-    if iou is not None:
-        measures["predicted_iou"] = iou[measures["label"].to_numpy() - 1]
+    try:
+        labels, measures, diameter = find_nuclei(loaded, image, picture.pixels, picture.pixel_size_um, reading.diameter)
+    except UserError as error:
+        return {}, f"{source.file}: {error}"
     segmented = Segmented(image, labels, measures)
     for file, encode in zip(files, FORMATS.values(), strict=True):
         write_bytes(output / file, encode(segmented))
@@ -241,6 +253,7 @@ def segment_one(
         "channel": picture.channel,
         "plane": picture.plane,
         "pixel_size_um": picture.pixel_size_um,
+        "diameter_px": diameter and round(diameter, 2),
         "values": f"{picture.pixels.dtype} {picture.pixels.min():g}..{picture.pixels.max():g}",
         "normalisation": rule,
         "notes": "; ".join(picture.notes),
