@@ -11,11 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from nuclei.config.load import run_name
 from nuclei.errors import UserError, explain_os_error
-from nuclei.pipeline import list_runs, load_run, run_stage, run_stages
-from nuclei.runs.files import read_table
-from nuclei.runs.layout import Options, Run, comparison
 from nuclei.runs.stage_table import STAGES
 
 if TYPE_CHECKING:
@@ -41,7 +37,8 @@ class Commands(TyperGroup):
             raise RuntimeError("a file ended where more was expected") from error
 
 
-# What a command needs is imported when it is called: torch alone takes seconds, for which nobody waits at --help.
+# What a command needs is imported when it is called, after its arguments are checked: torch alone takes seconds, for
+# which nobody waits at --help, or at a path that does not exist.
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
 )
@@ -76,6 +73,10 @@ def make_command(name: str) -> Callable[..., None]:
         force: Force = False,
         published: Published = False,
     ) -> None:
+        from nuclei.config.load import run_name
+        from nuclei.pipeline import load_run, run_stage
+        from nuclei.runs.layout import Options
+
         options = Options(data, fold, devices, jobs, force, published)
         for path in configs:
             run_stage(name, run_name(path), load_run(path), options, runs)
@@ -91,7 +92,9 @@ for stage_name, entry in STAGES.items():
 @app.command()
 def report(configs: Configs, runs: Runs = Path("runs"), force: Force = False, publish: Publish = False) -> None:
     """Write a report of each run, and tabulate all of them beside the systems of the field."""
+    from nuclei.config.load import run_name
     from nuclei.experiments.leaderboard import compare_runs
+    from nuclei.runs.layout import comparison
 
     make_command("report")(configs, runs=runs, force=force)
     print_table(compare_runs([run_name(path) for path in configs], runs))
@@ -118,6 +121,10 @@ def run(
     published: Published = False,
 ) -> None:
     """Run all stages of configs or ensembles, members first; what is up to date is skipped."""
+    from nuclei.config.load import run_name
+    from nuclei.pipeline import list_runs, run_stages
+    from nuclei.runs.layout import Options, Run
+
     options = Options(data, None, devices, jobs, force, published)
     plan = dict(entry for path in configs for entry in list_runs(path))
     for path, config in plan.items():
@@ -150,6 +157,8 @@ def ablate(
     from nuclei.experiments.ablate import Cluster
     from nuclei.experiments.ablate import ablate as run_ablations
     from nuclei.report.comparisons import gains_table
+    from nuclei.runs.files import read_table
+    from nuclei.runs.layout import Options, comparison
 
     options = Options(data, None, devices, jobs, force, published)
     failed = run_ablations(configs, seeds, options, runs, Cluster(backend, workers, address))
@@ -181,6 +190,7 @@ def climb(
 ) -> None:
     """Tabulate the steps that led to the best run: score, gain over the step before, what training took."""
     from nuclei.experiments.climb import climb as tabulate
+    from nuclei.runs.layout import comparison
 
     print_table(tabulate(steps, runs))
     typer.echo(f"climb: {comparison(runs, 'climb').with_suffix('.html')}")
@@ -234,11 +244,15 @@ def predict_images(
     ] = False,
 ) -> None:
     """Segment your own images: labels, outlines, measurements, files for QuPath and ImageJ, and a page to look at."""
+    from nuclei.inference.arguments import check_paths, parse_diameter
+
+    check_paths(images)
+    check_paths(filter(None, [weights]), "folder of weights")
+    wanted_diameter = parse_diameter(diameter)
     from nuclei.data.microscope import View
     from nuclei.inference.image_files import Reading, find_images
-    from nuclei.inference.scale import parse_diameter
 
-    reading = Reading(View(channel, plane), normalise, pixel_size, parse_diameter(diameter))
+    reading = Reading(View(channel, plane), normalise, pixel_size, wanted_diameter)
     found = find_images(images, recursive)
     from nuclei.inference.bundle import find_default  # which imports torch
     from nuclei.inference.segment_files import check_failures, describe, segment_files

@@ -1,8 +1,5 @@
 """Which files of a folder are images, what their results are called, and that results are told from images."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +8,6 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
-import nuclei
 from nuclei.data.images import encode_image_png
 from nuclei.data.microscope import View
 from nuclei.inference.image_files import (
@@ -145,15 +141,3 @@ def test_every_change_is_a_reason():
     assert describe_change(record, wanted | {"weights_sha256": "3"}) == "other weights"
     other = wanted | {"settings": Reading(View("DAPI"), normalise=False).record()}
     assert describe_change(record, other) == 'channel: null -> "DAPI"; normalise: true -> false'
-
-
-def test_a_missing_file_is_reported_without_loading_torch(tmp_path):
-    code = (
-        "import sys; from nuclei.cli import predict_images\n"
-        "try: predict_images([__import__('pathlib').Path('nothing_here')])\n"
-        "except ValueError as error: assert 'nothing_here' in str(error); sys.exit('torch' in sys.modules)\n"
-        "sys.exit(3)"
-    )
-    environment = os.environ | {"PYTHONPATH": str(Path(nuclei.__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=False)
-    assert done.returncode == 0

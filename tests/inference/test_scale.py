@@ -15,13 +15,13 @@ from nuclei.data.images import encode_labels_png
 from nuclei.data.synthetic import make_image
 from nuclei.errors import UserError
 from nuclei.inference import scale as module
+from nuclei.inference.arguments import parse_diameter
 from nuclei.inference.bundle import find_default, find_run
 from nuclei.inference.scale import (
     describe_trained,
     equivalent_diameters,
     estimate_diameter,
     measure_trained,
-    parse_diameter,
     segment_at,
     trained_diameter,
 )

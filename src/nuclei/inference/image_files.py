@@ -17,7 +17,7 @@ from nuclei.data.archives import MAX_ID_BYTES, Archive, is_clutter, open_archive
 from nuclei.data.images import decode_image
 from nuclei.data.microscope import SUFFIXES, Picture, View, count_times, normalise, read_picture
 from nuclei.errors import UserError
-from nuclei.inference.scale import Diameter
+from nuclei.inference.arguments import Diameter, check_paths
 from nuclei.runs.files import file_hash, read_json
 
 MADE_BY = "nuclei predict-images"
@@ -92,9 +92,9 @@ def find_images(paths: Iterable[Path], recursive: bool = False) -> list[Source]:
     """
     files: dict[Path, Path] = {}
     archived: list[Source] = []
+    paths = list(paths)
+    check_paths(paths)
     for path in paths:
-        if not path.exists():
-            raise UserError(f"no image or folder {path}")
         found = list_files(path, recursive) if path.is_dir() else [path]
         if path.suffix.lower() == ".zip" or (path.is_dir() and _is_archive(path)):
             archive = open_archive(path, "test")

@@ -6,7 +6,7 @@ measured on the prepared data of a run; publishing a run writes it beside the ru
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,22 +21,8 @@ from nuclei.runs.layout import Dataset, Run
 
 Image = NDArray[np.uint8]
 Found = tuple[NDArray[np.int32], NDArray[np.float32] | None]  # labels, [H, W], and the predicted IoU of each, or None
-Diameter = float | Literal["auto"] | None  # of the nuclei of an image, in its pixels; None: as large as the trained
 FACTORS = (0.25, 0.5, 1.0, 2.0)  # sizes at which an unknown diameter is looked for
 SAMPLE_PX = 512  # side of the middle of a large image, in which it is looked for
-
-
-def parse_diameter(text: str | float | None) -> Diameter:
-    """Return a diameter that a user gave: a positive number of pixels, 'auto' or None; raise UserError otherwise."""
-    if text is None or text == "auto":
-        return None if text is None else "auto"
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise UserError(f"a diameter of {text!r} is none: give the nuclei's typical diameter in pixels, or auto")
-    return value
 
 
 def equivalent_diameters(labels: NDArray[Any]) -> NDArray[np.float64]:

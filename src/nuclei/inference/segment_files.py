@@ -184,9 +184,9 @@ def plan(sources: Iterable[Source], common: dict[str, Any], output: Path, readin
 
 
 def hash_weights(run: Run) -> str:
-    """Return a hash of all that a run segments with: settings, thresholds, networks, boosters, trained size, also of members.
+    """Return a hash of all that a run segments with: settings, thresholds, networks, boosters, trained size.
 
-    Raises UserError naming those that are missing.
+    Those of members as well. Raises UserError naming what is missing.
     """
     config = load_config(run.config)
     required = list_required(run, config)

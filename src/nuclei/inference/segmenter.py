@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from nuclei.data.microscope import make_finite, normalise
 from nuclei.errors import UserError
+from nuclei.inference.arguments import Diameter, parse_diameter
 from nuclei.inference.bundle import find_default, find_run
 from nuclei.inference.exports import measure_nuclei
 from nuclei.inference.predictor import Predictor, load_predictor, stamp
-from nuclei.inference.scale import Diameter, estimate_diameter, parse_diameter, segment_at
+from nuclei.inference.scale import estimate_diameter, segment_at
 
 
 class Segmentation(NamedTuple):
