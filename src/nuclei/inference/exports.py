@@ -3,12 +3,11 @@
 import io
 import json
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import cv2
 import networkx
 import numpy as np
 import pandas as pd
@@ -18,41 +17,15 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from roifile import ROI_TYPE, ImagejRoi
 from shapely.geometry.base import BaseGeometry
-from skimage.measure import regionprops, regionprops_table
 from skimage.segmentation import expand_labels
 
 from nuclei.candidates.tree import find_saddles
 from nuclei.data.images import encode_image_png, stretch_contrast
 from nuclei.data.labels import find_outlines
+from nuclei.inference.outlines import Outlines, trace_outlines
 
-# Label -> its outline, a polygon or several, labels ascending: what `trace_outlines` returns.
-Outlines = Mapping[int, BaseGeometry]
 # One image of a COCO data set: its id, its labels, int [H, W], and a score for each label, or None.
 LabelledImage = tuple[str, NDArray[Any], NDArray[Any] | None]
-# What regionprops_table measures and what it is called here: units in names, y before x as in arrays; raw: the values
-# of the user's file, such as 0..4095 of a 12-bit camera.
-MEASURES = {
-    "label": "label",
-    "centroid-0": "centroid_y_px",
-    "centroid-1": "centroid_x_px",
-    "area": "area_px",
-    "equivalent_diameter_area": "equivalent_diameter_px",
-    "axis_major_length": "major_axis_px",
-    "axis_minor_length": "minor_axis_px",
-    "eccentricity": "eccentricity",
-    "solidity": "solidity",
-    "perimeter": "perimeter_px",
-    "orientation": "orientation_rad",
-    "bbox-0": "box_top_px",
-    "bbox-1": "box_left_px",
-    "bbox-2": "box_bottom_px",
-    "bbox-3": "box_right_px",
-    "intensity_mean-0": "gray_mean_raw",
-    "intensity_std-0": "gray_std_raw",
-    "intensity_mean-1": "red_mean_raw",
-    "intensity_mean-2": "green_mean_raw",
-    "intensity_mean-3": "blue_mean_raw",
-}
 # Light enough for black, strong enough for white and purple; six are enough for any planar map of neighbours.
 OUTLINE_COLOURS = np.array(
     [
@@ -73,41 +46,6 @@ QUPATH_CLASS = {"name": "Nucleus", "color": [0, 190, 255]}
 CATEGORY = {"id": 1, "name": "nucleus", "supercategory": "cell"}
 MOVE_TO, LINE_TO, CLOSE = 0, 1, 4  # of java.awt.geom.PathIterator, in which ImageJ stores composite ROIs
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold: the same nuclei give the same bytes
-
-
-def measure_nuclei(labels: NDArray[Any], image: NDArray[Any], pixel_size_um: float | None = None) -> pd.DataFrame:
-    """Measure each nucleus of labels, int [H, W], on a gray image, [H, W], or RGB, [H, W, 3]: a row per label.
-
-    Columns are the values of MEASURES and `touches_frame`, defined as in skimage.measure.regionprops; intensities are
-    in the image's own units, those of a gray image alike in all colours; the box's bottom and right are exclusive, the
-    orientation is the angle between the y axis and the major axis, −π/2..π/2. With the side of a pixel every length and
-    area, the box aside, has a column in µm or µm² as well. Raises ValueError where the image has another size.
-    """
-    if image.shape not in (labels.shape, (*labels.shape, 3)):
-        raise ValueError(
-            f"image has shape {image.shape}, labels {labels.shape}: a gray or RGB image of their size is needed"
-        )
-    properties = sorted({name.split("-")[0] for name in MEASURES})
-    table = pd.DataFrame(regionprops_table(labels, stack_colours(image), properties))
-    table = table[list(MEASURES)].rename(columns=MEASURES)
-    table["area_px"] = table["area_px"].astype(int)
-    height, width = labels.shape
-    at_start = table[["box_top_px", "box_left_px"]].eq(0).any(axis=1)
-    table["touches_frame"] = at_start | table["box_bottom_px"].eq(height) | table["box_right_px"].eq(width)
-    if pixel_size_um is not None:
-        for name in [name for name in map(str, table) if name.endswith("_px") and not name.startswith("box_")]:
-            side, unit = (pixel_size_um**2, "um2") if name == "area_px" else (pixel_size_um, "um")
-            table[f"{name.removesuffix('_px')}_{unit}"] = table[name] * side
-    return table
-
-
-def stack_colours(image: NDArray[Any]) -> NDArray[Any]:
-    """Return gray, red, green and blue of an image, [H, W] gray or [H, W, 3] RGB, as [H, W, 4] in its own units."""
-    if image.ndim == 2:
-        return np.dstack([image] * 4)
-    # OpenCV weighs the colours of these types alone.
-    known = image if image.dtype in (np.uint8, np.uint16, np.float32) else image.astype(np.float32)
-    return np.dstack([cv2.cvtColor(known, cv2.COLOR_RGB2GRAY), image])
 
 
 def encode_tiff(labels: NDArray[Any]) -> bytes:
@@ -149,21 +87,6 @@ def draw_outlines(image: NDArray[np.uint8], labels: NDArray[Any], thickness_px: 
     edge = find_outlines(labels, thickness_px)
     drawn[edge] = colour_neighbours(labels)[labels[edge]]
     return drawn
-
-
-def trace_outlines(labels: NDArray[Any]) -> Outlines:
-    """Trace the outline of each label, int [H, W], along the edges of its pixels: {label: polygon}, labels ascending.
-
-    Pixel (y, x) is the square from (x, y) to (x + 1, y + 1), so the area of a polygon is its nucleus's in pixels. Parts
-    that meet at a corner only are polygons of their own, as OGC demands; holes wind against the outer ring.
-    """
-    outlines: dict[int, BaseGeometry] = {}
-    for nucleus in regionprops(labels):
-        y, x = nucleus.coords.T
-        outline = shapely.normalize(shapely.coverage_union_all(shapely.box(x, y, x + 1, y + 1)))
-        # Normalised rings start at a corner, so simplifying with tolerance 0 leaves only corners.
-        outlines[int(nucleus.label)] = shapely.orient_polygons(shapely.simplify(outline, 0))
-    return outlines
 
 
 def to_geojson(

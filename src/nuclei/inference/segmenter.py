@@ -14,7 +14,7 @@ from nuclei.data.microscope import make_finite, normalise
 from nuclei.errors import UserError
 from nuclei.inference.arguments import Diameter, parse_diameter
 from nuclei.inference.bundle import find_default, find_run
-from nuclei.inference.exports import measure_nuclei
+from nuclei.inference.measures import measure_nuclei
 from nuclei.inference.predictor import Predictor, load_predictor, stamp
 from nuclei.inference.scale import estimate_diameter, segment_at
 
@@ -23,7 +23,7 @@ class Segmentation(NamedTuple):
     """Hold the nuclei of an image.
 
     labels: int32 [H, W], 0 is background, nuclei are numbered from 1 without gaps. table: a row per nucleus, ascending
-    by `label`, with the columns of `predict-images`' CSV: exports.measure_nuclei and, of a run that scores its nuclei,
+    by `label`, with the columns of `predict-images`' CSV: measures.measure_nuclei and, of a run that scores its nuclei,
     `predicted_iou` in 0..1.
     """
 
