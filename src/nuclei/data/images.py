@@ -167,6 +167,6 @@ def stretch_contrast(image: NDArray[np.uint8], low: float = 1.0, high: float = 9
     if np.median(image) > 90:
         return image
     bottom, top = np.percentile(image, (low, high))
-    spread = np.clip((image.astype(np.float32) - bottom) / max(top - bottom, 8), 0, 1)
-    stretched: NDArray[np.uint8] = np.rint(255 * np.sqrt(spread)).astype(np.uint8)
-    return stretched
+    spread = np.clip((np.arange(256) - bottom) / max(top - bottom, 8), 0, 1)
+    stretched = np.rint(255 * np.sqrt(spread)).astype(np.uint8)
+    return np.asarray(cv2.LUT(image, stretched), np.uint8)

@@ -50,8 +50,8 @@ def measure_nuclei(labels: NDArray[Any], image: NDArray[Any], pixel_size_um: flo
         }
     )
     table = table[[*table.columns[:7], "eccentricity", "solidity", "perimeter_px", "orientation_rad"]]
-    for name, values in zip(("top", "left", "bottom", "right"), box.T, strict=True):
-        table[f"box_{name}_px"] = values
+    for side, edge in zip(("top", "left", "bottom", "right"), box.T, strict=True):
+        table[f"box_{side}_px"] = edge
     means, deviations = measure_colours(image[y, x], number, area)
     table["gray_mean_raw"], table["gray_std_raw"] = means[0], deviations
     for name, values in zip(COLOURS[1:], means[1:], strict=True):
@@ -60,8 +60,8 @@ def measure_nuclei(labels: NDArray[Any], image: NDArray[Any], pixel_size_um: flo
     table["touches_frame"] = (box[:, :2] == 0).any(axis=1) | (box[:, 2] == height) | (box[:, 3] == width)
     if pixel_size_um is not None:
         for name in [name for name in map(str, table) if name.endswith("_px") and not name.startswith("box_")]:
-            side, unit = (pixel_size_um**2, "um2") if name == "area_px" else (pixel_size_um, "um")
-            table[f"{name.removesuffix('_px')}_{unit}"] = table[name] * side
+            scale, unit = (pixel_size_um**2, "um2") if name == "area_px" else (pixel_size_um, "um")
+            table[f"{name.removesuffix('_px')}_{unit}"] = table[name] * scale
     return table
 
 
@@ -111,7 +111,7 @@ def measure_border(
     for worth, steps in ((2, BESIDE), (10, AT_CORNER)):
         for dy, dx in steps:
             place += worth * (border[y + 1 + dy, x + 1 + dx] == own[outer])
-    perimeter = np.bincount(number, PERIMETER_WEIGHTS[place], len(area))
+    perimeter = np.bincount(number, PERIMETER_WEIGHTS[place], len(area)).astype(np.float64)
     return area / count_hulls(y, x, number, len(area)), perimeter
 
 

@@ -89,7 +89,7 @@ def join_rings(rings: list[tuple[int, NDArray[np.int64]]]) -> dict[int, BaseGeom
     points = np.concatenate([ring for _, ring in rings]).astype(np.float64)
     # Linear rings are closed by shapely.
     made = shapely.linearrings(points, indices=np.repeat(np.arange(len(rings)), lengths))
-    filled = shapely.normalize(shapely.polygons(made))
+    filled: NDArray[Any] = np.asarray(shapely.normalize(shapely.polygons(made)))
     of_label: dict[int, list[int]] = defaultdict(list)
     for number, (label, _) in enumerate(rings):
         of_label[label].append(number)
