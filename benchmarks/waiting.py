@@ -3,9 +3,8 @@
     python benchmarks/waiting.py > benchmarks/waiting.json
 
 Each measurement is a process of its own, as OMP_WAIT_POLICY is read when a library is loaded: "spin" leaves it unset,
-"sleep" is PASSIVE, which `import nuclei` sets. Both on a machine that this script leaves alone, and beside one busy loop
-a core. Seconds of each, and how many times as long spinning takes: the median over the repeats of the ratio of
-neighbours.
+"sleep" is PASSIVE, which `import nuclei` sets. Both with nothing beside them that this script started, and beside one
+busy loop a core. Seconds of each, and how many times as long spinning takes, the median over the repeats.
 """
 
 import argparse

@@ -4,6 +4,8 @@ The rules, which README tells users as well:
 
 * The content decides the format, not the suffix: PNG, JPEG, BMP, WebP, TIFF in all its forms. CZI, ND2 and LIF are
   read by bioio.
+* Of several images in one file (series, scenes) each is a picture of its own, unless `View.series` names one; a TIFF
+  whose pages without metadata differ in size is refused.
 * Of several channels one is named (`View.channel`); a z-stack is projected to its maximum unless `View.plane` names a
   plane; each time point is a picture of its own. What metadata leave open is refused, never guessed.
 * Pixels lie as they are stored: an orientation tag is not applied, as ImageJ and QuPath do not apply it either.
@@ -59,6 +61,7 @@ class View:
 
     channel: str | None = None  # its name, or its number from 0
     plane: str | None = None  # its number from 0, or PROJECTION, which a z-stack gets by default
+    series: int | None = None  # number from 0 of the one image that is wanted of a file with several; None: all
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,15 @@ import cv2
 import networkx
 import numpy as np
 import pandas as pd
-import shapely
 import tifffile
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from roifile import ROI_TYPE, ImagejRoi
-from shapely.geometry.base import BaseGeometry
 
 from nuclei.candidates.tree import find_saddles
 from nuclei.data.images import encode_image_png, stretch_contrast
 from nuclei.data.labels import find_outlines
-from nuclei.inference.outlines import Outlines, trace_outlines
+from nuclei.inference.outlines import Outlines, list_rings, trace_outlines
 
 # One image of a COCO data set: its id, its labels, int [H, W], and a score for each label, or None.
 LabelledImage = tuple[str, NDArray[Any], NDArray[Any] | None]
@@ -115,11 +113,12 @@ def to_geojson(
     }
     if missing := outlines.keys() - rows.keys():
         raise ValueError(f"measures have no row of label {min(missing)}: measure the same labels")
-    geometries = shapely.to_geojson([*outlines.values()]).tolist()
     features = [
         {
             "type": "Feature",
-            "geometry": json.loads(geometry),
+            "geometry": {"type": "Polygon", "coordinates": parts[0]}
+            if len(parts) == 1
+            else {"type": "MultiPolygon", "coordinates": parts},
             "properties": {
                 "objectType": object_type,
                 "name": str(label),
@@ -127,7 +126,7 @@ def to_geojson(
                 "measurements": rows[label],
             },
         }
-        for label, geometry in zip(outlines, geometries, strict=True)
+        for label, parts in list_rings(outlines).items()
     ]
     return {"type": "FeatureCollection", "features": features}
 
@@ -139,15 +138,15 @@ def to_rois(outlines: Outlines) -> bytes:
     """
     result = io.BytesIO()
     with zipfile.ZipFile(result, "w") as archive:
-        for label, outline in outlines.items():
+        for label, parts in list_rings(outlines).items():
             entry = zipfile.ZipInfo(f"{label:05d}.roi", ZIP_DATE)
-            archive.writestr(entry, make_roi(outline, f"{label:05d}").tobytes(), zipfile.ZIP_DEFLATED)
+            archive.writestr(entry, make_roi(parts, f"{label:05d}").tobytes(), zipfile.ZIP_DEFLATED)
     return result.getvalue()
 
 
-def make_roi(outline: BaseGeometry, name: str) -> ImagejRoi:
-    """Turn an outline along pixel edges into an ImageJ ROI."""
-    rings = [shapely.get_coordinates(ring)[:-1].astype(int) for ring in shapely.get_rings(shapely.get_parts(outline))]
+def make_roi(parts: list[list[list[list[float]]]], name: str) -> ImagejRoi:
+    """Turn an outline along pixel edges, as list_rings gives it, into an ImageJ ROI."""
+    rings = [np.array(ring[:-1], np.int32) for rings in parts for ring in rings]
     if len(rings) == 1:
         roi = ImagejRoi.frompoints(rings[0], name=name)
         roi.roitype = ROI_TYPE.TRACED
@@ -158,7 +157,7 @@ def make_roi(outline: BaseGeometry, name: str) -> ImagejRoi:
         for corner in ring[1:]:
             path += [LINE_TO, *corner]
         path.append(CLOSE)
-    left, top, right, bottom = map(int, outline.bounds)
+    (left, top), (right, bottom) = (end(np.concatenate(rings), axis=0).tolist() for end in (np.min, np.max))
     return ImagejRoi(
         roitype=ROI_TYPE.RECT,
         name=name,

@@ -124,3 +124,21 @@ def unite_pixels(labels: NDArray[Any], label: int, window: tuple[slice, slice]) 
     outline = shapely.normalize(shapely.coverage_union_all(shapely.box(x, y, x + 1, y + 1)))
     # Normalised rings start at a corner, so simplifying with tolerance 0 leaves only corners.
     return shapely.simplify(outline, 0)
+
+
+def list_rings(outlines: Outlines) -> dict[int, list[list[list[list[float]]]]]:
+    """Return the closed rings of each label as lists, as GeoJSON nests them: parts, rings of each, points x, y."""
+    shapes = np.array([*outlines.values()], dtype=object)
+    parts, shape_of_part = shapely.get_parts(shapes, return_index=True)
+    rings, part_of_ring = shapely.get_rings(parts, return_index=True)
+    points, ring_of_point = shapely.get_coordinates(rings, return_index=True)
+    values = points.tolist()
+    bounds = np.searchsorted(ring_of_point, np.arange(len(rings) + 1)).tolist()
+    nested: list[list[list[list[float]]]] = [[] for _ in parts]
+    for number, part in enumerate(part_of_ring.tolist()):
+        nested[part].append(values[bounds[number] : bounds[number + 1]])
+    found: dict[int, list[list[list[list[float]]]]] = {label: [] for label in outlines}
+    labels = [*outlines]
+    for number, shape in enumerate(shape_of_part.tolist()):
+        found[labels[shape]].append(nested[number])
+    return found
