@@ -218,6 +218,14 @@ def predict_images(
     plane: Annotated[
         str | None, typer.Option(help="plane of a z-stack, by its number from 0; max: the maximum of all, the default")
     ] = None,
+    series: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="the one image wanted of a file with several (OME-TIFF, LIF), by its number from 0",
+            show_default="all",
+        ),
+    ] = None,
     normalise: Annotated[
         bool,
         typer.Option(
@@ -252,7 +260,7 @@ def predict_images(
     from nuclei.data.microscope import View
     from nuclei.inference.image_files import Reading, find_images
 
-    reading = Reading(View(channel, plane), normalise, pixel_size, wanted_diameter)
+    reading = Reading(View(channel, plane, series), normalise, pixel_size, wanted_diameter)
     found = find_images(images, recursive)
     from nuclei.inference.bundle import find_default  # which imports torch
     from nuclei.inference.segment_files import check_failures, describe, segment_files

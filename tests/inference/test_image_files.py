@@ -18,7 +18,7 @@ from nuclei.inference.image_files import (
     describe_change,
     find_images,
     name_files,
-    split_times,
+    split_file,
 )
 from nuclei.runs.files import write_bytes, write_json
 
@@ -103,7 +103,7 @@ def test_a_time_series_is_one_image_per_time_point(tmp_path):
     stack = np.random.default_rng(0).integers(0, 9000, (3, 2, 8, 8)).astype(np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", stack, imagej=True, metadata={"axes": "TCYX"})
     reading = Reading(View("1"))
-    times = split_times(*find_images([tmp_path]), reading)
+    times = split_file(*find_images([tmp_path]), reading)
     assert [one.name for one in times] == ["a_t000", "a_t001", "a_t002"]
     for number, one in enumerate(times):
         np.testing.assert_array_equal(one.read(reading)[0].pixels, stack[number, 1])
@@ -112,7 +112,7 @@ def test_a_time_series_is_one_image_per_time_point(tmp_path):
 def test_a_name_that_is_too_long_for_results_is_refused(tmp_path):
     fill(tmp_path, f"{'a' * 220}.png")
     with pytest.raises(ValueError, match="220 bytes, more than 200: shorten it"):
-        split_times(*find_images([tmp_path]), Reading())
+        split_file(*find_images([tmp_path]), Reading())
 
 
 def test_a_given_pixel_size_goes_before_that_of_the_file(tmp_path):

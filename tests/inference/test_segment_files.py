@@ -233,6 +233,24 @@ def test_a_time_series_is_segmented_point_by_point(project):
     assert "--channel" in failed["why"][0]
 
 
+def test_images_of_one_file_have_results_of_their_own(project):
+    images = [np.zeros((32, 40), np.uint16), np.zeros((2, 24, 30), np.uint16)]
+    images[0][4:9, 4:9] = images[1][0, 4:9, 4:9] = images[1][1, 2:5, 2:5] = images[1][1, 10:15, 10:15] = 500
+    with tifffile.TiffWriter(project / "s.ome.tif", ome=True) as file:
+        for image, axes in zip(images, ("YX", "TYX"), strict=True):
+            file.write(image, metadata={"axes": axes})
+    summary = segment(project, project / "s.ome.tif")
+    assert dict(zip(summary["image"], summary["nuclei"], strict=True)) == {
+        "s_s000": 1,
+        "s_s001_t000": 1,
+        "s_s001_t001": 2,
+    }
+    assert set(states(segment(project, project / "s.ome.tif")).values()) == {UP_TO_DATE}
+    chosen = segment(project, project / "s.ome.tif", reading=Reading(View(series=1)))
+    assert states(chosen) == {"s_s001_t000": UP_TO_DATE, "s_s001_t001": UP_TO_DATE}
+    assert segment(project, project / "s.ome.tif", reading=Reading(View(series=2)))["state"].tolist() == [FAILED]
+
+
 def test_intensities_of_a_camera_image_are_its_own_but_for_a_hot_pixel(project):
     paths = [find_case(name) for name in ("camera12in16.png", "hotpixel16.png")]
     summary = segment(project, *paths)

@@ -99,22 +99,37 @@ Result = TypeVar("Result")
 Read = Callable[[Mapping[str, list[int]]], tuple[NDArray[Any], str]]
 
 
-def count_times(path: Path, view: View) -> int:
-    """Return how many pictures a file holds: its time points, 1 without a series.
+def list_series(path: Path, view: View) -> list[int]:
+    """Return the numbers of the images of a file that are wanted: all, or view.series; [0] of a file with one.
+
+    Only headers are read. Raises UserError naming the file and how many it has where there is no such one, and where
+    a TIFF has several that its metadata do not tell apart.
+    """
+    count = _guard(path, lambda: _count_series(path, view)) if _has_axes(path) else 1
+    if view.series is None:
+        return list(range(count))
+    if not 0 <= view.series < count:
+        images = "1 image" if count == 1 else f"{count} images"
+        raise UserError(f"{path}: it holds {images}, and no series {view.series}: choose --series 0..{count - 1}")
+    return [view.series]
+
+
+def count_times(path: Path, view: View, series: int = 0) -> int:
+    """Return how many pictures an image of a file holds: its time points, 1 without any.
 
     Only headers are read. Raises UserError naming the file, its axes and the option that resolves what is ambiguous.
     """
     if not _has_axes(path):
         return 1
-    return _guard(path, lambda: _count_times(path, view))
+    return _guard(path, lambda: _count_times(path, view, series))
 
 
-def read_picture(path: Path, view: View, time: int = 0) -> Picture:
-    """Read one picture of a file by the rules of this module.
+def read_picture(path: Path, view: View, time: int = 0, series: int = 0) -> Picture:
+    """Read one picture of a file by the rules of this module: a time point of one of its images.
 
     Raises UserError naming the file, the fault and the fix.
     """
-    return _guard(path, lambda: _read_stack(path, view, time) if _has_axes(path) else _read_flat(path, view))
+    return _guard(path, lambda: _read_stack(path, view, time, series) if _has_axes(path) else _read_flat(path, view))
 
 
 def normalise(pixels: NDArray[Any], robust: bool = True) -> tuple[NDArray[np.uint8], str]:
@@ -212,22 +227,33 @@ def _decode_by_pillow(data: bytes) -> NDArray[Any]:
 # ---- Files with axes ----
 
 
-def _count_times(path: Path, view: View) -> int:
+def _count_series(path: Path, view: View) -> int:
     if path.suffix.lower() in VENDOR_SUFFIXES:
-        layout, _ = _open_vendor(path)
+        return len(_load_vendor(path).scenes)
+    with TiffFile(path) as tiff:
+        count = len(tiff.series)
+        if count > 1 and not tiff.is_ome and view.series is None:
+            shapes = "; ".join(f"{one.axes} {' x '.join(map(str, one.shape))}" for one in tiff.series)
+            raise UserError(f"it holds {count} images ({shapes}): choose one by --series 0..{count - 1}")
+        return count
+
+
+def _count_times(path: Path, view: View, series: int) -> int:
+    if path.suffix.lower() in VENDOR_SUFFIXES:
+        layout, _ = _open_vendor(path, series)
     else:
         with TiffFile(path) as tiff:
-            layout, _ = _open_tiff(tiff, view)
+            layout, _ = _open_tiff(tiff, view, series)
     _choose(layout, view, 0)
     return layout.sizes.get("T", 1)
 
 
-def _read_stack(path: Path, view: View, time: int) -> Picture:
+def _read_stack(path: Path, view: View, time: int, series: int) -> Picture:
     if path.suffix.lower() in VENDOR_SUFFIXES:
-        layout, read = _open_vendor(path)
+        layout, read = _open_vendor(path, series)
         return _project(layout, read, view, time)
     with TiffFile(path) as tiff:
-        layout, read = _open_tiff(tiff, view)
+        layout, read = _open_tiff(tiff, view, series)
         return _project(layout, read, view, time)
 
 
@@ -323,23 +349,23 @@ def _list_channels(names: tuple[str, ...], count: int) -> str:
 # ---- TIFF ----
 
 
-def _open_tiff(tiff: TiffFile, view: View) -> tuple[Layout, Read]:
-    """Return the layout of a TIFF, and the function that reads it while the file is open."""
-    series = tiff.series[0]
-    if len(tiff.series) > 1:
-        shapes = "; ".join(f"{one.axes} {' x '.join(map(str, one.shape))}" for one in tiff.series)
-        raise UserError(f"it holds {len(tiff.series)} images ({shapes}): save each as a file of its own")
+def _open_tiff(tiff: TiffFile, view: View, number: int) -> tuple[Layout, Read]:
+    """Return the layout of an image of a TIFF, and the function that reads it while the file is open."""
+    series = tiff.series[number]
     axes = _name_axes(series, view)
     sizes = dict(zip(axes, series.shape, strict=True))
     _check_size(sizes["Y"], sizes["X"])
-    ome = _read_ome(tiff)
+    ome = _read_ome(tiff, number)
     names = tuple(str(channel.get("Name", "")) for channel in _as_list(ome.get("Channel", [])))
     names = names if len(names) == sizes.get("C", 1) else ()
     shown = [i for i, axis in enumerate(axes) if not (axis == "S" and _is_gray(series))]
     layout = Layout(
-        "".join(axes[i] for i in shown), tuple(series.shape[i] for i in shown), names, _read_pixel_size(tiff, ome)
+        "".join(axes[i] for i in shown),
+        tuple(series.shape[i] for i in shown),
+        names,
+        _read_pixel_size(tiff, series, ome),
     )
-    return layout, lambda chosen: _read_series(tiff, series, axes, chosen)
+    return layout, lambda chosen: _read_series(tiff, number, axes, chosen)
 
 
 def _is_gray(series: TiffPageSeries) -> bool:
@@ -364,10 +390,9 @@ def _name_axes(series: TiffPageSeries, view: View) -> str:
     return axes
 
 
-def _read_series(
-    tiff: TiffFile, series: TiffPageSeries, axes: str, chosen: Mapping[str, list[int]]
-) -> tuple[NDArray[Any], str]:
+def _read_series(tiff: TiffFile, number: int, axes: str, chosen: Mapping[str, list[int]]) -> tuple[NDArray[Any], str]:
     """Read what is chosen of a series, of many pages only those that are needed, and drop T and C."""
+    series = tiff.series[number]
     page_shape = tuple(series.keyframe.shape)
     n_leading = len(axes) - len(page_shape)
     leading = tuple(series.shape[:n_leading])
@@ -375,7 +400,7 @@ def _read_series(
     wanted = [chosen.get(axis, everything) for axis, everything in zip(axes, whole, strict=True)]
     if n_leading > 0 and series.shape[n_leading:] == page_shape and len(series.pages) == math.prod(leading):
         pages = np.ravel_multi_index(np.ix_(*wanted[:n_leading]), leading).ravel().tolist()
-        array = tiff.asarray(key=pages, series=0).reshape(*map(len, wanted[:n_leading]), *page_shape)
+        array = tiff.asarray(key=pages, series=number).reshape(*map(len, wanted[:n_leading]), *page_shape)
         wanted[:n_leading] = [list(range(len(one))) for one in wanted[:n_leading]]
     else:
         array = series.asarray()
@@ -409,12 +434,14 @@ def _to_colours(series: TiffPageSeries, array: NDArray[Any], axes: str) -> tuple
     return np.asarray(Image.fromarray(np.ascontiguousarray(array), "CMYK").convert("RGB")), axes
 
 
-def _read_ome(tiff: TiffFile) -> dict[str, Any]:
-    """Return what OME-XML says of the pixels of the first image; an empty dict without it."""
+def _read_ome(tiff: TiffFile, number: int) -> dict[str, Any]:
+    """Return what OME-XML says of the pixels of an image; an empty dict without it, or where it lists other images."""
     if not tiff.ome_metadata:
         return {}
-    image = _as_list(tifffile.xml2dict(tiff.ome_metadata).get("OME", {}).get("Image", {}))[0]
-    pixels: dict[str, Any] = image.get("Pixels", {})
+    images = _as_list(tifffile.xml2dict(tiff.ome_metadata).get("OME", {}).get("Image", {}))
+    if number and len(images) != len(tiff.series):
+        return {}
+    pixels: dict[str, Any] = images[number].get("Pixels", {})
     return pixels
 
 
@@ -422,11 +449,11 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def _read_pixel_size(tiff: TiffFile, ome: Mapping[str, Any]) -> float | None:
+def _read_pixel_size(tiff: TiffFile, series: TiffPageSeries, ome: Mapping[str, Any]) -> float | None:
     """Return the side of a pixel in µm by OME, ImageJ or the resolution; None if unknown or not square."""
     sizes = [_read_ome_size(ome, axis) for axis in "XY"]
     if None in sizes:
-        page = tiff.pages.first
+        page = series.keyframe
         tags = [page.tags.get(name) for name in ("XResolution", "YResolution")]
         unit_tag = page.tags.get("ResolutionUnit")
         unit = {2: "inch", 3: "cm"}.get(int(unit_tag.value) if unit_tag else 2)
@@ -452,11 +479,11 @@ def _read_ome_size(ome: Mapping[str, Any], axis: str) -> float | None:
 # ---- Files of vendors ----
 
 
-def _open_vendor(path: Path) -> tuple[Layout, Read]:
-    """Return the layout of a CZI, ND2 or LIF file, and the function that reads it, by bioio if it is installed."""
+def _load_vendor(path: Path) -> Any:
+    """Return the bioio.BioImage of a CZI, ND2 or LIF file; raise UserError naming the extra if it is not installed."""
     try:
         bioio = importlib.import_module("bioio")
-        image = bioio.BioImage(path)
+        return bioio.BioImage(path)
     except Exception as error:
         if not (isinstance(error, ImportError) or type(error).__name__ == "UnsupportedFileFormatError"):
             raise
@@ -465,8 +492,13 @@ def _open_vendor(path: Path) -> tuple[Layout, Read]:
             f"{path}: {suffix} files need a reader that is not installed (or this one is damaged): "
             f"pip install 'nuclei[{READER_EXTRA}]', or save it as OME-TIFF"
         ) from None
+
+
+def _open_vendor(path: Path, number: int) -> tuple[Layout, Read]:
+    """Return the layout of an image of a CZI, ND2 or LIF file, and the function that reads it."""
+    image = _load_vendor(path)
     if len(image.scenes) > 1:
-        raise UserError(f"it holds {len(image.scenes)} scenes: save each as a file of its own")
+        image.set_scene(number)
     axes = str(image.dims.order)
     kept = [i for i, axis in enumerate(axes) if axis in "YX" or image.shape[i] > 1]
     side_x, side_y = image.physical_pixel_sizes.X, image.physical_pixel_sizes.Y

@@ -33,7 +33,7 @@ from nuclei.inference.image_files import (
     describe_change,
     in_utf8,
     read_record,
-    split_times,
+    split_file,
 )
 from nuclei.inference.predictor import choose_jobs, load_predictor, stamp
 from nuclei.inference.segmenter import find_nuclei
@@ -166,12 +166,12 @@ def plan(sources: Iterable[Source], common: dict[str, Any], output: Path, readin
     tasks = []
     for source in sources:
         try:
-            images, image_hash = split_times(source, reading), source.hash()
+            images, image_hash = split_file(source, reading), source.hash()
         except (ValueError, OSError) as error:
             tasks.append(Task(source, FAILED, in_utf8(str(error))))
             continue
         for image in images:
-            settings = reading.record() | {"time": image.time}
+            settings = reading.record() | {"time": image.time, "series": image.series}
             wanted = common | {"image_sha256": image_hash, "settings": settings}
             record = read_record(output / f"{image.name}{RECORD}")
             why = describe_change(record, wanted)
