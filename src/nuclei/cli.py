@@ -291,6 +291,26 @@ def show(
     typer.echo(show_image(name, image_id, runs))
 
 
+@app.command("export-onnx")
+def export_onnx(
+    weights: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_BUNDLE", help="folder of a finished run in runs/, or of ensembles/")
+    ],
+    fold: Annotated[int, typer.Option(min=0, help="the fold whose network is written")],
+    member: Annotated[str | None, typer.Option(help="of an ensemble: the run whose network is written")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="file to write", show_default="<run>_fold<K>.onnx in this folder")
+    ] = None,
+) -> None:
+    """Write one trained network as ONNX, for other programs; it takes images of any size that 32 divides."""
+    from nuclei.inference.arguments import check_paths
+
+    check_paths([weights], "run or bundle")
+    from nuclei.inference.onnx_file import export_onnx as export
+
+    typer.echo(export(weights, fold, member, output))
+
+
 @app.command()
 def coco(name: RunName, runs: Runs = Path("runs")) -> None:
     """Write a run's nuclei, and the true ones, as COCO JSON."""

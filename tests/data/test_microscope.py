@@ -353,12 +353,14 @@ def test_scenes_of_vendors_are_images_of_their_own(tmp_path, monkeypatch):
         physical_pixel_sizes, shape = SimpleNamespace(X=None, Y=None), SHAPE
 
         def __init__(self, path):
+            assert path.name == "a.lif"
             self.scene = 0
 
         def set_scene(self, number):
             self.scene = number
 
         def get_image_data(self, order):
+            assert order == "YX"
             return GRAY + np.uint8(self.scene)
 
     (tmp_path / "a.lif").write_bytes(b"something")

@@ -232,6 +232,8 @@ def _count_series(path: Path, view: View) -> int:
         return len(_load_vendor(path).scenes)
     with TiffFile(path) as tiff:
         count = len(tiff.series)
+        if not count:
+            raise UserError("it holds no image: it is damaged, or was cut short")
         if count > 1 and not tiff.is_ome and view.series is None:
             shapes = "; ".join(f"{one.axes} {' x '.join(map(str, one.shape))}" for one in tiff.series)
             raise UserError(f"it holds {count} images ({shapes}): choose one by --series 0..{count - 1}")
