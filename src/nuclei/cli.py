@@ -291,6 +291,36 @@ def show(
     typer.echo(show_image(name, image_id, runs))
 
 
+@app.command("napari")
+def show_in_napari(
+    image: Annotated[Path, typer.Argument(help="an image, as predict-images reads it")],
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="folder of an ensemble, or of a run in runs/", show_default="the published ensemble"),
+    ] = None,
+    channel: Annotated[str | None, typer.Option(help="channel with the nuclei, by name or number")] = None,
+    plane: Annotated[str | None, typer.Option(help="plane of a z-stack, by its number from 0, or max")] = None,
+    series: Annotated[int | None, typer.Option(min=0, help="the one image wanted of a file with several")] = None,
+    diameter: Annotated[str | None, typer.Option(help="typical diameter of your nuclei in pixels, or auto")] = None,
+) -> None:
+    """Segment an image and open it in napari: image, labels, and each nucleus's measurements and predicted IoU."""
+    from nuclei.inference.arguments import check_paths, parse_diameter
+
+    check_paths([image])
+    check_paths(filter(None, [weights]), "folder of weights")
+    wanted_diameter = parse_diameter(diameter)
+    from nuclei.data.microscope import View
+    from nuclei.inference import napari_layers
+    from nuclei.inference.bundle import find_default
+    from nuclei.inference.image_files import Reading
+
+    napari = napari_layers.load_napari()
+    reading = Reading(View(channel, plane, series), diameter=wanted_diameter)
+    viewer = napari_layers.show_layers(napari_layers.build_layers(image, weights or find_default(), reading))
+    typer.echo(f"{len(viewer.layers)} layers in napari; close its window to end")
+    napari.run()
+
+
 @app.command("export-onnx")
 def export_onnx(
     weights: Annotated[
