@@ -86,6 +86,40 @@ def test_statuses_and_lines_of_a_process(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+HEAVY = {"torch", "lightgbm", "pandas", "numpy", "scipy", "cv2", "skimage", "matplotlib"}
+LOADED = """
+import sys
+from nuclei.cli import main
+sys.argv = ["nuclei", *sys.argv[1:]]
+try:
+    main()
+except SystemExit as end:
+    print(end.code, file=sys.stderr)
+print(*{name.partition(".")[0] for name in sys.modules})
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "said", "allowed"),
+    [
+        ("--help", "0", set()),
+        ("predict-images --help", "0", set()),
+        ("run --nonsense", "2", set()),
+        ("predict-images nowhere", "error: no image or folder nowhere", set()),
+        ("predict-images . --weights nowhere", "error: no folder of weights nowhere", set()),
+        ("predict-images . --diameter wide", "error: a diameter of 'wide'", set()),
+        ("predict-images .", "error: no images in .", HEAVY - {"torch", "lightgbm", "matplotlib"}),
+        ("run nowhere.yaml", "nowhere.yaml", HEAVY - {"torch", "lightgbm", "matplotlib"}),
+        ("train nowhere.yaml", "nowhere.yaml", HEAVY - {"torch", "lightgbm", "matplotlib"}),
+    ],
+)
+def test_a_wrong_argument_is_reported_before_what_takes_time_is_imported(tmp_path, command, said, allowed):
+    run_command = [sys.executable, "-c", LOADED, *command.split()]
+    done = subprocess.run(run_command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+    assert said in done.stderr
+    assert not HEAVY & set(done.stdout.splitlines()[-1].split()) - allowed
+
+
 SLOW = """
 import sys, time
 from pathlib import Path

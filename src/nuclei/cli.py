@@ -12,11 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from nuclei.config.load import parse_changes
 from nuclei.errors import UserError, explain_os_error
-from nuclei.pipeline import choose_name, load_run, plan_runs, rehearse, run_stage, run_stages
-from nuclei.runs.files import read_table
-from nuclei.runs.layout import Options, Run, comparison
 from nuclei.runs.stage_table import STAGES
 
 LESS_MEMORY = "use fewer processes by --jobs or, to train, a smaller train.batch_size or train.crop_px"
@@ -39,7 +35,8 @@ class Commands(TyperGroup):
             raise RuntimeError("a file ended where more was expected") from error
 
 
-# What a command needs is imported when it is called: torch alone takes seconds, for which nobody waits at --help.
+# What a command needs is imported when it is called, after its arguments are checked: torch alone takes seconds, for
+# which nobody waits at --help, or at a path that does not exist.
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
 )
@@ -93,6 +90,10 @@ def make_command(name: str) -> Callable[..., None]:
         settings: Settings = None,
         new_name: NewName = None,
     ) -> None:
+        from nuclei.config.load import parse_changes
+        from nuclei.pipeline import choose_name, load_run, run_stage
+        from nuclei.runs.layout import Options
+
         options, changes = Options(data, fold, devices, jobs, force, published), parse_changes(settings or ())
         for path, run in zip(configs, choose_name(configs, new_name), strict=True):
             run_stage(name, run, load_run(path, changes), options, runs)
@@ -116,7 +117,9 @@ def report(
 ) -> None:
     """Write a report of each run, and tabulate all of them beside the systems of the field."""
     from nuclei.experiments.leaderboard import compare_runs
+    from nuclei.pipeline import choose_name
     from nuclei.report.terminal import print_table
+    from nuclei.runs.layout import comparison
 
     make_command("report")(configs, runs=runs, force=force, settings=settings, new_name=new_name)
     print_table(compare_runs(choose_name(configs, new_name), runs))
@@ -148,6 +151,10 @@ def run(
     ] = False,
 ) -> None:
     """Run all stages of configs or ensembles, members first; what is up to date is skipped."""
+    from nuclei.config.load import parse_changes
+    from nuclei.pipeline import choose_name, plan_runs, rehearse, run_stages
+    from nuclei.runs.layout import Options, Run
+
     options = Options(data, None, devices, jobs, force, published)
     plan = plan_runs(configs, parse_changes(settings or ()), new_name)
     if dry_run:
@@ -181,10 +188,13 @@ def ablate(
     settings: Settings = None,
 ) -> None:
     """Run what is missing of ablations and their bases, and tabulate what each change gains over its base."""
+    from nuclei.config.load import parse_changes
     from nuclei.experiments.ablate import Cluster
     from nuclei.experiments.ablate import ablate as run_ablations
     from nuclei.report.comparisons import gains_table
     from nuclei.report.terminal import print_table
+    from nuclei.runs.files import read_table
+    from nuclei.runs.layout import Options, comparison
 
     options = Options(data, None, devices, jobs, force, published)
     changes = parse_changes(settings or ())
@@ -211,6 +221,7 @@ def climb(
     """Tabulate the steps that led to the best run: score, gain over the step before, what training took."""
     from nuclei.experiments.climb import climb as tabulate
     from nuclei.report.terminal import print_table
+    from nuclei.runs.layout import comparison
 
     print_table(tabulate(steps, runs))
     typer.echo(f"climb: {comparison(runs, 'climb').with_suffix('.html')}")
@@ -272,6 +283,14 @@ def predict_images(
     plane: Annotated[
         str | None, typer.Option(help="plane of a z-stack, by its number from 0; max: the maximum of all, the default")
     ] = None,
+    series: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="the one image wanted of a file with several (OME-TIFF, LIF), by its number from 0",
+            show_default="all",
+        ),
+    ] = None,
     normalise: Annotated[
         bool,
         typer.Option(
@@ -282,6 +301,14 @@ def predict_images(
     pixel_size: Annotated[
         float | None, typer.Option(min=1e-6, help="side of a pixel in µm, instead of what the files say")
     ] = None,
+    diameter: Annotated[
+        str | None,
+        typer.Option(
+            help="typical diameter of your nuclei in pixels, or auto to estimate it: brings images to the size that "
+            "the networks learned",
+            show_default="images as they are",
+        ),
+    ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", help="look into nested folders, too")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list what would be made, and why; write nothing")] = False,
     jobs: Jobs = -1,
@@ -290,11 +317,16 @@ def predict_images(
     ] = False,
 ) -> None:
     """Segment your own images: labels, outlines, measurements, files for QuPath and ImageJ, and a page to look at."""
+    from nuclei.inference.arguments import check_paths, parse_diameter
+
+    check_paths(images)
+    check_paths(filter(None, [weights]), "folder of weights")
+    wanted_diameter = parse_diameter(diameter)
     from nuclei.data.microscope import View
     from nuclei.inference.image_files import Reading, find_images
 
+    reading = Reading(View(channel, plane, series), normalise, pixel_size, wanted_diameter)
     found = find_images(images, recursive)
-    reading = Reading(View(channel, plane), normalise, pixel_size)
     from nuclei.inference.bundle import find_default  # which imports torch
     from nuclei.inference.segment_files import check_failures, describe, segment_files
 
@@ -329,6 +361,7 @@ def check(
 ) -> None:
     """Measure how well definitions of novelty tell unseen kinds of images from seen ones, and tabulate it."""
     from nuclei.experiments.novelty import check_novelty
+    from nuclei.pipeline import load_run
     from nuclei.runs.layout import Dataset
 
     table = check_novelty(Dataset(load_run(config).data, runs), kinds, external, weights, output)
@@ -446,6 +479,56 @@ def show(
     from nuclei.report.show import show_image
 
     typer.echo(show_image(name, image_id, runs))
+
+
+@app.command("napari")
+def show_in_napari(
+    image: Annotated[Path, typer.Argument(help="an image, as predict-images reads it")],
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="folder of an ensemble, or of a run in runs/", show_default="the published ensemble"),
+    ] = None,
+    channel: Annotated[str | None, typer.Option(help="channel with the nuclei, by name or number")] = None,
+    plane: Annotated[str | None, typer.Option(help="plane of a z-stack, by its number from 0, or max")] = None,
+    series: Annotated[int | None, typer.Option(min=0, help="the one image wanted of a file with several")] = None,
+    diameter: Annotated[str | None, typer.Option(help="typical diameter of your nuclei in pixels, or auto")] = None,
+) -> None:
+    """Segment an image and open it in napari: image, labels, and each nucleus's measurements and predicted IoU."""
+    from nuclei.inference.arguments import check_paths, parse_diameter
+
+    check_paths([image])
+    check_paths(filter(None, [weights]), "folder of weights")
+    wanted_diameter = parse_diameter(diameter)
+    from nuclei.data.microscope import View
+    from nuclei.inference import napari_layers
+    from nuclei.inference.bundle import find_default
+    from nuclei.inference.image_files import Reading
+
+    napari = napari_layers.load_napari()
+    reading = Reading(View(channel, plane, series), diameter=wanted_diameter)
+    viewer = napari_layers.show_layers(napari_layers.build_layers(image, weights or find_default(), reading))
+    typer.echo(f"{len(viewer.layers)} layers in napari; close its window to end")
+    napari.run()
+
+
+@app.command("export-onnx")
+def export_onnx(
+    weights: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_BUNDLE", help="folder of a finished run in runs/, or of ensembles/")
+    ],
+    fold: Annotated[int, typer.Option(min=0, help="the fold whose network is written")],
+    member: Annotated[str | None, typer.Option(help="of an ensemble: the run whose network is written")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="file to write", show_default="<run>_fold<K>.onnx in this folder")
+    ] = None,
+) -> None:
+    """Write one trained network as ONNX, for other programs; it takes images of any size that 32 divides."""
+    from nuclei.inference.arguments import check_paths
+
+    check_paths([weights], "run or bundle")
+    from nuclei.inference.onnx_file import export_onnx as export
+
+    typer.echo(export(weights, fold, member, output))
 
 
 @app.command()

@@ -14,9 +14,10 @@ from nuclei.data.images import decode_image, encode_image_png
 from nuclei.data.synthetic import make_image
 from nuclei.inference import segment_files as module
 from nuclei.inference.bundle import find_default
-from nuclei.inference.exports import FORMATS, Segmented, measure_nuclei
+from nuclei.inference.exports import FORMATS, Segmented
 from nuclei.inference.gallery import gallery_page
 from nuclei.inference.image_files import Reading, find_images
+from nuclei.inference.measures import measure_nuclei
 from nuclei.runs.files import write_bytes
 
 HOSTILE = '<script>alert(1)<img src=x onerror=alert(2)> "it\'s" & 細胞 #1 50%?'

@@ -15,7 +15,7 @@ from skimage.draw import polygon2mask
 from skimage.measure import label
 
 from nuclei.data.synthetic import make_image
-from nuclei.inference.exports import OUTLINE_COLOURS, Segmented, measure_nuclei, number_colours
+from nuclei.inference.exports import OUTLINE_COLOURS, Segmented, number_colours
 from nuclei.inference.gallery import (
     PARTS,
     PICTURE_PX,
@@ -25,6 +25,7 @@ from nuclei.inference.gallery import (
     encode_view,
     gallery_page,
 )
+from nuclei.inference.measures import measure_nuclei
 
 ROOT = Path(__file__).parents[2]
 

@@ -36,6 +36,7 @@ class Threshold:
 
     config = None
     novelty = None  # as of a run that was made before its training images were recorded
+    trained_diameter = 10
 
     def segment(self, image):
         gray = image[..., 0]
@@ -119,6 +120,21 @@ def test_other_settings_and_other_weights_make_results_anew(project, monkeypatch
     assert summary["why"].tolist() == ["pixel_size_um: null -> 0.5"] * 2
     monkeypatch.setattr(module, "hash_weights", lambda run: "other")
     assert segment(project, reading=Reading(pixel_size_um=0.5))["why"].tolist() == ["other weights"] * 2
+
+
+def test_a_diameter_is_a_setting_of_its_own_and_measures_stay_in_pixels_of_the_image(project):
+    before = segment(project, project / "in/a.png")
+    summary = segment(project, project / "in/a.png", reading=Reading(diameter=5.0))
+    assert summary["why"].tolist() == ["diameter: null -> 5.0"]
+    assert before["diameter_px"].isna().all()
+    assert summary["diameter_px"].tolist() == [5]
+    assert (project / "out/a_labels.tif").stat().st_size
+    labels, table = tifffile.imread(project / "out/a_labels.tif"), pd.read_csv(project / "out/a_nuclei.csv")
+    assert labels.shape == (64, 80)
+    assert table["area_px"].tolist() == np.bincount(labels.ravel())[1:].tolist()
+    estimated = segment(project, project / "in/a.png", reading=Reading(diameter="auto"))
+    assert 3 < estimated["diameter_px"][0] < 40
+    assert json.loads((project / "out/a.json").read_text())["made_from"]["settings"]["diameter"] == "auto"
 
 
 def test_the_hash_of_weights_knows_every_file_that_segments(tmp_path):
@@ -281,6 +297,24 @@ def test_a_time_series_is_segmented_point_by_point(project):
     failed = segment(project, project / "s.tif")
     assert failed["state"].tolist() == [FAILED]
     assert "--channel" in failed["why"][0]
+
+
+def test_images_of_one_file_have_results_of_their_own(project):
+    images = [np.zeros((32, 40), np.uint16), np.zeros((2, 24, 30), np.uint16)]
+    images[0][4:9, 4:9] = images[1][0, 4:9, 4:9] = images[1][1, 2:5, 2:5] = images[1][1, 10:15, 10:15] = 500
+    with tifffile.TiffWriter(project / "s.ome.tif", ome=True) as file:
+        for image, axes in zip(images, ("YX", "TYX"), strict=True):
+            file.write(image, metadata={"axes": axes})
+    summary = segment(project, project / "s.ome.tif")
+    assert dict(zip(summary["image"], summary["nuclei"], strict=True)) == {
+        "s_s000": 1,
+        "s_s001_t000": 1,
+        "s_s001_t001": 2,
+    }
+    assert set(states(segment(project, project / "s.ome.tif")).values()) == {UP_TO_DATE}
+    chosen = segment(project, project / "s.ome.tif", reading=Reading(View(series=1)))
+    assert states(chosen) == {"s_s001_t000": UP_TO_DATE, "s_s001_t001": UP_TO_DATE}
+    assert segment(project, project / "s.ome.tif", reading=Reading(View(series=2)))["state"].tolist() == [FAILED]
 
 
 def test_intensities_of_a_camera_image_are_its_own_but_for_a_hot_pixel(project):

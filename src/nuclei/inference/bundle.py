@@ -23,6 +23,7 @@ from nuclei.inference.contents import (
     list_networks,
     list_required,
 )
+from nuclei.inference.scale import measure_trained
 from nuclei.runs.files import as_json, differences, file_hash, read_json, write_bytes, write_json
 from nuclei.runs.layout import Dataset, Run
 from nuclei.runs.outputs import find_damage, record_file
@@ -157,5 +158,7 @@ def write_bundle(run: Run, folder: Path) -> str:
     novelty = [run.novelty] if run.novelty.is_file() else []  # of runs that were made before it was recorded
     for path in (*configs, *networks, *metas, run.tuned, *novelty, *boosters):
         write_bytes(target / path.relative_to(run.folder.parent), path.read_bytes())
+    if nuclei := measure_trained(run, config):
+        write_json(target / run.nuclei.relative_to(run.folder.parent), nuclei)
     write_manifest(target)
     return f"{target}: {len(networks)} networks of {size_mb:.0f} MB, {len(boosters)} sets of boosters"

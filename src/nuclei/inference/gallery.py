@@ -35,6 +35,7 @@ HEADINGS = {
     "width": "Width",
     "height": "Height",
     "pixel_size_um": "µm / pixel",
+    "diameter_px": "Diameter (px)",
     "axes": "Axes",
     "channel": "Channel",
     "plane": "Plane",

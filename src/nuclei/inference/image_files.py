@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from nuclei.data.archives import Archive, is_clutter, open_archive
 from nuclei.data.image_ids import MAX_ID_BYTES
 from nuclei.data.images import decode_image
-from nuclei.data.microscope import SUFFIXES, Picture, View, count_times, normalise, read_picture
+from nuclei.data.microscope import SUFFIXES, Picture, View, count_times, list_series, normalise, read_picture
 from nuclei.errors import UserError
+from nuclei.inference.arguments import Diameter, check_paths
 from nuclei.runs.files import file_hash, read_json
 
 MADE_BY = "nuclei predict-images"
@@ -26,24 +27,30 @@ RECORD = ".json"
 
 @dataclass(frozen=True)
 class Reading:
-    """Say how images are read: which picture of a file, whether values are normalised, the side of a pixel in µm."""
+    """Say how images are read: which picture of a file, normalised or not, the sizes of pixels and nuclei."""
 
     view: View = field(default_factory=View)
     normalise: bool = True
     pixel_size_um: float | None = None  # instead of what a file says
+    diameter: Diameter = None  # of the nuclei, in pixels of the image
 
     def record(self) -> dict[str, Any]:
         """Return all settings as JSON holds them."""
-        return asdict(self.view) | {"normalise": self.normalise, "pixel_size_um": self.pixel_size_um}
+        return asdict(self.view) | {
+            "normalise": self.normalise,
+            "pixel_size_um": self.pixel_size_um,
+            "diameter": self.diameter,
+        }
 
 
 @dataclass(frozen=True)
 class Source:
-    """Hold one image to be segmented: a file, a time point of one, or an image of an official archive."""
+    """Hold one image to be segmented: a file, an image or time point of one, or an image of an official archive."""
 
     name: str  # what the names of its results begin with
     path: Path
     time: int | None = None
+    series: int | None = None  # number of the image, of a file with several
     archive: Archive | None = None
 
     @property
@@ -65,7 +72,7 @@ class Source:
         if self.archive is not None:
             image = decode_image(self.archive.read(self.archive.image_name(self.name)), self.file)
             return Picture(image, f"YXS {' x '.join(map(str, image.shape))}"), image, "official archive, as it is"
-        picture = read_picture(self.path, reading.view, self.time or 0)
+        picture = read_picture(self.path, reading.view, self.time or 0, self.series or 0)
         try:
             image, rule = normalise(picture.pixels, reading.normalise)
         except ValueError as error:
@@ -87,9 +94,9 @@ def find_images(paths: Iterable[Path], recursive: bool = False) -> list[Source]:
     """
     files: dict[Path, Path] = {}
     archived: list[Source] = []
+    paths = list(paths)
+    check_paths(paths)
     for path in paths:
-        if not path.exists():
-            raise UserError(f"no image or folder {path}")
         if not (path.is_file() or path.is_dir()):  # reading a pipe or a device may never end
             raise UserError(f"{path} is neither a file nor a folder: copy its content to a file, and name that")
         found = list_files(path, recursive) if path.is_dir() else [path]
@@ -195,17 +202,28 @@ def check_names(sources: Sequence[Source]) -> None:
             )
 
 
-def split_times(source: Source, reading: Reading) -> list[Source]:
-    """Return the images of a source: of a time series one for each time point, <name>_t000, <name>_t001 and so on.
+def split_file(source: Source, reading: Reading) -> list[Source]:
+    """Return the images of a source: of a file with several each by itself, <name>_s000, <name>_s001 and so on.
 
-    Raises UserError naming the file if it is damaged, if it is open which picture of it is wanted, or if its name is
-    too long to name results.
+    Of a time series each time point is one, <name>_t000, <name>_t001. Raises UserError naming the file if it is
+    damaged, if it is open which picture of it is wanted, or if its name is too long to name results.
     """
     if (length_bytes := len(source.name.encode())) > MAX_ID_BYTES:
         raise UserError(f"{source.path}: its name has {length_bytes} bytes, more than {MAX_ID_BYTES}: shorten it")
-    if source.archive is not None or (times := count_times(source.path, reading.view)) == 1:
+    if source.archive is not None:
         return [source]
-    return [replace(source, name=f"{source.name}_t{time:03d}", time=time) for time in range(times)]
+    images = []
+    numbers = list_series(source.path, reading.view)
+    for number in numbers:
+        image = source
+        if len(numbers) > 1 or number:
+            image = replace(source, name=f"{source.name}_s{number:03d}", series=number)
+        times = count_times(source.path, reading.view, number)
+        if times == 1:
+            images.append(image)
+        else:
+            images += [replace(image, name=f"{image.name}_t{time:03d}", time=time) for time in range(times)]
+    return images
 
 
 def check_folder(output: Path) -> None:

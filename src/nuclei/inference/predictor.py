@@ -39,6 +39,7 @@ from nuclei.inference.contents import (
     list_networks,
 )
 from nuclei.inference.predictions import is_other, read_training, read_tuned
+from nuclei.inference.scale import trained_diameter
 from nuclei.networks.encoder_decoder import Network, load_weights
 from nuclei.networks.hardware import choose_precision, one_thread
 from nuclei.networks.kinds import KINDS, Forward, build
@@ -84,7 +85,10 @@ def choose_jobs(jobs: int) -> int:
 
 def stamp(folder: Path) -> tuple[int, ...]:
     """Return when the networks, boosters and thresholds in the folder of runs were last written."""
-    patterns = ("*/fold*/*.safetensors", "*/scorer/fold*", "*/select.json", "*/novelty.npz", "*/config.yaml")
+    patterns = (
+        *("*/fold*/*.safetensors", "*/scorer/fold*", "*/select.json", "*/config.yaml"),
+        *("*/novelty.npz", "*/nuclei.json"),
+    )
     return tuple(path.stat().st_mtime_ns for pattern in patterns for path in sorted(folder.glob(pattern)))
 
 
@@ -158,6 +162,11 @@ class Predictor:
         """How unlike the training images an image is; None of a run that was made before that was recorded."""
         training = read_training(self.run)
         return training.novelty() if training else None
+
+    @cached_property
+    def trained_diameter(self) -> float:
+        """The median diameter in px of the nuclei that the networks learned; an ensemble's members learn the same."""
+        return trained_diameter(self.run, self.config)
 
     @cached_property
     def boosters(self) -> list[dict[str, Booster]]:

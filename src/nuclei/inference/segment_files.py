@@ -23,7 +23,7 @@ from nuclei.errors import UserError
 from nuclei.evaluation.submission import validate_submission, write_submission
 from nuclei.inference.bundle import find_run
 from nuclei.inference.contents import check_files, list_required
-from nuclei.inference.exports import FORMATS, LABELS, Segmented, measure_nuclei
+from nuclei.inference.exports import FORMATS, LABELS, Segmented
 from nuclei.inference.gallery import GENERATOR, VIEW_FORMATS, VIEWS, gallery_page
 from nuclei.inference.image_files import (
     MADE_BY,
@@ -35,9 +35,10 @@ from nuclei.inference.image_files import (
     describe_change,
     in_utf8,
     read_record,
-    split_times,
+    split_file,
 )
 from nuclei.inference.predictor import choose_jobs, load_predictor, stamp
+from nuclei.inference.segmenter import find_nuclei
 from nuclei.runs.files import atomic, file_hash, remove_partial_files, write_bytes, write_json, write_table
 from nuclei.runs.layout import Run
 from nuclei.runs.locks import lock
@@ -58,6 +59,7 @@ FACTS = (
     "channel",
     "plane",
     "pixel_size_um",
+    "diameter_px",
     "values",
     "normalisation",
     "notes",
@@ -196,12 +198,12 @@ def plan(sources: Iterable[Source], common: dict[str, Any], output: Path, readin
     tasks = []
     for source in sources:
         try:
-            images, image_hash = split_times(source, reading), source.hash()
+            images, image_hash = split_file(source, reading), source.hash()
         except (ValueError, OSError) as error:
             tasks.append(Task(source, FAILED, in_utf8(str(error))))
             continue
         for image in images:
-            settings = reading.record() | {"time": image.time}
+            settings = reading.record() | {"time": image.time, "series": image.series}
             wanted = common | {"image_sha256": image_hash, "settings": settings}
             record = read_record(output / f"{image.name}{RECORD}")
             why = describe_change(record, wanted)
@@ -225,15 +227,15 @@ def find_lost(record: dict[str, Any], output: Path) -> str:
 
 
 def hash_weights(run: Run) -> str:
-    """Return a hash of all that a run segments with: settings, thresholds, networks and boosters, also of members.
+    """Return a hash of all that a run segments with: settings, thresholds, networks, boosters, trained size.
 
-    Raises UserError naming those that are missing.
+    Those of members as well. Raises UserError naming what is missing.
     """
     config = load_config(run.config)
     required = list_required(run, config)
     check_files(run, required)
     settings = [one.config for one in (run, *(Run(name, run.folder.parent) for name in config.members))]
-    files = [path for path in (*settings, *required, run.novelty) if path.is_file()]
+    files = [path for path in (*settings, *required, run.novelty, run.nuclei) if path.is_file()]
     lines = (f"{path.relative_to(run.folder.parent).as_posix()} {file_hash(path)}\n" for path in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -276,11 +278,11 @@ def segment_one(
     results = list_results(source.name)
     record: dict[str, Any] = {"made_by": MADE_BY, "finished": False, "files": [*results], "made_from": task.made_from}
     write_json(output / f"{source.name}{RECORD}", record)
-    labels, iou = loaded.segment(image)
+    try:
+        labels, measures, diameter = find_nuclei(loaded, image, picture.pixels, picture.pixel_size_um, reading.diameter)
+    except UserError as error:
+        return {}, f"{source.file}: {error}"
     novelty = loaded.novelty(image) if loaded.novelty else None
-    measures = measure_nuclei(labels, picture.pixels, picture.pixel_size_um)
-    if iou is not None:
-        measures["predicted_iou"] = iou[measures["label"].to_numpy() - 1]
     segmented = Segmented(image, labels, measures)
     hashes = {}
     for file, encode in results.items():
@@ -301,6 +303,7 @@ def segment_one(
         "channel": picture.channel,
         "plane": picture.plane,
         "pixel_size_um": picture.pixel_size_um,
+        "diameter_px": diameter and round(diameter, 2),
         "values": f"{picture.pixels.dtype} {picture.pixels.min():g}..{picture.pixels.max():g}",
         "normalisation": rule,
         "notes": "; ".join(picture.notes),

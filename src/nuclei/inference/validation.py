@@ -10,7 +10,7 @@ from nuclei.data.competition import ARCHIVES, FILES, TITLES
 from nuclei.errors import UserError
 from nuclei.evaluation.sheets import read_sheet
 from nuclei.evaluation.submission import validate_submission
-from nuclei.inference.image_files import Reading, Source, find_images, split_times
+from nuclei.inference.image_files import Reading, Source, find_images, split_file
 from nuclei.runs.layout import open_run
 from nuclei.runs.parallel import each_image
 
@@ -24,7 +24,7 @@ def shapes_of_images(path: Path, jobs: int = -1) -> Shapes:
     Raises UserError as find_images does, and naming an image that cannot be read.
     """
     reading = Reading()
-    images = {image.name: image for source in find_images([path]) for image in split_times(source, reading)}
+    images = {image.name: image for source in find_images([path]) for image in split_file(source, reading)}
     work = partial(_read_shape, reading)
     return dict(zip(images, each_image(list(images), work, "sizes", jobs, list(images.values())), strict=True))
 

@@ -218,6 +218,7 @@ class Run:
         self.plain = self.folder / "plain"
         self.scorer = self.folder / "scorer"
         self.tuned = self.folder / "select.json"
+        self.nuclei = self.folder / "nuclei.json"  # of a published run: how large those are that it was trained on
         self.report = self.folder / "report"
         self.writeup = self.folder / "writeup"
         self.metrics = self.folder / "metrics.json"
