@@ -36,7 +36,8 @@ def publish(run: Run, config: Config, folder: Path) -> None:
     """Copy the results of a run to a folder of ENSEMBLES, and write the blocks that tell of it."""
     members = [Run(name, run.folder.parent) for name in config.members]
     copies = {run.metrics: "metrics.json", run.per_image("oof"): "per_image.csv"}
-    copies |= {member.metrics: f"metrics_{member.name}.json" for member in members}
+    scored = [member for member in members if member.metrics.is_file()]
+    copies |= {member.metrics: f"metrics_{member.name}.json" for member in scored}
     unseen = counterpart(run)
     copies |= {path: name for path, name in ((unseen.metrics, UNSEEN),) if path.is_file()}
     optional = (run.report / "figures/pipeline.png", run.report / "report.html", run.writeup / "writeup.html")
@@ -44,13 +45,17 @@ def publish(run: Run, config: Config, folder: Path) -> None:
     for path, name in copies.items():
         write_bytes(folder / name, path.read_bytes())
     write_json(folder / "made.json", {one.name: read_metas(one) for one in (*members, run)})
-    compressed = gzip.compress(run.submission("test").read_bytes(), 9, mtime=0)
-    write_bytes(folder / "submission_stage1_test.csv.gz", compressed)
+    submissions = {"submission_stage1_test": run.submission("test")}
+    for growth in config.submit.growths:
+        path = run.submission("test", growth)
+        submissions[path.stem.replace("submission", "stage1_test")] = path
+    for name, path in submissions.items():
+        write_bytes(folder / f"{name}.csv.gz", gzip.compress(path.read_bytes(), 9, mtime=0))
     picture = overview_picture(RunReader(run, config))
     write_bytes(folder / f"{picture.name}.png", picture.png)
     published = {path.parent.name: read_published(path.parent) for path in sorted(ENSEMBLES.glob("*/metrics.json"))}
-    scored = ((name, *files) for name, files in published.items())
-    scores = {"scores": scores_line(scored, read_stage1(), read_unseen())}
+    everything = ((name, *files) for name, files in published.items())
+    scores = {"scores": scores_line(everything, read_stage1(), read_unseen())}
     places = write_blocks(run_blocks(run.name, *published[run.name]) | scores)
     print(write_bundle(run, folder))
     print(f"{folder} and the blocks of {' and '.join(map(str, places))} are those of {run.folder}", flush=True)
