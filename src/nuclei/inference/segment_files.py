@@ -44,7 +44,7 @@ from nuclei.runs.layout import Run
 from nuclei.runs.locks import lock
 from nuclei.runs.parallel import each_image
 
-VERSION = 2  # of the results: raised by a change of the code that makes them others
+VERSION = 3  # of the results: raised by a change of the code that makes them others
 SUMMARY, PAGE = "summary.csv", "index.html"
 ANY = "any"  # hash, where none was recorded
 CELL_STARTS = (*FORMULA_STARTS, "\t", "\r")
