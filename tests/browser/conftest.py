@@ -35,8 +35,11 @@ def browser():
         path = find_browser(playwright.chromium.executable_path)
         if path is None:
             pytest.skip("no Chromium: `playwright install chromium`, or name one by NUCLEI_BROWSER")
-        # Chromium has no sandbox for root.
-        started = playwright.chromium.launch(executable_path=path, chromium_sandbox=os.geteuid() != 0)
+        try:
+            # Chromium has no sandbox for root.
+            started = playwright.chromium.launch(executable_path=path, chromium_sandbox=os.geteuid() != 0)
+        except sync_api.Error as error:
+            pytest.skip(f"{path} does not start: {str(error).partition(chr(10))[0]}")
         yield started
         started.close()
 
