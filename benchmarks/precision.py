@@ -44,13 +44,13 @@ def main() -> None:
         frozen = freeze(network)
         with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
             frozen_bf16 = freeze(network)
-        ways = {
+        ways: dict[str, tuple[Callable[[torch.Tensor], object], bool]] = {
             "fp32, as it is": (network, False),
             "fp32, frozen": (frozen, False),
             "bf16, as it is": (network, True),
             "bf16, frozen": (frozen_bf16, False),
         }
-        rounds = [{name: time_once(*(way[0], image, way[1])) for name, way in ways.items()} for _ in range(ROUNDS + 1)]
+        rounds = [{name: time_once(way[0], image, way[1]) for name, way in ways.items()} for _ in range(ROUNDS + 1)]
         for name in ways:
             seconds = median(one[name] for one in rounds[1:])
             ratio = median(one["fp32, as it is"] / one[name] for one in rounds[1:])

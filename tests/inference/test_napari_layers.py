@@ -24,7 +24,7 @@ from nuclei.inference.segment_files import segment_files
 from nuclei.inference.segmenter import Segmentation
 from nuclei.runs.files import write_bytes
 
-LABELS = np.int32([[0, 1, 1], [2, 2, 0]])
+LABELS = np.array([[0, 1, 1], [2, 2, 0]], np.int32)
 TABLE = pd.DataFrame({"label": [1, 2], "area_px": [2, 2], "predicted_iou": [0.5, 0.75]})
 
 
