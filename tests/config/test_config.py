@@ -357,3 +357,17 @@ def test_what_only_maps_have_is_refused_of_a_detector(change):
     assert parse_config(detector, "a test").model.gives == "detections"
     with pytest.raises(ValueError, match="for networks that give maps, not for MaskRCNN, which gives detections"):
         parse_config(merge(detector, change), "a test")
+
+
+def test_external_data_are_recorded_where_there_are_any_and_a_weight_of_0_leaves_a_set_out():
+    def record(external):
+        return Config.model_validate({"data": {"external": external}}).record_training()
+
+    assert record({}) == record({"tnbc": 0}) == Config().record_training()
+    assert "external" not in record({})
+    one = record({"tnbc": 4, "nuinsseg": 0})
+    assert one == Config().record_training() | {"external": {"tnbc": 4}, "external_area_px": 1500}
+    assert record({"tnbc": 4}) == one
+    assert record({"tnbc": 2}) != one
+    with pytest.raises(ValueError, match="cannot be a name"):
+        record({"../tnbc": 1})
