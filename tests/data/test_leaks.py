@@ -1,6 +1,7 @@
 """A copy is found however it was cut, turned, rescaled or compressed; different images are never taken for one."""
 
 import itertools
+from functools import partial
 
 import cv2
 import numpy as np
@@ -47,7 +48,7 @@ def cut(image, share=0.7):
 
 
 CHANGES = {
-    **{f"turn {turn}": lambda image, turn=turn: turned(image, turn) for turn in range(8)},
+    **{f"turn {turn}": partial(turned, turn=turn) for turn in range(8)},
     "cut": cut,
     "half": lambda image: resized(image, 0.5),
     "double": lambda image: resized(image, 2),
