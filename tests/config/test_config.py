@@ -455,3 +455,17 @@ def test_a_changed_setting_is_checked_as_the_file_is(tmp_path):
     ):
         with pytest.raises(UserError, match=words):
             load_config(path, parse_changes([text]))
+
+
+def test_external_data_are_recorded_where_there_are_any_and_a_weight_of_0_leaves_a_set_out():
+    def record(external):
+        return Config.model_validate({"data": {"external": external}}).record_training()
+
+    assert record({}) == record({"tnbc": 0}) == Config().record_training()
+    assert "external" not in record({})
+    one = record({"tnbc": 4, "nuinsseg": 0})
+    assert one == Config().record_training() | {"external": {"tnbc": 4}, "external_area_px": 1500}
+    assert record({"tnbc": 4}) == one
+    assert record({"tnbc": 2}) != one
+    with pytest.raises(ValueError, match="cannot be a name"):
+        record({"../tnbc": 1})
