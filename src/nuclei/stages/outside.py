@@ -17,10 +17,10 @@ from nuclei.decoding.methods import cut_candidates
 from nuclei.errors import UserError
 from nuclei.evaluation.metric import best_iou
 from nuclei.inference.bundle import PUBLISHED, find_run
+from nuclei.inference.contents import check_files, list_networks
 from nuclei.inference.predictor import choose_jobs, load_predictor, stamp
-from nuclei.inference.segment_files import hash_weights
 from nuclei.runs.cache import stage
-from nuclei.runs.files import read_image, read_labels, write_arrays
+from nuclei.runs.files import as_json, content_hash, file_hash, read_image, read_labels, write_arrays
 from nuclei.runs.layout import Dataset, Options, Run
 from nuclei.runs.parallel import each_image
 from nuclei.stages.external import external_inputs
@@ -37,7 +37,7 @@ def main(run: Run, config: Config, options: Options) -> None:
     with stage(
         run.meta("outside"),
         {"watershed": config.watershed.record()},
-        external_inputs(dataset) | {"weights": hash_weights(other)},
+        external_inputs(dataset) | {"networks": hash_networks(other)},
         [run.outside],
         options.force,
         version=VERSION,
@@ -63,6 +63,17 @@ def find_other(run: Run, config: Config) -> Run:
             f"scorer.outside: no finished run {config.scorer.outside} in {places[0].parent} or {places[1].parent}"
         )
     return find_run(found)
+
+
+def hash_networks(other: Run) -> str:
+    """Return a hash of the networks of a run and of its members, and of how they are applied."""
+    config = load_config(other.config)
+    members = [load_config(Run(name, other.folder.parent).config) for name in config.members]
+    networks = list_networks(other, config)
+    check_files(other, networks)
+    weights = {path.relative_to(other.folder.parent).as_posix(): file_hash(path) for path in networks}
+    applied = [[one.model.record(), one.predict.record(), one.record()["members"]] for one in (config, *members)]
+    return content_hash(as_json([weights, applied]))
 
 
 def check_unseen(other: Run, config: Config) -> None:
