@@ -56,7 +56,7 @@ def fetch_files(
     """Fetch files into a folder under the names given, resuming from the `.part` file that an interrupted run left.
 
     Returns, and records in `downloads.json` beside the files, name -> {url, bytes, sha256}, and the licence where one
-    is given. A file that exists is kept; `attempts` is how many tries in a row may bring nothing. Raises ValueError for
+    is given. A file that exists is kept; `attempts` is how many tries in a row may bring nothing. Raises UserError for
     a kept file that is not the recorded one, ConnectionError listing which files to put where.
     """
     folder.mkdir(parents=True, exist_ok=True)

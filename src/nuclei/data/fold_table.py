@@ -17,7 +17,7 @@ _COUNT = re.compile(r"[0-9]{1,9}")
 
 
 def check_folds(table: pd.DataFrame) -> None:
-    """Raise ValueError when a fold table lacks a column, repeats an image, or has a group in two folds."""
+    """Raise UserError when a fold table lacks a column, repeats an image, or has a group in two folds."""
     if missing := [c for c in COLUMNS if c not in table]:
         raise UserError(f"fold table lacks {', '.join(missing)}; it needs {', '.join(COLUMNS)}")
     if (repeated := table["image_id"].duplicated()).any():
@@ -32,7 +32,7 @@ def check_folds(table: pd.DataFrame) -> None:
 def read_folds(path: Path) -> pd.DataFrame:
     """Read a fold table: COLUMNS, ids, groups and clusters as text, n_nuclei and fold int64, weight float64.
 
-    Raises ValueError naming the file where it is no such table, and the row where an image or group has no name, a
+    Raises UserError naming the file where it is no such table, and the row where an image or group has no name, a
     count or fold is no whole number from 0 on, or a weight no number above 0; and as `check_folds` does.
     """
     sheet = read_sheet(path, "fold table")

@@ -45,7 +45,6 @@ WRITEUP = [
     Section("Summary", summary_section),
     Section("Data and folds", data_section),
     Section("External data", external_section),
-    Section("External data", external_section),
     Section("Targets and networks", networks_section),
     Section("Training", settings_and_training_section),
     Section("Inference", inference_section),

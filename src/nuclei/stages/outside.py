@@ -73,7 +73,7 @@ def hash_networks(other: Run) -> str:
     check_files(other, networks)
     weights = {path.relative_to(other.folder.parent).as_posix(): file_hash(path) for path in networks}
     applied = [[one.model.record(), one.predict.record(), one.record()["members"]] for one in (config, *members)]
-    return content_hash(as_json([weights, applied]))
+    return content_hash(as_json({"weights": weights, "applied": applied}))
 
 
 def check_unseen(other: Run, config: Config) -> None:
