@@ -69,7 +69,7 @@ def test_every_stage_of_a_new_run_and_of_its_members_would_run(project, demo_fol
     of_small = [line for line in said if line.startswith("small ")]
     of_pair = [line for line in said if line.startswith("pair ")]
     assert len(of_small) == 11
-    assert len(of_pair) == 8
+    assert len(of_pair) == 9
     assert said.index(of_small[-1]) < said.index(of_pair[0])
     assert all(line.endswith("would run (not made yet)") for line in of_small + of_pair)
 

@@ -306,6 +306,11 @@ def read_pairs(
     return (read_pair(dataset, image_id, min_side_px) for image_id in image_ids)
 
 
+def add_external(table: pd.DataFrame, external: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a fold table, and after them those of an external table; without any the table as it is."""
+    return pd.concat([table, external], ignore_index=True) if len(external) else table
+
+
 def read_training_pairs(
     dataset: Dataset, table: pd.DataFrame, external: pd.DataFrame, min_side_px: int = 0
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint16]]]:

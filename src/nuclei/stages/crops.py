@@ -5,7 +5,6 @@ serves all folds but its own, and the crops of a run serve every other run that 
 """
 
 import numpy as np
-import pandas as pd
 from numpy.lib.format import open_memmap
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -16,7 +15,7 @@ from nuclei.networks.hardware import single_thread
 from nuclei.runs.cache import stage
 from nuclei.runs.cores import count_jobs
 from nuclei.runs.files import atomic
-from nuclei.runs.layout import Dataset, Options, Run, read_training_pairs
+from nuclei.runs.layout import Dataset, Options, Run, add_external, read_training_pairs
 from nuclei.stages.external import external_inputs
 from nuclei.training.crops import Crops, make_source, pool_settings
 
@@ -44,7 +43,7 @@ def main(run: Run, config: Config, options: Options) -> None:
         table = dataset.read_fold_table()
         external = dataset.external_table()
         pairs = read_training_pairs(dataset, table, external, config.model.min_side_px)
-        source = make_source(pairs, pd.concat([table, external]), config.train, by_fold=True)
+        source = make_source(pairs, add_external(table, external), config.train, by_fold=True)
         crops = Crops(source, config.model, config.train, n, config.train.seed)
         loader = DataLoader(crops, BATCH, num_workers=count_jobs(options.jobs), worker_init_fn=single_thread)
         with (

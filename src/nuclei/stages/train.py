@@ -27,7 +27,7 @@ from nuclei.networks.kinds import KINDS, build, make_loss
 from nuclei.runs.cache import expected_fingerprint, fingerprint, is_up_to_date, read_meta, stage
 from nuclei.runs.cores import count_threads, use_threads
 from nuclei.runs.files import as_json, differences, file_hash, named, write_bytes, write_table
-from nuclei.runs.layout import Dataset, Options, Run, read_config, read_pair, read_training_pairs
+from nuclei.runs.layout import Dataset, Options, Run, add_external, read_config, read_pair, read_training_pairs
 from nuclei.runs.rehearsal import is_made, rehearses
 from nuclei.stages import crops as crops_stage
 from nuclei.stages.external import describe_external, external_inputs
@@ -144,7 +144,7 @@ def find_crops(run: Run, config: Config, dataset: Dataset, table: pd.DataFrame, 
         return Pool(images, targets, rows, config.train, n, seed)
     table, external = table[table["fold"] != fold], dataset.external_table()
     pairs = read_training_pairs(dataset, table, external, config.model.min_side_px)
-    source = make_source(pairs, pd.concat([table, external]), config.train)
+    source = make_source(pairs, add_external(table, external), config.train)
     return Crops(source, config.model, config.train, n, seed)
 
 
