@@ -48,6 +48,8 @@ FOR_MAPS = (
     ("model", "output_stride"),
     ("train", "pool"),
     ("train", "start"),
+    ("train", "scale"),
+    ("train", "teacher"),
     ("train", "cuda_graph"),
 )
 
@@ -153,6 +155,30 @@ class TrainConfig(Section):
     )
     batch_size: int = Field(16, gt=0, description="crops per step")
     crop_px: int = Field(256, gt=0, description="side of the square crops")
+    scale: float = Field(
+        1.0,
+        gt=0,
+        description="size of the images that crops are cut from, relative to what model.min_side_px makes of them: "
+        "near predict.scales, a network learns for the size that it is applied at",
+        json_schema_extra=LATER,
+    )
+    teacher: Name | None = Field(
+        None,
+        description="a run, an ensemble or not, whose maps of each crop are learned too (distillation); a fold learns "
+        "from the teacher's networks that never saw its held-out images; null: from the true targets alone",
+        json_schema_extra=LATER,
+    )
+    teacher_share: float = Field(
+        0.5, gt=0, le=1, description="the teacher's share of the targets", json_schema_extra=LATER
+    )
+    unlabelled: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the crops that are cut from the images without masks of data.unseen, whose targets are "
+        "the teacher's alone",
+        json_schema_extra=LATER,
+    )
     pool: int = Field(
         0,
         ge=0,
@@ -197,9 +223,17 @@ class PredictConfig(Section):
     checkpoint: Literal["last", "best"] = Field(
         "last", description="best is chosen on the held-out fold itself, so its out-of-fold score flatters"
     )
-    tta: Literal["none", "flips", "dihedral"] = Field("flips", description="1, 4 or 8 views")
+    tta: Literal["none", "turn", "flips", "dihedral"] = Field(
+        "flips", description="1, 2 (as it is and turned by 180°), 4 or 8 views"
+    )
     scales: Annotated[tuple[Positive, ...], Distinct] = Field(
         (1.0,), min_length=1, description="predict at each of these sizes and average"
+    )
+    new_images: Literal["folds", "whole"] = Field(
+        "folds",
+        description="what is applied to images that no fold holds: the networks of all folds, averaged, or one more "
+        "that learns from all images, as many times faster; its score is stood for by those of the folds",
+        json_schema_extra=LATER,
     )
     tile_px: int = Field(1280, gt=0, description="larger images are predicted in tiles of this side")
     overlap_px: int = Field(128, ge=0, description="blended overlap of tiles, less than tile_px")
@@ -255,6 +289,12 @@ class ScorerConfig(Section):
     min_leaf_rows: int = Field(100, gt=0, description="candidates per leaf, at least")
     share: float = Field(0.5, gt=0, le=1, description="share of the rows and of the features that each tree sees")
     seeds: int = Field(2, gt=0, description="boosters averaged")
+    new_images: Literal["folds", "whole"] = Field(
+        "folds",
+        description="what scores candidates of images that no fold holds: the boosters of all folds, averaged, or one "
+        "more set per seed that learns from all out-of-fold candidates, as many times faster",
+        json_schema_extra=LATER,
+    )
     seed: int = Field(2018, ge=0, description="seed of the first booster")
 
 
@@ -316,6 +356,10 @@ class Config(Section):
                 f"{', '.join(changed)}: for networks that give maps, not for {self.model.decoder}, "
                 f"which gives {self.model.gives}"
             )
+        if self.train.teacher and (self.train.pool or self.train.cuda_graph):
+            raise ValueError("train.teacher is not for train.pool or train.cuda_graph: a teacher sees each crop anew")
+        if self.train.unlabelled and not self.train.teacher:
+            raise ValueError("train.unlabelled needs train.teacher: nobody else says what is on those images")
         if self.train.cuda_graph and self.train.precision == "16-mixed":
             raise ValueError("train.cuda_graph is not for fp16, whose steps wait for the GPU on the way")
         return self

@@ -114,8 +114,8 @@ class Run:
         self.writeup = self.folder / "writeup"
         self.metrics = self.folder / "metrics.json"
 
-    def fold(self, fold: int) -> Path:
-        return self.folder / f"fold{fold}"
+    def fold(self, fold: int | None) -> Path:
+        return self.folder / name_fold(fold)
 
     def maps(self, split: str) -> Path:
         return self.folder / "maps" / split
@@ -129,6 +129,9 @@ class Run:
     def scores(self, split: str) -> Path:
         return self.scorer / split
 
+    def boosters(self, fold: int | None, seed: int) -> Path:
+        return self.scorer / f"{name_fold(fold)}_seed{seed}.json.gz"
+
     def instances(self, split: str) -> Path:
         return self.folder / "instances" / split
 
@@ -140,6 +143,11 @@ class Run:
 
     def meta(self, stage: str) -> Path:
         return self.folder / "meta" / f"{stage}.json"
+
+
+def name_fold(fold: int | None) -> str:
+    """Return the name of what never saw a fold, as it is in paths; None: of what learned from all images."""
+    return "whole" if fold is None else f"fold{fold}"
 
 
 def comparison(root: Path, kind: str) -> Path:

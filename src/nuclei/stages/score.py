@@ -10,7 +10,6 @@ from tqdm import tqdm
 from nuclei.candidates.boosters import (
     Boosters,
     feature_importance,
-    fold_rows,
     pack_boosters,
     predict_scores,
     train_boosters,
@@ -23,6 +22,7 @@ from nuclei.runs.files import read_arrays, write_arrays, write_bytes, write_json
 from nuclei.runs.layout import Dataset, Options, Run
 
 VERSION = 1
+NO_FOLD = -1
 Rows = tuple[pd.DataFrame, NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]
 
 
@@ -50,28 +50,25 @@ def main(run: Run, config: Config, options: Options) -> None:
         if not needed:
             return
         boosters = train_all(run, config, table, options.jobs)
-        everyone = [b for sets in boosters.values() for b in sets]
+        new = boosters.pop(None, None) or [b for sets in boosters.values() for b in sets]
         fold_of = dict(zip(table["image_id"], table["fold"], strict=True))
         for split in needed:
             for image_id in tqdm(splits[split], f"{run.name} score {split}", unit="image", mininterval=2):
                 stored = read_arrays(run.candidates(split) / f"{image_id}.npz", ["features"])["features"]
-                chosen = boosters[fold_of[image_id]] if split == "oof" else everyone
+                chosen = boosters[fold_of[image_id]] if split == "oof" else new
                 scores = predict_scores(chosen, features_table(stored, feature_names()))
                 write_arrays(run.scores(split) / f"{image_id}.npz", {"scores": scores})
         if "oof" in needed:
-            write_json(run.scorer / "features.json", {"importance": feature_importance(everyone)})
+            write_json(run.scorer / "features.json", {"importance": feature_importance(new)})
 
 
-def list_boosters(run: Run, config: Config, table: pd.DataFrame) -> dict[tuple[int, int], Path]:
-    """Return the files of boosters, by the fold that they never saw and the number of their seed."""
-    return {
-        (fold, seed): run.scorer / f"fold{fold}_seed{seed}.json.gz"
-        for fold in sorted(table["fold"].unique().tolist())
-        for seed in range(config.scorer.seeds)
-    }
+def list_boosters(run: Run, config: Config, table: pd.DataFrame) -> dict[tuple[int | None, int], Path]:
+    """Return the files of boosters, by the fold that they never saw, None for all seen, and the number of their seed."""
+    folds = [*sorted(table["fold"].unique().tolist()), *([None] if config.scorer.new_images == "whole" else [])]
+    return {(fold, seed): run.boosters(fold, seed) for fold in folds for seed in range(config.scorer.seeds)}
 
 
-def train_all(run: Run, config: Config, table: pd.DataFrame, jobs: int) -> dict[int, list[Boosters]]:
+def train_all(run: Run, config: Config, table: pd.DataFrame, jobs: int) -> dict[int | None, list[Boosters]]:
     """Return fold -> boosters of each seed, from disk where a run that was killed had trained them already."""
     names, paths = feature_names(config.scorer.leave_out), list_boosters(run, config, table)
     if not all(path.is_file() for path in paths.values()):
@@ -79,11 +76,11 @@ def train_all(run: Run, config: Config, table: pd.DataFrame, jobs: int) -> dict[
         for (held_out, seed), path in tqdm(paths.items(), f"{run.name} score: boosters", unit="set"):
             if path.is_file():
                 continue
-            rows = dict(fold_rows(fold))[held_out]
+            rows = fold != (NO_FOLD if held_out is None else held_out)
             derived = config.scorer.seed + 1000 * seed
             trained = train_boosters(features.loc[rows, names], iou[rows], weight[rows], config.scorer, derived, jobs)
             write_bytes(path, pack_boosters(trained))
-    boosters: dict[int, list[Boosters]] = {held_out: [] for held_out, _ in paths}
+    boosters: dict[int | None, list[Boosters]] = {held_out: [] for held_out, _ in paths}
     for (held_out, _), path in paths.items():
         boosters[held_out].append(unpack_boosters(path.read_bytes(), str(path)))
     return boosters
