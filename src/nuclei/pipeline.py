@@ -106,7 +106,7 @@ def list_stages(config: Config) -> list[str]:
 
 
 def list_runs(path: Path, above: tuple[str, ...] = ()) -> list[tuple[Path, Config]]:
-    """Return the configs that a run depends on, members or the run that its training starts from, and its own, last.
+    """Return the configs that a run depends on (members, what its training starts and learns from) and its own, last.
 
     Raises UserError on such a run whose config is not found, on one that depends on itself, and as `check_run` does.
     """
@@ -114,7 +114,7 @@ def list_runs(path: Path, above: tuple[str, ...] = ()) -> list[tuple[Path, Confi
     check_run(config, str(path))
     if run_name(path) in above:
         raise UserError(f"{path} depends on itself, by way of {' -> '.join(above)}")
-    for name in config.members or filter(None, [config.train.start]):
+    for name in config.members or filter(None, [config.train.start, config.train.teacher]):
         found += list_runs(find_config(name, path), (*above, run_name(path)))
     return [*found, (path, config)]
 

@@ -14,7 +14,7 @@ from nuclei.decoding.methods import is_scored, method_of, uses_networks
 from nuclei.errors import UserError
 from nuclei.inference.predictions import read_tuned
 from nuclei.runs.cache import read_meta
-from nuclei.runs.layout import Run
+from nuclei.runs.layout import Run, name_fold
 from nuclei.runs.outputs import Records, find_damage
 
 FILE_OF_CHECKPOINT = {"last": "weights.safetensors", "best": "best.safetensors"}
@@ -72,7 +72,7 @@ def describe_contents(run: Run, config: Config, is_member: bool) -> dict[str, An
     boosters = [] if is_member else list_boosters(run, config)
     return {
         "members": list(config.members),
-        "folds": list_folds(run) if trains else [],
+        "folds": [name_fold(None) if fold is None else fold for fold in list_new(run, config)] if trains else [],
         "boosters": [path.name for path in boosters],
     }
 

@@ -81,19 +81,17 @@ def choose_jobs(jobs: int) -> int:
 
 def stamp(folder: Path) -> tuple[int, ...]:
     """Return when the networks, boosters and thresholds in the folder of runs were last written."""
-    patterns = (
-        "*/fold*/*.safetensors",
-        "*/whole/*.safetensors",
-        "*/scorer/*.json.gz",
-        "*/select.json",
-        "*/config.yaml",
-    )
+    networks = ("*/fold*/*.safetensors", "*/whole/*.safetensors")
+    patterns = (*networks, "*/scorer/*.json.gz", "*/select.json", "*/config.yaml")
     return tuple(path.stat().st_mtime_ns for pattern in patterns for path in sorted(folder.glob(pattern)))
 
 
 @lru_cache(maxsize=1)
 def load_once(
-    folder: Path, config: str, folds: tuple[int | None, ...], written: tuple[int, ...]
+    folder: Path,
+    config: str,
+    folds: tuple[int | None, ...],
+    written: tuple[int, ...],  # noqa: ARG001 (a key)
 ) -> dict[int | None, Forward]:
     """Return load_forwards of the run in a folder, its config as JSON; a process loads them once."""
     return load_forwards(Run(folder.name, folder.parent), parse_config(json.loads(config), str(folder)), folds)

@@ -16,7 +16,7 @@ from nuclei.inference.bundle import find_published
 from nuclei.networks.hardware import single_thread
 from nuclei.runs.cache import stage
 from nuclei.runs.files import atomic, read_table
-from nuclei.runs.layout import Dataset, Options, Run, read_pairs
+from nuclei.runs.layout import Dataset, Options, Run, name_fold, read_pairs
 from nuclei.training.crops import Crops, make_source, pool_settings
 
 VERSION = 1
@@ -26,8 +26,8 @@ BATCH = 32
 def main(run: Run, config: Config, options: Options) -> None:
     dataset, channels, size = Dataset(config.data, run.folder.parent), config.model.channels, config.train.crop_px
     networks = [
-        run.meta(f"train_fold{fold}").is_file() or (options.published and find_published(config, dataset, fold))
-        for fold in dataset.list_folds()
+        run.meta(f"train_{name_fold(fold)}").is_file() or (options.published and find_published(config, dataset, fold))
+        for fold in [*dataset.list_folds(), *([None] if config.predict.new_images == "whole" else [])]
     ]
     if all(networks) and not options.force:
         print(f"{run.name} crops: not needed, the networks are there", flush=True)

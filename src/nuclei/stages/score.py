@@ -10,6 +10,7 @@ from tqdm import tqdm
 from nuclei.candidates.boosters import (
     Boosters,
     feature_importance,
+    fold_rows,
     pack_boosters,
     predict_scores,
     train_boosters,
@@ -22,7 +23,6 @@ from nuclei.runs.files import read_arrays, write_arrays, write_bytes, write_json
 from nuclei.runs.layout import Dataset, Options, Run
 
 VERSION = 1
-NO_FOLD = -1
 Rows = tuple[pd.DataFrame, NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]
 
 
@@ -63,7 +63,7 @@ def main(run: Run, config: Config, options: Options) -> None:
 
 
 def list_boosters(run: Run, config: Config, table: pd.DataFrame) -> dict[tuple[int | None, int], Path]:
-    """Return the files of boosters, by the fold that they never saw, None for all seen, and the number of their seed."""
+    """Return the files of boosters, by the fold that they never saw, None for the whole, and their seed's number."""
     folds = [*sorted(table["fold"].unique().tolist()), *([None] if config.scorer.new_images == "whole" else [])]
     return {(fold, seed): run.boosters(fold, seed) for fold in folds for seed in range(config.scorer.seeds)}
 
@@ -76,7 +76,7 @@ def train_all(run: Run, config: Config, table: pd.DataFrame, jobs: int) -> dict[
         for (held_out, seed), path in tqdm(paths.items(), f"{run.name} score: boosters", unit="set"):
             if path.is_file():
                 continue
-            rows = fold != (NO_FOLD if held_out is None else held_out)
+            rows = np.ones(len(fold), bool) if held_out is None else dict(fold_rows(fold))[held_out]
             derived = config.scorer.seed + 1000 * seed
             trained = train_boosters(features.loc[rows, names], iou[rows], weight[rows], config.scorer, derived, jobs)
             write_bytes(path, pack_boosters(trained))

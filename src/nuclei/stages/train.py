@@ -115,7 +115,7 @@ def main(run: Run, config: Config, options: Options) -> None:
 
 @dataclass(frozen=True)
 class Teacher:
-    """Hold a run whose maps are learned, the weights of the networks that may be asked, and its weight beside others."""
+    """Hold a run whose maps are learned, its weight beside others, and the files of the networks that may be asked."""
 
     run: Run
     config: Config

@@ -23,7 +23,7 @@ class Voice:
 
 
 def turn_batch(batch: Tensor, view: View) -> Tensor:
-    """Transform the last two axes of a batch by one of the eight symmetries of the square, as tiling.apply_view does."""
+    """Transform the last two axes of a batch by a symmetry of the square, as tiling.apply_view does the first two."""
     turned, rows, columns = view
     batch = batch.transpose(2, 3) if turned else batch
     return batch.flip([axis for axis, flipped in ((2, rows), (3, columns)) if flipped])
