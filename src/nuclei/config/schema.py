@@ -229,10 +229,11 @@ class PredictConfig(Section):
     scales: Annotated[tuple[Positive, ...], Distinct] = Field(
         (1.0,), min_length=1, description="predict at each of these sizes and average"
     )
-    new_images: Literal["folds", "whole"] = Field(
+    new_images: Literal["folds", "first", "whole"] = Field(
         "folds",
-        description="what is applied to images that no fold holds: the networks of all folds, averaged, or one more "
-        "that learns from all images, as many times faster; its score is stood for by those of the folds",
+        description="what is applied to images that no fold holds: the networks of all folds, averaged; or, as many "
+        "times faster, that of the first fold alone, or one more that learns from all images, whose score is stood for "
+        "by those of the folds",
         json_schema_extra=LATER,
     )
     tile_px: int = Field(1280, gt=0, description="larger images are predicted in tiles of this side")

@@ -118,7 +118,9 @@ def find_published(config: Config, dataset: Dataset, fold: int | None) -> Path |
     """
     wanted = as_json(config.record_training())
     folds, file = file_hash(dataset.folds), Path(name_fold(fold)) / FILE_OF_CHECKPOINT[config.predict.checkpoint]
-    for meta in sorted(PUBLISHED.glob(f"*/bundle/*/meta/train_{name_fold(fold)}.json")):
+    metas = sorted(PUBLISHED.glob(f"*/bundle/*/meta/train_{name_fold(fold)}.json"))
+    # A network may be published twice: that which has more of its run's beside it comes first.
+    for meta in sorted(metas, key=lambda meta: -len(list(meta.parent.glob("train_*.json")))):
         found = read_json(meta)
         same = found["settings"] == wanted and found["inputs"]["folds"] == folds
         if same and (meta.parents[1] / file).is_file():

@@ -43,8 +43,9 @@ def list_networks(run: Run, config: Config) -> list[Path]:
 
 
 def list_new(run: Run, config: Config) -> list[int | None]:
-    """Return the folds whose networks are applied to new images; [None], the whole one, if the config says so."""
-    return [None] if config.predict.new_images == "whole" else [*list_folds(run)]
+    """Return the folds whose networks are applied to new images; None for the whole one."""
+    folds = list_folds(run)
+    return {"folds": [*folds], "first": [*folds[:1]], "whole": [None]}[config.predict.new_images]
 
 
 def list_boosters(run: Run, config: Config) -> list[Path]:

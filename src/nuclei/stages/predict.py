@@ -37,7 +37,7 @@ def main(run: Run, config: Config, options: Options) -> None:
     ) as needed:
         fold_of = dict(zip(table["image_id"], table["fold"], strict=True))
         networks = run.folder, config.model_dump_json(), tuple(trained), stamp(run.folder.parent)
-        new = [None] if whole else folds
+        new = {"folds": folds, "first": folds[:1], "whole": [None]}[config.predict.new_images]
         for split in needed:
             chosen = [[fold_of[i]] if split == "oof" else new for i in splits[split]]
             work = partial(predict_one, run, dataset, config, split, networks)
