@@ -13,6 +13,8 @@ import os
 import sys
 import tempfile
 import time
+from importlib import import_module
+from typing import Any
 
 SHARE = 0.05
 
@@ -21,9 +23,9 @@ def main() -> None:
     path, threads = sys.argv[1], int(sys.argv[2])
     os.environ |= {"OMP_NUM_THREADS": str(threads), "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
     import numpy as np
-    import tensorflow
     from stardist.models import Config2D, StarDist2D
 
+    tensorflow: Any = import_module("tensorflow")  # whose types mypy would ask for
     tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
     tensorflow.config.threading.set_inter_op_parallelism_threads(threads)
     images = np.load(path)

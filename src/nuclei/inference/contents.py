@@ -44,8 +44,9 @@ def list_networks(run: Run, config: Config) -> list[Path]:
 
 def list_new(run: Run, config: Config) -> list[int | None]:
     """Return the folds whose networks are applied to new images; None for the whole one."""
-    folds = list_folds(run)
-    return {"folds": [*folds], "first": [*folds[:1]], "whole": [None]}[config.predict.new_images]
+    if config.predict.new_images == "whole":
+        return [None]
+    return [*list_folds(run)][: 1 if config.predict.new_images == "first" else None]
 
 
 def list_boosters(run: Run, config: Config) -> list[Path]:

@@ -203,10 +203,8 @@ def find_crops(
     source = make_source(pairs, table, config.train)
     if config.train.unlabelled:
         unseen = [image_id for split, ids in dataset.splits().items() if split != "oof" for image_id in ids]
-        images = (read_image(dataset.image(image_id)) for image_id in unseen)
-        source = add_unlabelled(
-            source, (scale_image(image, scale_of(image)) for image in images), config.train.unlabelled
-        )
+        more = (read_image(dataset.image(image_id)) for image_id in unseen)
+        source = add_unlabelled(source, (scale_image(i, scale_of(i)) for i in more), config.train.unlabelled)
     return Crops(source, config.model, config.train, n, seed)
 
 
