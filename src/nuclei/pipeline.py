@@ -16,7 +16,7 @@ from nuclei.runs.layout import Options, Run
 from nuclei.runs.stage_table import STAGES
 
 # Where the configs of members are looked for, from any folder above.
-CONFIG_FOLDERS = ("configs", "configs/systems", "configs/large", "configs/speed/networks", "ensembles")
+CONFIG_FOLDERS = ("configs", "configs/systems", "configs/large", "configs/speed", "configs/speed/networks", "ensembles")
 # The stages that a run skips, by what the nuclei of its method are made from (Method.needs).
 SKIPPED = {
     "image": {"crops", "train", "predict", "ensemble", "plain", "candidates", "score", "select"},
