@@ -38,6 +38,12 @@ def test_what_a_user_can_mend_is_one_line(monkeypatch, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_networks_are_chosen_in_one_way(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["nuclei", "predict-images", str(tmp_path), "--fast", "--weights", "runs/mine"])
+    with pytest.raises(SystemExit, match="error: --fast chooses the networks, and so does --weights"):
+        cli.main()
+
+
 def test_errors_of_the_system_name_the_path_and_the_fix(monkeypatch):
     ended = run_with(monkeypatch, OSError(errno.ENOSPC, "No space left on device", "runs/a.npz"))
     assert ended.code.startswith("error: runs/a.npz: No space left on device: free some space")

@@ -22,7 +22,7 @@ from nuclei.runs.rehearsal import anything_foreseen, foresee, rehearsal
 from nuclei.runs.stage_table import STAGES, stage_of
 
 # Where the configs of members are looked for, from any folder above.
-CONFIG_FOLDERS = ("configs", "configs/systems", "configs/large", "ensembles")
+CONFIG_FOLDERS = ("configs", "configs/systems", "configs/large", "configs/speed", "configs/speed/networks", "ensembles")
 # The stages that a run skips, by what the nuclei of its method are made from (Method.needs).
 SKIPPED = {
     "image": {"novelty", "crops", "train", "predict", "ensemble", "plain", "candidates", "outside", "score", "select"},
@@ -212,7 +212,7 @@ def plan_runs(paths: Sequence[Path], changes: Mapping[str, Any], name: str | Non
 def list_runs(
     path: Path, changes: Mapping[str, Any] | None = None, above: tuple[str, ...] = ()
 ) -> list[tuple[Path, Config]]:
-    """Return the configs that a run depends on, members or the run that its training starts from, and its own, last.
+    """Return the configs that a run depends on (members, what its training starts and learns from) and its own, last.
 
     changes: as `load_config` takes them, of the run itself. Raises UserError on such a run whose config is not found,
     on one that depends on itself, and as `check_run` does.
@@ -221,7 +221,7 @@ def list_runs(
     check_run(config, str(path))
     if run_name(path) in above:
         raise UserError(f"{path} depends on itself, by way of {' -> '.join(above)}")
-    for name in config.members or filter(None, [config.train.start]):
+    for name in config.members or filter(None, [config.train.start, config.train.teacher]):
         found += list_runs(find_config(name, path), None, (*above, run_name(path)))
     return [*found, (path, config)]
 

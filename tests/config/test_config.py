@@ -109,6 +109,10 @@ LIMITS: dict[str, dict[str, tuple]] = {
     },
     "train": {
         "start": ([None, "a_run"], ["../a_run", "runs/a_run"]),
+        "teacher": ([None, "a_run"], ["../a_run", "runs/a_run"]),
+        "teacher_share": ([0.1, 1], [0, 1.1]),
+        "unlabelled": ([0], [-0.1, 0.1, 1]),
+        "scale": ([0.5, 2], [0, -1]),
         "augment": ([{"stain": 0}, {"stain": 1}, "full"], [{"stain": 1.5}, {"stain": -0.1}]),
         "leave_out": ([["stain"]], [["stain", "stain"]]),
         "loss": ([{"bce": 0.1}], [{}, {"bce": 0}, {"bce": -1}]),

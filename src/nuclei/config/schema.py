@@ -104,6 +104,8 @@ FOR_MAPS = (
     ("model", "output_stride"),
     ("train", "pool"),
     ("train", "start"),
+    ("train", "scale"),
+    ("train", "teacher"),
     ("train", "cuda_graph"),
 )
 
@@ -254,6 +256,30 @@ class TrainConfig(Section):
     )
     batch_size: int = Field(16, gt=0, description="crops per step")
     crop_px: int = Field(256, gt=0, le=8192, description="side of the square crops")
+    scale: float = Field(
+        1.0,
+        gt=0,
+        description="size of the images that crops are cut from, relative to what model.min_side_px makes of them: "
+        "near predict.scales, a network learns for the size that it is applied at",
+        json_schema_extra=LATER,
+    )
+    teacher: Name | None = Field(
+        None,
+        description="a run, an ensemble or not, whose maps of each crop are learned too (distillation); a fold learns "
+        "from the teacher's networks that never saw its held-out images; null: from the true targets alone",
+        json_schema_extra=LATER,
+    )
+    teacher_share: float = Field(
+        0.5, gt=0, le=1, description="the teacher's share of the targets", json_schema_extra=LATER
+    )
+    unlabelled: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the crops that are cut from the images without masks of data.unseen, whose targets are "
+        "the teacher's alone",
+        json_schema_extra=LATER,
+    )
     pool: int = Field(
         0,
         ge=0,
@@ -298,9 +324,18 @@ class PredictConfig(Section):
     checkpoint: Literal["last", "best"] = Field(
         "last", description="best is chosen on the held-out fold itself, so its out-of-fold score flatters"
     )
-    tta: Literal["none", "flips", "dihedral"] = Field("flips", description="1, 4 or 8 views")
+    tta: Literal["none", "turn", "flips", "dihedral"] = Field(
+        "flips", description="1, 2 (as it is and turned by 180°), 4 or 8 views"
+    )
     scales: Annotated[tuple[Annotated[float, Field(ge=0.1, le=10)], ...], Distinct] = Field(
         (1.0,), min_length=1, description="predict at each of these sizes and average"
+    )
+    new_images: Literal["folds", "first", "whole"] = Field(
+        "folds",
+        description="what is applied to images that no fold holds: the networks of all folds, averaged; or, as many "
+        "times faster, that of the first fold alone, or one more that learns from all images, whose score is stood for "
+        "by those of the folds",
+        json_schema_extra=LATER,
     )
     tile_px: int = Field(1280, ge=32, description="larger images are predicted in tiles of this side")
     overlap_px: int = Field(128, ge=0, description="blended overlap of tiles, less than tile_px")
@@ -356,6 +391,12 @@ class ScorerConfig(Section):
     min_leaf_rows: int = Field(100, gt=0, description="candidates per leaf, at least")
     share: float = Field(0.5, gt=0, le=1, description="share of the rows and of the features that each tree sees")
     seeds: int = Field(2, gt=0, le=1000, description="boosters averaged")
+    new_images: Literal["folds", "whole"] = Field(
+        "folds",
+        description="what scores candidates of images that no fold holds: the boosters of all folds, averaged, or one "
+        "more set per seed that learns from all out-of-fold candidates, as many times faster",
+        json_schema_extra=LATER,
+    )
     seed: int = Field(2018, ge=0, description="seed of the first booster")
     outside: Name | None = Field(
         None,
@@ -455,6 +496,10 @@ class Config(Section):
                 f"train.pool {self.train.pool} has fewer crops than a step takes: train.batch_size is "
                 f"{self.train.batch_size}"
             )
+        if self.train.teacher and (self.train.pool or self.train.cuda_graph):
+            raise ValueError("train.teacher is not for train.pool or train.cuda_graph: a teacher sees each crop anew")
+        if self.train.unlabelled and not self.train.teacher:
+            raise ValueError("train.unlabelled needs train.teacher: nobody else says what is on those images")
         if self.train.cuda_graph and self.train.precision == "16-mixed":
             raise ValueError("train.cuda_graph is not for fp16, whose steps wait for the GPU on the way")
         return self

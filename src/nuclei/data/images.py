@@ -108,17 +108,30 @@ def enlargement(shape: tuple[int, ...], min_side_px: int) -> float:
     return min(max(1.0, min_side_px / min(shape[:2])), MAX_ENLARGEMENT)
 
 
-def enlarge(
-    image: NDArray[np.uint8], labels: NDArray[np.uint16], min_side_px: int
+def scale_pair(
+    pair: tuple[NDArray[np.uint8], NDArray[np.uint16]], factor: float
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
-    """Enlarge an image, uint8 [H, W, 3], and its labels, uint16 [H, W], by `enlargement`, without a shift."""
-    factor = enlargement(labels.shape, min_side_px)
+    """Resize an image, uint8 [H, W, 3], and its labels, uint16 [H, W], by a factor, without a shift."""
+    image, labels = pair
     if factor == 1:
-        return image, labels
-    height, width = (round(n * factor) for n in labels.shape)
-    larger = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-    larger_labels = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    return np.asarray(larger, np.uint8), np.asarray(larger_labels, np.uint16)
+        return pair
+    size = _scale_size(labels.shape, factor)
+    scaled_labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    return scale_image(image, factor), np.asarray(scaled_labels, np.uint16)
+
+
+def scale_image(image: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
+    """Resize an image, uint8 [H, W, 3], by a factor: without a shift, since cv2 resizes about pixel centers."""
+    if factor == 1:
+        return image
+    interpolation = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, _scale_size(image.shape, factor), interpolation=interpolation), np.uint8)
+
+
+def _scale_size(shape: tuple[int, ...], factor: float) -> tuple[int, int]:
+    """Return the width and height, as cv2 takes them, of [H, W, …] times a factor."""
+    height, width = (max(1, round(n * factor)) for n in shape[:2])
+    return width, height
 
 
 def merge_masks(masks: Iterable[NDArray[np.bool_]], shape: tuple[int, int]) -> tuple[NDArray[np.int32], dict[str, int]]:

@@ -109,6 +109,6 @@ def count_training(run: Run, config: Config) -> tuple[int, float, str]:
     """Count a run's networks and the operations of their training, by their histories or else by the config."""
     histories = sorted(run.folder.glob("fold*/history.csv"))
     steps = [int(read_table(path)["step"].iloc[-1]) for path in histories] or [config.train.steps] * config.data.n_folds
-    metas = [read_json(path) for path in sorted(run.meta("x").parent.glob("train_fold*.json"))]
+    metas = [read_json(path) for path in sorted(run.meta("x").parent.glob("train_*.json"))]
     flops = count_flops(config.model, config.train.crop_px) * config.train.batch_size
     return len(steps), flops * sum(steps), next((meta["processor"] for meta in metas), "")

@@ -93,9 +93,7 @@ def describe_run(run: Run) -> dict[str, Any]:
     metrics, config = read_json(run.metrics)["oof"], load_config(run.config)
     reader = RunReader(run, config)
     networks, unseen = reader.networks, reader.unseen_metrics or {}
-    metas = [
-        read_json(meta) for network in networks for meta in sorted(network.meta("x").parent.glob("train_fold*.json"))
-    ]
+    metas = [read_json(meta) for network in networks for meta in sorted(network.meta("x").parent.glob("train_*.json"))]
     maps = [network.meta("predict") for network in networks if network.name != run.name]
     rest = [meta for meta in run.meta("x").parent.glob("*.json") if not meta.stem.startswith("train_")]
     own = [read_json(meta) for meta in (*rest, *maps)]

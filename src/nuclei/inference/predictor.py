@@ -35,8 +35,8 @@ from nuclei.inference.contents import (
     check_contents,
     check_files,
     list_boosters,
-    list_folds,
     list_networks,
+    list_new,
 )
 from nuclei.inference.predictions import is_other, read_training, read_tuned
 from nuclei.inference.scale import trained_diameter
@@ -49,8 +49,8 @@ from nuclei.runs.layout import Run
 Image = NDArray[np.uint8]
 
 
-def load_network(fabric: Fabric, run: Run, config: Config, fold: int) -> Network:
-    """Build the network of a fold with its trained weights, in evaluation mode on `fabric`'s device.
+def load_network(fabric: Fabric, run: Run, config: Config, fold: int | None) -> Network:
+    """Build the network of a fold, or the whole one, with its trained weights, in evaluation mode on `fabric`'s device.
 
     Raises UserError as load_weights does.
     """
@@ -59,7 +59,7 @@ def load_network(fabric: Fabric, run: Run, config: Config, fold: int) -> Network
     return cast("Network", fabric.to_device(network.eval()))
 
 
-def load_forwards(run: Run, config: Config, folds: Iterable[int]) -> dict[int, Forward]:
+def load_forwards(run: Run, config: Config, folds: Iterable[int | None]) -> dict[int | None, Forward]:
     """Return the networks of some folds as functions: fold -> batch of images to maps, or to detections."""
     precision = choose_precision(config.train.precision)
     fabric = Fabric(accelerator="auto", devices=1, precision=precision)
@@ -85,15 +85,19 @@ def choose_jobs(jobs: int) -> int:
 
 def stamp(folder: Path) -> tuple[int, ...]:
     """Return when the networks, boosters and thresholds in the folder of runs were last written."""
-    patterns = (
-        *("*/fold*/*.safetensors", "*/scorer/fold*", "*/select.json", "*/config.yaml"),
-        *("*/novelty.npz", "*/nuclei.json"),
-    )
+    networks = ("*/fold*/*.safetensors", "*/whole/*.safetensors")
+    others = ("*/scorer/*.json.gz", "*/select.json", "*/config.yaml", "*/novelty.npz", "*/nuclei.json")
+    patterns = (*networks, *others)
     return tuple(path.stat().st_mtime_ns for pattern in patterns for path in sorted(folder.glob(pattern)))
 
 
 @lru_cache(maxsize=1)
-def load_once(folder: Path, config: str, folds: tuple[int, ...], written: tuple[int, ...]) -> dict[int, Forward]:  # noqa: ARG001 (a key)
+def load_once(
+    folder: Path,
+    config: str,
+    folds: tuple[int | None, ...],
+    written: tuple[int, ...],  # noqa: ARG001 (a key)
+) -> dict[int | None, Forward]:
     """Return load_forwards of the run in a folder, its config as JSON; a process loads them once."""
     return load_forwards(Run(folder.name, folder.parent), parse_config(json.loads(config), str(folder)), folds)
 
@@ -117,8 +121,8 @@ class Predictor:
         self.forwards = [] if self.members or not uses_networks(self.config) else self.load_networks()
 
     def load_networks(self) -> list[Forward]:
-        """Return the run's own networks; raise UserError if there are none, or not one of every fold."""
-        folds = list_folds(self.run)
+        """Return the run's own networks; raise UserError if there are none, or not all that new images need."""
+        folds = list_new(self.run, self.config)
         if not folds:
             raise UserError(f"{self.run.folder} has no networks: run its stage train first")
         check_files(self.run, list_networks(self.run, self.config))
@@ -170,7 +174,7 @@ class Predictor:
 
     @cached_property
     def boosters(self) -> list[dict[str, Booster]]:
-        """The sets of boosters of all folds and seeds."""
+        """The sets of boosters for new images: of all folds and seeds, or of the whole and all seeds."""
         paths = list_boosters(self.run, self.config)
         check_files(self.run, paths)
         return [unpack_boosters(path.read_bytes(), str(path)) for path in paths]

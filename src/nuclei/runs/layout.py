@@ -25,7 +25,7 @@ from nuclei.config.schema import Config, DataConfig, check_run_name
 from nuclei.data.competition import EXTERNAL_FOLD
 from nuclei.data.fold_table import read_folds
 from nuclei.data.image_ids import find_id_fault
-from nuclei.data.images import enlarge
+from nuclei.data.images import enlargement, scale_pair
 from nuclei.errors import UserError
 from nuclei.runs.cache import fingerprint
 from nuclei.runs.files import content_hash, file_hash, read_image, read_json, read_labels, read_table, write_json
@@ -225,8 +225,8 @@ class Run:
         self.outside = self.folder / "outside"
         self.novelty = self.folder / "novelty.npz"
 
-    def fold(self, fold: int) -> Path:
-        return self.folder / f"fold{fold}"
+    def fold(self, fold: int | None) -> Path:
+        return self.folder / name_fold(fold)
 
     def maps(self, split: str) -> Path:
         return self.folder / "maps" / split
@@ -239,6 +239,9 @@ class Run:
 
     def scores(self, split: str) -> Path:
         return self.scorer / split
+
+    def boosters(self, fold: int | None, seed: int) -> Path:
+        return self.scorer / f"{name_fold(fold)}_seed{seed}.json.gz"
 
     def instances(self, split: str) -> Path:
         return self.folder / "instances" / split
@@ -258,6 +261,11 @@ class Run:
 def counterpart(run: Run) -> Run:
     """Return the run that is the same on folds by kind, `<run>_kinds`, whose images are of kinds it has not seen."""
     return Run(f"{run.name}_kinds", run.folder.parent)
+
+
+def name_fold(fold: int | None) -> str:
+    """Return the name of what never saw a fold, as it is in paths; None: of what learned from all images."""
+    return "whole" if fold is None else f"fold{fold}"
 
 
 def comparison(root: Path, kind: str) -> Path:
@@ -312,20 +320,21 @@ def add_external(table: pd.DataFrame, external: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_training_pairs(
-    dataset: Dataset, table: pd.DataFrame, external: pd.DataFrame, min_side_px: int = 0
+    dataset: Dataset, table: pd.DataFrame, external: pd.DataFrame, min_side_px: int = 0, scale: float = 1.0
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint16]]]:
-    """Yield the images and labels of a fold table, then of an external table, as read_pair does.
+    """Yield the images and labels of a fold table, then of an external table, enlarged as read_pair does times `scale`.
 
     External images that were brought to scale are not enlarged: the size of their nuclei is known, not only their own.
     """
-    yield from read_pairs(dataset, table["image_id"], min_side_px)
-    for name, image_id, scale in external[["set", "image_id", "scale"]].itertuples(index=False, name=None):
-        yield read_pair(dataset.external(name), image_id, min_side_px if scale == 1 else 0)
+    for image_id in table["image_id"]:
+        yield read_pair(dataset, image_id, min_side_px, scale)
+    for name, image_id, scaled in external[["set", "image_id", "scale"]].itertuples(index=False, name=None):
+        yield read_pair(dataset.external(name), image_id, min_side_px if scaled == 1 else 0, scale)
 
 
 def read_pair(
-    dataset: Dataset | ExternalSet, image_id: str, min_side_px: int = 0
+    dataset: Dataset | ExternalSet, image_id: str, min_side_px: int = 0, scale: float = 1.0
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
-    """Read an image, uint8 [H, W, 3], and its labels, uint16 [H, W], enlarged as images.enlarge does."""
+    """Read an image, uint8 [H, W, 3], and its labels, uint16 [H, W], enlarged by images.enlargement times `scale`."""
     labels = read_labels(dataset.labels(image_id)).astype(np.uint16)
-    return enlarge(read_image(dataset.image(image_id)), labels, min_side_px)
+    return scale_pair((read_image(dataset.image(image_id)), labels), enlargement(labels.shape, min_side_px) * scale)

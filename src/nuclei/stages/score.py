@@ -54,28 +54,25 @@ def main(run: Run, config: Config, options: Options) -> None:
             return
         threads = options.jobs if options.jobs > 0 else min(count_threads(), count_jobs(options.jobs))
         boosters = train_all(run, config, table, threads)
-        everyone = [b for sets in boosters.values() for b in sets]
+        new = boosters.pop(None, None) or [b for sets in boosters.values() for b in sets]
         fold_of = dict(zip(table["image_id"], table["fold"], strict=True))
         for split in needed:
             for image_id in tqdm(splits[split], f"{run.name} score {split}", unit="image", mininterval=2):
                 stored = read_arrays(run.candidates(split) / f"{image_id}.npz", ["features"])["features"]
-                chosen = boosters[fold_of[image_id]] if split == "oof" else everyone
+                chosen = boosters[fold_of[image_id]] if split == "oof" else new
                 scores = predict_scores(chosen, features_table(stored, feature_names()), threads)
                 write_arrays(run.scores(split) / f"{image_id}.npz", {"scores": scores})
         if "oof" in needed:
-            write_json(run.scorer / "features.json", {"importance": feature_importance(everyone)})
+            write_json(run.scorer / "features.json", {"importance": feature_importance(new)})
 
 
-def list_boosters(run: Run, config: Config, table: pd.DataFrame) -> dict[tuple[int, int], Path]:
-    """Return the files of boosters, by the fold that they never saw and the number of their seed."""
-    return {
-        (fold, seed): run.scorer / f"fold{fold}_seed{seed}.json.gz"
-        for fold in sorted(table["fold"].unique().tolist())
-        for seed in range(config.scorer.seeds)
-    }
+def list_boosters(run: Run, config: Config, table: pd.DataFrame) -> dict[tuple[int | None, int], Path]:
+    """Return the files of boosters, by the fold that they never saw, None for the whole, and their seed's number."""
+    folds = [*sorted(table["fold"].unique().tolist()), *([None] if config.scorer.new_images == "whole" else [])]
+    return {(fold, seed): run.boosters(fold, seed) for fold in folds for seed in range(config.scorer.seeds)}
 
 
-def train_all(run: Run, config: Config, table: pd.DataFrame, threads: int) -> dict[int, list[Boosters]]:
+def train_all(run: Run, config: Config, table: pd.DataFrame, threads: int) -> dict[int | None, list[Boosters]]:
     """Return fold -> boosters of each seed, from disk where a run that was killed had trained them already."""
     names, paths = feature_names(config.scorer.leave_out), list_boosters(run, config, table)
     if not all(path.is_file() for path in paths.values()):
@@ -83,13 +80,13 @@ def train_all(run: Run, config: Config, table: pd.DataFrame, threads: int) -> di
         for (held_out, seed), path in tqdm(paths.items(), f"{run.name} score: boosters", unit="set", mininterval=2):
             if path.is_file():
                 continue
-            rows = dict(fold_rows(fold))[held_out]
+            rows = np.ones(len(fold), bool) if held_out is None else dict(fold_rows(fold))[held_out]
             derived = config.scorer.seed + 1000 * seed
             trained = train_boosters(
                 features.loc[rows, names], iou[rows], weight[rows], config.scorer, derived, threads
             )
             write_bytes(path, pack_boosters(trained))
-    boosters: dict[int, list[Boosters]] = {held_out: [] for held_out, _ in paths}
+    boosters: dict[int | None, list[Boosters]] = {held_out: [] for held_out, _ in paths}
     for (held_out, _), path in paths.items():
         boosters[held_out].append(unpack_boosters(path.read_bytes(), str(path)))
     return boosters
