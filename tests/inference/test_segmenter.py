@@ -93,6 +93,15 @@ def test_weights_and_diameters_that_do_not_exist_are_named(tmp_path):
             Segmenter(diameter=diameter)
 
 
+def test_the_fast_network_is_one_of_its_own(segmenter):
+    image, _ = make_image("dark_fluorescence_small", (96, 96), np.random.default_rng(3))
+    fast = Segmenter(fast=True)
+    assert fast.predictor.run.name == "fast"
+    assert fast.segment(image).labels.max() > 0
+    with pytest.raises(UserError, match="fast chooses the networks"):
+        Segmenter(find_default(), fast=True)
+
+
 def test_the_package_is_light_until_the_segmenter_is_asked_for():
     code = (
         "import sys, nuclei\n"

@@ -34,7 +34,8 @@ class Segmentation(NamedTuple):
 class Segmenter:
     """Segment images by the published networks, or by a run of your own; the networks are loaded once.
 
-    weights: folder of a published ensemble, or of a finished run in runs/; None: the published ensemble.
+    weights: folder of a published ensemble, or of a finished run in runs/; None: the published ensemble. fast: the
+    published single network instead, many times faster and a little less exact; not together with weights.
     normalise: spread values that are not of 8 bits between their percentiles 1 and 99.8 (microscope.normalise); without
     it integers keep their upper 8 bits, and real numbers must be 0..1.
     diameter: typical diameter of the nuclei in pixels of the image, by which it is brought to the size of the nuclei
@@ -44,9 +45,16 @@ class Segmenter:
     """
 
     def __init__(
-        self, weights: str | Path | None = None, *, normalise: bool = True, diameter: float | str | None = None
+        self,
+        weights: str | Path | None = None,
+        *,
+        fast: bool = False,
+        normalise: bool = True,
+        diameter: float | str | None = None,
     ):
-        run = find_run(find_default() if weights is None else Path(weights))
+        if fast and weights is not None:
+            raise UserError("fast chooses the networks, and so do weights: give one of them")
+        run = find_run(find_default(fast) if weights is None else Path(weights))
         self.normalise, self.diameter = normalise, parse_diameter(diameter)
         self.predictor = load_predictor(run.folder, stamp(run.folder.parent))
 
