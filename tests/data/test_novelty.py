@@ -85,6 +85,7 @@ def test_a_size_that_training_hardly_has_is_another_acquisition():
     novelty = describe_training(described, list(map(str, range(200))), [0] * 200, sizes).novelty()
     assert not novelty.is_other_acquisition(images[0])
     assert novelty.is_other_acquisition(np.ascontiguousarray(images[0][:60]))
+    assert not novelty.is_other_acquisition(np.ascontiguousarray(images[0][:60]), by_size=False)
     assert novelty.is_other_acquisition(np.resize(images[0], (50, 100, 3)))  # one in two hundred, turned
     assert novelty.is_other_acquisition(255 - images[0])
     unknown = describe_training(described, list(map(str, range(200))), [0] * 200).novelty()

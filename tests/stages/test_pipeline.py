@@ -119,7 +119,7 @@ def test_outlines_move_in_images_of_another_acquisition_alone(project, demo_fold
     """As selection.grow in the run itself and in new images, and as one of submit.growths beside the submission."""
     shutil.copytree(project, tmp_path / "project")
     monkeypatch.chdir(tmp_path / "project")
-    monkeypatch.setattr(Novelty, "is_other_acquisition", lambda _novelty, image: int(image.sum()) % 2 == 0)
+    monkeypatch.setattr(Novelty, "is_other_acquisition", lambda _novelty, image, _by_size: int(image.sum()) % 2 == 0)
     run = Run("pair", Path("runs"))
     dataset = Dataset(load_config("ensembles/pair.yaml").data)
     images = {path.stem: read_image(path) for path in sorted((dataset.folder / "images").glob("*.png"))}

@@ -69,15 +69,15 @@ class Novelty:
         """Return the novelty of an image, uint8 RGB [H, W, 3]."""
         return float(self.of(describe_image(image)[None])[0])
 
-    def is_other_acquisition(self, image: NDArray[np.uint8]) -> bool:
-        """Tell whether an image of the competition, uint8 RGB [H, W, 3], was acquired as no training image was.
+    def is_other_acquisition(self, image: NDArray[np.uint8], by_size: bool = True) -> bool:
+        """Tell whether an image, uint8 RGB [H, W, 3], was acquired as no training image was.
 
-        Its novelty is beyond the limit, or fewer than RARE of the training images have its size: there each microscope
-        has an image size of its own. Of images from elsewhere the size says nothing.
+        Its novelty is beyond the limit or, by_size, fewer than RARE of the training images have its size: among the
+        competition's images each microscope has a size of its own. Of images from elsewhere the size says nothing.
         """
         sizes = np.zeros((0, 2)) if self.sizes is None else np.sort(self.sizes, axis=1)
         same_size = (sizes == sorted(image.shape[:2])).all(axis=1)
-        return bool(same_size.sum() < RARE * len(sizes) or self(image) > 1)
+        return bool((by_size and same_size.sum() < RARE * len(sizes)) or self(image) > 1)
 
     def describe(self, novelty: float) -> str:
         """Say a novelty in plain words."""

@@ -65,10 +65,13 @@ def read_training(run: Run) -> TrainingImages | None:
         return TrainingImages(arrays["described"], arrays["groups"], arrays["folds"], arrays["sizes"])
 
 
-def is_other(run: Run, settings: SelectionConfig, image: NDArray[np.uint8], fold: int | None = None) -> bool:
+def is_other(
+    run: Run, settings: SelectionConfig, image: NDArray[np.uint8], fold: int | None = None, by_size: bool = True
+) -> bool:
     """Tell whether an image, uint8 [H, W, 3], was acquired otherwise than those that the networks learned from.
 
-    fold: that which holds the image out; None for a new image. Where the settings treat such images like all others,
+    fold: that which holds the image out; None for a new image. by_size: whether it is of the competition, as
+    Novelty.is_other_acquisition has it. Where the settings treat such images like all others,
     nothing is measured and the answer is no. Raises UserError if the run knows nothing of its training images.
     """
     if not treats_others(settings):
@@ -76,7 +79,7 @@ def is_other(run: Run, settings: SelectionConfig, image: NDArray[np.uint8], fold
     training = read_training(run)
     if training is None:
         raise UserError(f"{run.novelty} is missing, which tells images like those of training: run the stage novelty")
-    return training.novelty(fold).is_other_acquisition(image)
+    return training.novelty(fold).is_other_acquisition(image, by_size)
 
 
 def is_other_of(run: Run, settings: SelectionConfig, dataset: Dataset, image_id: str, fold: int | None) -> bool:

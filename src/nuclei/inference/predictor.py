@@ -138,8 +138,11 @@ class Predictor:
         maps = blend([prediction.maps for prediction in predicted], [weight for _, weight in self.members])
         return as_stored(Prediction(maps))
 
-    def segment(self, image: Image) -> tuple[Labels, NDArray[np.float32] | None]:
-        """Return the labels of an image, uint8 [H, W, 3] -> int32 [H, W], and the predicted IoU of each, if scored."""
+    def segment(self, image: Image, of_competition: bool = False) -> tuple[Labels, NDArray[np.float32] | None]:
+        """Return the labels of an image, uint8 [H, W, 3] -> int32 [H, W], and the predicted IoU of each, if scored.
+
+        of_competition: whether it is an image of the competition, of which the size says something.
+        """
         if self.method.segment:
             return self.method.segment(image, "", self.config), None
         prediction = self.predict(image)
@@ -148,7 +151,7 @@ class Predictor:
         candidates, features = cut_candidates(prediction, image, self.config)
         scores = predict_scores(self.boosters, features)
         settings = self.config.selection
-        other = is_other(self.run, settings, image)
+        other = is_other(self.run, settings, image, by_size=of_competition)
         chosen = choose_candidates(candidates, scores, self.setting, settings, other)
         labels = paint(candidates, chosen)
         if growth := choose_growth(settings, other):

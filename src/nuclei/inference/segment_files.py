@@ -279,7 +279,9 @@ def segment_one(
     record: dict[str, Any] = {"made_by": MADE_BY, "finished": False, "files": [*results], "made_from": task.made_from}
     write_json(output / f"{source.name}{RECORD}", record)
     try:
-        labels, measures, diameter = find_nuclei(loaded, image, picture.pixels, picture.pixel_size_um, reading.diameter)
+        labels, measures, diameter = find_nuclei(
+            loaded, image, picture.pixels, picture.pixel_size_um, reading.diameter, source.archive is not None
+        )
     except UserError as error:
         return {}, f"{source.file}: {error}"
     novelty = loaded.novelty(image) if loaded.novelty else None

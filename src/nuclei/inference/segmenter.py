@@ -3,6 +3,7 @@
 `predict-images` finds and measures the nuclei of each of its images by the same `find_nuclei`.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,15 +94,17 @@ def find_nuclei(
     pixels: NDArray[Any],
     pixel_size_um: float | None = None,
     diameter: Diameter = None,
+    of_competition: bool = False,
 ) -> tuple[NDArray[np.int32], pd.DataFrame, float | None]:
     """Segment an image as the networks see it, uint8 [H, W, 3], and measure its nuclei on its own pixels.
 
-    pixels: gray [H, W] or RGB [H, W, 3]. Returns labels, int32 [H, W]; the table of Segmentation; and the diameter in
+    pixels: gray [H, W] or RGB [H, W, 3]. of_competition: as Predictor.segment takes it. Returns labels, int32 [H, W]; the table of Segmentation; and the diameter in
     px that the image was resized by, None where it was not. Raises UserError as scale.segment_at does.
     """
-    used = estimate_diameter(predictor.segment, image) if diameter == "auto" else diameter
+    segment = partial(predictor.segment, of_competition=True) if of_competition else predictor.segment
+    used = estimate_diameter(segment, image) if diameter == "auto" else diameter
     factor = 1.0 if used is None else predictor.trained_diameter / used
-    labels, iou = segment_at(predictor.segment, image, factor)
+    labels, iou = segment_at(segment, image, factor)
     table = measure_nuclei(labels, pixels, pixel_size_um)
     if iou is not None:
         table["predicted_iou"] = iou[table["label"].to_numpy() - 1]
