@@ -98,8 +98,9 @@ def find_nuclei(
 ) -> tuple[NDArray[np.int32], pd.DataFrame, float | None]:
     """Segment an image as the networks see it, uint8 [H, W, 3], and measure its nuclei on its own pixels.
 
-    pixels: gray [H, W] or RGB [H, W, 3]. of_competition: as Predictor.segment takes it. Returns labels, int32 [H, W]; the table of Segmentation; and the diameter in
-    px that the image was resized by, None where it was not. Raises UserError as scale.segment_at does.
+    pixels: gray [H, W] or RGB [H, W, 3]. of_competition: as Predictor.segment takes it. Returns labels, int32 [H, W];
+    the table of Segmentation; and the diameter in px that the image was resized by, None where it was not. Raises
+    UserError as scale.segment_at does.
     """
     segment = partial(predictor.segment, of_competition=True) if of_competition else predictor.segment
     used = estimate_diameter(segment, image) if diameter == "auto" else diameter
