@@ -27,6 +27,8 @@ NAMES = ("a2", "a10", HOSTILE)  # in the order of the names, numbers as numbers
 class Threshold:
     """Stand for a Predictor: bright components are nuclei, their predicted IoUs 0.2, 0.5, 0.8 in turn."""
 
+    novelty = None  # as of a run that was made before its training images were recorded
+
     def segment(self, image):
         gray = image[..., 0]
         labels = label(gray > threshold_otsu(gray)).astype(np.int32)
