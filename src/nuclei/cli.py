@@ -325,14 +325,14 @@ def predict_images(
     """Segment your own images: labels, outlines, measurements, files for QuPath and ImageJ, and a page to look at."""
     from nuclei.inference.arguments import check_paths, parse_diameter
 
+    if fast and weights:
+        raise UserError("--fast chooses the networks, and so does --weights: give one of them")
     check_paths(images)
     check_paths(filter(None, [weights]), "folder of weights")
     wanted_diameter = parse_diameter(diameter)
     from nuclei.data.microscope import View
     from nuclei.inference.image_files import Reading, find_images
 
-    if fast and weights:
-        raise UserError("--fast chooses the networks, and so does --weights: give one of them")
     reading = Reading(View(channel, plane, series), normalise, pixel_size, wanted_diameter)
     found = find_images(images, recursive)
     from nuclei.inference.bundle import find_default  # which imports torch

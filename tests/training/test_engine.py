@@ -161,7 +161,7 @@ def test_training_that_diverges_before_its_first_checkpoint_says_so(tmp_path):
     disk = Disk(tmp_path / "last.ckpt")
     message = "the loss stopped being finite in steps 1 to 20; no checkpoint had been written yet.*learning_rate, 1e"
     with pytest.raises(DivergedError, match=message):
-        train(make_settings(learning_rate=1e30), None, disk.save)
+        train(make_settings().model_copy(update={"learning_rate": 1e30}), None, disk.save)
     assert disk.steps == []
 
 

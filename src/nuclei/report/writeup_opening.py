@@ -160,7 +160,7 @@ def external_section(reader: RunReader) -> Iterator[Block]:
     unknown = [network.name for network in reader.networks if network.name not in configs]
     yield from (Missing(f"{name}/config.yaml") for name in unknown)
     if not weights:
-        yield from () if unknown else (Paragraph(ABOUT_NO_EXTERNAL),)
+        yield from () if unknown or not configs else (Paragraph(ABOUT_NO_EXTERNAL),)
         return
     yield Paragraph(ABOUT_EXTERNAL)
     rows = [
