@@ -46,7 +46,8 @@ def list_new(run: Run, config: Config) -> list[int | None]:
     """Return the folds whose networks are applied to new images; None for the whole one."""
     if config.predict.new_images == "whole":
         return [None]
-    return [*list_folds(run)][: 1 if config.predict.new_images == "first" else None]
+    folds: list[int | None] = [*list_folds(run)]
+    return folds[:1] if config.predict.new_images == "first" else folds
 
 
 def list_boosters(run: Run, config: Config) -> list[Path]:
