@@ -45,6 +45,19 @@ install() {
   fi
 }
 
+# Say every quarter of a minute how far the installation is, while this shell lives: pip while it unpacks, and uv where
+# it draws no bars, say nothing for minutes.
+report_progress() {
+  local total installed started=$SECONDS
+  total=$(grep -c '^[a-z].*==' requirements.txt)
+  while sleep 1 && kill -0 $$ 2>/dev/null; do
+    if (((SECONDS - started) % 15 == 0)); then
+      installed=$(compgen -G '.venv/lib/python3*/site-packages/*.dist-info' | wc -l || true)
+      echo "  $((SECONDS - started)) s: $installed of $total packages are in .venv, $(du -sh .venv | cut -f1)"
+    fi
+  done
+}
+
 # Print `<package>==<locked version>`.
 locked() {
   sed -n "s/^\($1==[^ ]*\).*/\1/p" requirements.txt
@@ -103,7 +116,9 @@ install_packages() {
   local entries=.venv/requirements.txt pair
   pair=("$(locked torch)" "$(locked torchvision)")
   print_lock rest >"$entries"
+  echo "1 of 3: $(grep -c == "$entries") packages of requirements.txt"
   install --require-hashes --no-deps --requirement "$entries"
+  echo "2 of 3: torch"
   # An ordinary build that is there already was all there was to have.
   if wants_cpu_build && ! is_installed "${pair[@]}"; then
     if is_installed "${pair[@]/%/+cpu}" || install_cpu_build "${pair[@]/%/+cpu}"; then
@@ -123,7 +138,7 @@ fingerprint() {
 }
 
 make_environment() {
-  local stamp=.venv/installed begun=.venv/installing base
+  local stamp=.venv/installed begun=.venv/installing base progress= started=$SECONDS
   if [[ -x $python && -f $stamp && $(<"$stamp") == "$(fingerprint)" ]]; then
     return
   fi
@@ -138,6 +153,7 @@ make_environment() {
     rm -r .venv  # what a killed installation left may lack files of packages that look complete
   fi
   if [[ ! -x $python ]]; then
+    echo "making the environment .venv"
     if [[ $uv ]]; then
       "$uv" venv --allow-existing --python '>=3.11,<3.14' .venv
     else
@@ -150,14 +166,23 @@ make_environment() {
   elif [[ ! $uv ]] && ! "$python" -c 'import pip' 2>/dev/null; then
     "$python" -m ensurepip  # uv made .venv, and is no longer there
   fi
-  echo "installing requirements.txt into .venv: minutes the first time"
+  echo "installing into .venv: minutes the first time"
   rm -f "$stamp"
   echo $$ >"$begun"
+  if [[ ! $uv || ! -t 2 ]]; then
+    report_progress &
+    progress=$!
+  fi
   install_packages
+  echo "3 of 3: this project"
   # Editable, so that .venv/bin/nuclei runs this folder's code from any folder; its build backend is in the lock.
   install --no-deps --no-build-isolation --editable .
   fingerprint >"$stamp"  # last, so that a killed installation is not taken for a finished one
   rm "$begun"
+  if [[ $progress ]]; then
+    kill "$progress" 2>/dev/null && wait "$progress" 2>/dev/null || true
+  fi
+  echo "installed in $((SECONDS - started)) s"
 }
 
 make_environment

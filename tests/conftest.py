@@ -26,3 +26,11 @@ def real_folder():
     if not (REAL_DATA / "stage1_train.zip").is_file():
         pytest.skip("the real archives are not at ../shared/data/bbbc038")
     return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def real_external():
+    folder = REAL_DATA.parent / "external"
+    if not folder.is_dir():
+        pytest.skip("the external images are not at ../shared/data/external")
+    return folder

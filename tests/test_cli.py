@@ -38,6 +38,12 @@ def test_what_a_user_can_mend_is_one_line(monkeypatch, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_networks_are_chosen_in_one_way(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["nuclei", "predict-images", str(tmp_path), "--fast", "--weights", "runs/mine"])
+    with pytest.raises(SystemExit, match="error: --fast chooses the networks, and so does --weights"):
+        cli.main()
+
+
 def test_errors_of_the_system_name_the_path_and_the_fix(monkeypatch):
     ended = run_with(monkeypatch, OSError(errno.ENOSPC, "No space left on device", "runs/a.npz"))
     assert ended.code.startswith("error: runs/a.npz: No space left on device: free some space")
@@ -84,6 +90,40 @@ def test_statuses_and_lines_of_a_process(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("error: runs/b")
     assert done.stderr.count("\n") == 1
+
+
+HEAVY = {"torch", "lightgbm", "pandas", "numpy", "scipy", "cv2", "skimage", "matplotlib"}
+LOADED = """
+import sys
+from nuclei.cli import main
+sys.argv = ["nuclei", *sys.argv[1:]]
+try:
+    main()
+except SystemExit as end:
+    print(end.code, file=sys.stderr)
+print(*{name.partition(".")[0] for name in sys.modules})
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "said", "allowed"),
+    [
+        ("--help", "0", set()),
+        ("predict-images --help", "0", set()),
+        ("run --nonsense", "2", set()),
+        ("predict-images nowhere", "error: no image or folder nowhere", set()),
+        ("predict-images . --weights nowhere", "error: no folder of weights nowhere", set()),
+        ("predict-images . --diameter wide", "error: a diameter of 'wide'", set()),
+        ("predict-images .", "error: no images in .", HEAVY - {"torch", "lightgbm", "matplotlib"}),
+        ("run nowhere.yaml", "nowhere.yaml", HEAVY - {"torch", "lightgbm", "matplotlib"}),
+        ("train nowhere.yaml", "nowhere.yaml", HEAVY - {"torch", "lightgbm", "matplotlib"}),
+    ],
+)
+def test_a_wrong_argument_is_reported_before_what_takes_time_is_imported(tmp_path, command, said, allowed):
+    run_command = [sys.executable, "-c", LOADED, *command.split()]
+    done = subprocess.run(run_command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+    assert said in done.stderr
+    assert not HEAVY & set(done.stdout.splitlines()[-1].split()) - allowed
 
 
 SLOW = """

@@ -1,25 +1,19 @@
 """Find every nucleus in a microscope image. Each command explains itself: nuclei COMMAND --help."""
 
+import json
 import signal
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from nuclei.config.load import run_name
 from nuclei.errors import UserError, explain_os_error
-from nuclei.pipeline import list_runs, load_run, run_stage, run_stages
-from nuclei.runs.files import read_table
-from nuclei.runs.layout import Options, Run, comparison
 from nuclei.runs.stage_table import STAGES
-
-if TYPE_CHECKING:
-    from nuclei.report.blocks import Table
 
 LESS_MEMORY = "use fewer processes by --jobs or, to train, a smaller train.batch_size or train.crop_px"
 REPORT = (
@@ -41,7 +35,8 @@ class Commands(TyperGroup):
             raise RuntimeError("a file ended where more was expected") from error
 
 
-# What a command needs is imported when it is called: torch alone takes seconds, for which nobody waits at --help.
+# What a command needs is imported when it is called, after its arguments are checked: torch alone takes seconds, for
+# which nobody waits at --help, or at a path that does not exist.
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
 )
@@ -50,7 +45,13 @@ Configs = Annotated[list[Path], typer.Argument(help="YAML files of runs; a file'
 Data = Annotated[Path, typer.Option(help="folder of the official archives, zips or extracted")]
 Fold = Annotated[int | None, typer.Option(help="train this fold only")]
 Devices = Annotated[int, typer.Option(min=1, help="GPUs, or CPU processes, to train on")]
-Jobs = Annotated[int, typer.Option(help="processes of the stages that go image by image; -1: one per core")]
+Jobs = Annotated[
+    int,
+    typer.Option(
+        help="processes of the stages that go image by image; -1: one per core that may be used, of which the variable "
+        "NUCLEI_THREADS gives another number"
+    ),
+]
 Runs = Annotated[Path, typer.Option(help="folder of all runs")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="name of a finished run")]
 Publish = Annotated[bool, typer.Option("--publish", help="also put the table into ensembles/ and its README file")]
@@ -61,6 +62,17 @@ Published = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="replace what was made with other settings")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="change a setting of the named configs, as in --set train.steps=100, the value in YAML; may be repeated",
+    ),
+]
+NewName = Annotated[
+    str | None, typer.Option("--name", help="name of the run that is made", show_default="the config's file name")
+]
 
 
 def make_command(name: str) -> Callable[..., None]:
@@ -75,10 +87,16 @@ def make_command(name: str) -> Callable[..., None]:
         runs: Runs = Path("runs"),
         force: Force = False,
         published: Published = False,
+        settings: Settings = None,
+        new_name: NewName = None,
     ) -> None:
-        options = Options(data, fold, devices, jobs, force, published)
-        for path in configs:
-            run_stage(name, run_name(path), load_run(path), options, runs)
+        from nuclei.config.load import parse_changes
+        from nuclei.pipeline import choose_name, load_run, run_stage
+        from nuclei.runs.layout import Options
+
+        options, changes = Options(data, fold, devices, jobs, force, published), parse_changes(settings or ())
+        for path, run in zip(configs, choose_name(configs, new_name), strict=True):
+            run_stage(name, run, load_run(path, changes), options, runs)
 
     return command
 
@@ -89,12 +107,22 @@ for stage_name, entry in STAGES.items():
 
 
 @app.command()
-def report(configs: Configs, runs: Runs = Path("runs"), force: Force = False, publish: Publish = False) -> None:
+def report(
+    configs: Configs,
+    runs: Runs = Path("runs"),
+    force: Force = False,
+    publish: Publish = False,
+    settings: Settings = None,
+    new_name: NewName = None,
+) -> None:
     """Write a report of each run, and tabulate all of them beside the systems of the field."""
     from nuclei.experiments.leaderboard import compare_runs
+    from nuclei.pipeline import choose_name
+    from nuclei.report.terminal import print_table
+    from nuclei.runs.layout import comparison
 
-    make_command("report")(configs, runs=runs, force=force)
-    print_table(compare_runs([run_name(path) for path in configs], runs))
+    make_command("report")(configs, runs=runs, force=force, settings=settings, new_name=new_name)
+    print_table(compare_runs(choose_name(configs, new_name), runs))
     typer.echo(f"leaderboard: {comparison(runs, 'leaderboard').with_suffix('.html')}")
     if publish:
         publish_comparison(runs, "leaderboard")
@@ -116,14 +144,26 @@ def run(
     runs: Runs = Path("runs"),
     force: Force = False,
     published: Published = False,
+    settings: Settings = None,
+    new_name: NewName = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="say which stages would run, and why; write nothing")
+    ] = False,
 ) -> None:
     """Run all stages of configs or ensembles, members first; what is up to date is skipped."""
+    from nuclei.config.load import parse_changes
+    from nuclei.pipeline import choose_name, plan_runs, rehearse, run_stages
+    from nuclei.runs.layout import Options, Run
+
     options = Options(data, None, devices, jobs, force, published)
-    plan = dict(entry for path in configs for entry in list_runs(path))
-    for path, config in plan.items():
-        run_stages(run_name(path), config, options, runs)
-    for path in configs:
-        finished = Run(run_name(path), runs)
+    plan = plan_runs(configs, parse_changes(settings or ()), new_name)
+    if dry_run:
+        rehearse(plan, options, runs)
+        return
+    for name, config in plan.items():
+        run_stages(name, config, options, runs)
+    for name in choose_name(configs, new_name):
+        finished = Run(name, runs)
         typer.echo(f"submission: {finished.submission('test')}\nreport: {finished.report / 'report.html'}")
 
 
@@ -145,14 +185,20 @@ def ablate(
     force: Force = False,
     publish: Publish = False,
     published: Published = False,
+    settings: Settings = None,
 ) -> None:
     """Run what is missing of ablations and their bases, and tabulate what each change gains over its base."""
+    from nuclei.config.load import parse_changes
     from nuclei.experiments.ablate import Cluster
     from nuclei.experiments.ablate import ablate as run_ablations
     from nuclei.report.comparisons import gains_table
+    from nuclei.report.terminal import print_table
+    from nuclei.runs.files import read_table
+    from nuclei.runs.layout import Options, comparison
 
     options = Options(data, None, devices, jobs, force, published)
-    failed = run_ablations(configs, seeds, options, runs, Cluster(backend, workers, address))
+    changes = parse_changes(settings or ())
+    failed = run_ablations(configs, seeds, options, runs, Cluster(backend, workers, address), changes)
     path = comparison(runs, "ablations")
     print_table(gains_table(read_table(path)))
     typer.echo(f"ablations: {path.with_suffix('.html')}")
@@ -161,13 +207,6 @@ def ablate(
     if failed:
         lines = [f"{name}: {error}" for name, error in failed.items()]
         raise UserError("\n  ".join(["these runs failed and are not in the table:", *lines]))
-
-
-def print_table(table: "Table") -> None:
-    """Print a table of a report so that its columns line up in a terminal."""
-    import pandas as pd
-
-    typer.echo(pd.DataFrame(table.rows, columns=table.columns).to_string(index=False))
 
 
 @app.command()
@@ -181,11 +220,47 @@ def climb(
 ) -> None:
     """Tabulate the steps that led to the best run: score, gain over the step before, what training took."""
     from nuclei.experiments.climb import climb as tabulate
+    from nuclei.report.terminal import print_table
+    from nuclei.runs.layout import comparison
 
     print_table(tabulate(steps, runs))
     typer.echo(f"climb: {comparison(runs, 'climb').with_suffix('.html')}")
     if publish:
         publish_comparison(runs, "climb")
+
+
+@app.command("list")
+def list_runs(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="these runs only")] = None,
+    runs: Runs = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="everything, as JSON")] = False,
+) -> None:
+    """List the runs: which stages are finished, running or stopped, the score, the size on the disk."""
+    from nuclei.experiments.overview import as_records, list_overviews, overview_table
+    from nuclei.report.terminal import print_table
+
+    found = list_overviews(runs, names or ())
+    if as_json:
+        typer.echo(json.dumps(as_records(found), indent=1))
+    elif found:
+        print_table(overview_table(found))
+    else:
+        typer.echo(f"no runs in {runs}")
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="RUN", help="name of a finished run")],
+    second: Annotated[str, typer.Argument(metavar="RUN", help="name of another, on the same images")],
+    runs: Runs = Path("runs"),
+) -> None:
+    """Compare two finished runs image by image: gains by type, and the images that changed most, side by side."""
+    from nuclei.experiments.pair import compare_pair
+    from nuclei.report.terminal import print_table
+
+    table, page = compare_pair(first, second, runs)
+    print_table(table)
+    typer.echo(f"comparison: {page}")
 
 
 @app.command("predict-images")
@@ -200,6 +275,12 @@ def predict_images(
             help="folder of a published ensemble, or of a finished run in runs/", show_default="the published ensemble"
         ),
     ] = None,
+    fast: Annotated[
+        bool,
+        typer.Option(
+            "--fast", help="one small network that learned from the ensemble: much faster, a little less exact"
+        ),
+    ] = False,
     output: Annotated[Path, typer.Option(help="folder to write to")] = Path("nuclei_of_images"),
     submission: Annotated[Path | None, typer.Option(help="also write a submission of all the images")] = None,
     channel: Annotated[
@@ -207,6 +288,14 @@ def predict_images(
     ] = None,
     plane: Annotated[
         str | None, typer.Option(help="plane of a z-stack, by its number from 0; max: the maximum of all, the default")
+    ] = None,
+    series: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="the one image wanted of a file with several (OME-TIFF, LIF), by its number from 0",
+            show_default="all",
+        ),
     ] = None,
     normalise: Annotated[
         bool,
@@ -218,6 +307,14 @@ def predict_images(
     pixel_size: Annotated[
         float | None, typer.Option(min=1e-6, help="side of a pixel in µm, instead of what the files say")
     ] = None,
+    diameter: Annotated[
+        str | None,
+        typer.Option(
+            help="typical diameter of your nuclei in pixels, or auto to estimate it: brings images to the size that "
+            "the networks learned",
+            show_default="images as they are",
+        ),
+    ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", help="look into nested folders, too")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list what would be made, and why; write nothing")] = False,
     jobs: Jobs = -1,
@@ -226,17 +323,24 @@ def predict_images(
     ] = False,
 ) -> None:
     """Segment your own images: labels, outlines, measurements, files for QuPath and ImageJ, and a page to look at."""
+    from nuclei.inference.arguments import check_paths, parse_diameter
+
+    if fast and weights:
+        raise UserError("--fast chooses the networks, and so does --weights: give one of them")
+    check_paths(images)
+    check_paths(filter(None, [weights]), "folder of weights")
+    wanted_diameter = parse_diameter(diameter)
     from nuclei.data.microscope import View
     from nuclei.inference.image_files import Reading, find_images
 
+    reading = Reading(View(channel, plane, series), normalise, pixel_size, wanted_diameter)
     found = find_images(images, recursive)
-    reading = Reading(View(channel, plane), normalise, pixel_size)
     from nuclei.inference.bundle import find_default  # which imports torch
     from nuclei.inference.segment_files import check_failures, describe, segment_files
 
     summary = segment_files(
         found,
-        weights or find_default(),
+        weights or find_default(fast),
         output,
         reading,
         force=force,
@@ -246,6 +350,131 @@ def predict_images(
     )
     typer.echo(describe(summary, output, dry_run))
     check_failures(summary, submission)
+
+
+@app.command("check-novelty")
+def check(
+    config: Annotated[Path, typer.Argument(help="YAML file of a run, of whose data and folds")],
+    kinds: Annotated[Path, typer.Option(help="fold table by kind, of the same images")] = Path(
+        "folds/dsb2018_kinds.csv"
+    ),
+    external: Annotated[
+        Path | None, typer.Option(help="labelled images of other kinds, as score-images takes them")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="folder of a published ensemble or run, whose encoder is tried as well")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="table to write")] = Path("runs/comparisons/novelty.csv"),
+    runs: Runs = Path("runs"),
+) -> None:
+    """Measure how well definitions of novelty tell unseen kinds of images from seen ones, and tabulate it."""
+    from nuclei.experiments.novelty import check_novelty
+    from nuclei.pipeline import load_run
+    from nuclei.runs.layout import Dataset
+
+    table = check_novelty(Dataset(load_run(config).data, runs), kinds, external, weights, output)
+    typer.echo(table.to_string(index=False))
+    typer.echo(f"novelty: {output}")
+
+
+@app.command("score-images")
+def score_labelled(
+    folder: Annotated[
+        Path,
+        typer.Argument(help="folder with images/ and labels/ of the same names, or with a folder of both for each set"),
+    ],
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="folder of a published ensemble, or of a finished run in runs/", show_default="the published ensemble"
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="folder to write scores.csv and metrics.json to")] = Path("scores"),
+    halve_above: Annotated[
+        float,
+        typer.Option(min=0, help="halve images whose median true nucleus has more pixels than this; 0: none"),
+    ] = 1500.0,
+    channel: Annotated[
+        str | None, typer.Option(help="channel with the nuclei, by its name or its number from 0")
+    ] = None,
+    jobs: Jobs = -1,
+) -> None:
+    """Segment labelled images that training has not seen, and score them: each set, with 95 % intervals over images."""
+    from nuclei.data.microscope import View
+    from nuclei.inference.bundle import find_default
+    from nuclei.inference.image_files import Reading
+    from nuclei.inference.score_images import find_labelled, score_images
+    from nuclei.report.terminal import print_table
+    from nuclei.report.unseen import outlines_table
+
+    images = find_labelled(folder)
+    reading = Reading(View(channel, None))
+    _, metrics = score_images(images, weights or find_default(), output, reading, halve_above, jobs)
+    summary = metrics["images"]
+    print_table(outlines_table("set", summary["by_cluster"] | {"all": summary}))
+    typer.echo(f"scores of {len(images)} images: {output / 'scores.csv'} and {output / 'metrics.json'}")
+
+
+@app.command()
+def validate(
+    submission: Annotated[Path, typer.Argument(help="CSV file, also gzipped, of this project or any other")],
+    images: Annotated[
+        Path | None, typer.Option(help="folder of the images that it is for, or an official archive")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="folder of the official archives: the test images that it has most of")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--run", metavar="RUN", help="a run, for whose test images it is")] = None,
+    runs: Runs = Path("runs"),
+    jobs: Jobs = -1,
+) -> None:
+    """Check a submission against every rule of the competition; lists each violation with its row."""
+    from nuclei.inference.validation import check_submission, shapes_of_archives, shapes_of_images, shapes_of_run
+
+    if sum(given is not None for given in (images, data, name)) != 1:
+        raise UserError("say which images the submission is for: by one of --images, --data and --run")
+    if not submission.is_file():
+        raise UserError(f"no submission {submission}")
+    if images:
+        shapes, said = shapes_of_images(images, jobs), str(images)
+    elif data:
+        shapes, said = shapes_of_archives(data, submission, jobs), str(data)
+    else:
+        shapes, said = shapes_of_run(str(name), runs, submission)
+    violations, holds = check_submission(submission, shapes)
+    if violations:
+        typer.echo("\n".join(violations))
+        raise UserError(
+            f"{submission} breaks the rules {len(violations)} times, for the {len(shapes)} images of {said}"
+        )
+    typer.echo(f"valid: {holds}")
+
+
+@app.command()
+def serve(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port of the page; 0: one that is free")] = 8724,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="folder of a published ensemble, or of a finished run in runs/", show_default="the published ensemble"
+        ),
+    ] = None,
+    max_mb: Annotated[int, typer.Option(min=1, help="larger files are refused")] = 200,
+    no_open: Annotated[bool, typer.Option("--no-open", help="do not open the page in a browser")] = False,
+) -> None:
+    """Open a page of this machine on which images are dropped and their nuclei appear, with all files to download.
+
+    It is reached from this machine alone, at http://127.0.0.1:PORT/, and segments as predict-images does. Nothing is
+    sent elsewhere, and nothing is kept once it ends. It needs `pip install '.[serve]'`.
+    """
+    typer.echo("loading the networks")
+    try:
+        from nuclei.inference.bundle import find_default  # which imports torch
+        from nuclei.inference.serve import serve as serve_page
+
+        serve_page(weights or find_default(), port, max_mb, not no_open, typer.echo)
+    except (KeyboardInterrupt, Terminated):
+        typer.echo("ended; what it held is removed")
 
 
 @app.command()
@@ -258,6 +487,56 @@ def show(
     from nuclei.report.show import show_image
 
     typer.echo(show_image(name, image_id, runs))
+
+
+@app.command("napari")
+def show_in_napari(
+    image: Annotated[Path, typer.Argument(help="an image, as predict-images reads it")],
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="folder of an ensemble, or of a run in runs/", show_default="the published ensemble"),
+    ] = None,
+    channel: Annotated[str | None, typer.Option(help="channel with the nuclei, by name or number")] = None,
+    plane: Annotated[str | None, typer.Option(help="plane of a z-stack, by its number from 0, or max")] = None,
+    series: Annotated[int | None, typer.Option(min=0, help="the one image wanted of a file with several")] = None,
+    diameter: Annotated[str | None, typer.Option(help="typical diameter of your nuclei in pixels, or auto")] = None,
+) -> None:
+    """Segment an image and open it in napari: image, labels, and each nucleus's measurements and predicted IoU."""
+    from nuclei.inference.arguments import check_paths, parse_diameter
+
+    check_paths([image])
+    check_paths(filter(None, [weights]), "folder of weights")
+    wanted_diameter = parse_diameter(diameter)
+    from nuclei.data.microscope import View
+    from nuclei.inference import napari_layers
+    from nuclei.inference.bundle import find_default
+    from nuclei.inference.image_files import Reading
+
+    napari = napari_layers.load_napari()
+    reading = Reading(View(channel, plane, series), diameter=wanted_diameter)
+    viewer = napari_layers.show_layers(napari_layers.build_layers(image, weights or find_default(), reading))
+    typer.echo(f"{len(viewer.layers)} layers in napari; close its window to end")
+    napari.run()
+
+
+@app.command("export-onnx")
+def export_onnx(
+    weights: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_BUNDLE", help="folder of a finished run in runs/, or of ensembles/")
+    ],
+    fold: Annotated[int, typer.Option(min=0, help="the fold whose network is written")],
+    member: Annotated[str | None, typer.Option(help="of an ensemble: the run whose network is written")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="file to write", show_default="<run>_fold<K>.onnx in this folder")
+    ] = None,
+) -> None:
+    """Write one trained network as ONNX, for other programs; it takes images of any size that 32 divides."""
+    from nuclei.inference.arguments import check_paths
+
+    check_paths([weights], "run or bundle")
+    from nuclei.inference.onnx_file import export_onnx as export
+
+    typer.echo(export(weights, fold, member, output))
 
 
 @app.command()

@@ -3,32 +3,38 @@
 import importlib
 import subprocess
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from nuclei.config.load import load_config, run_name
-from nuclei.config.schema import Config
+from nuclei.config.schema import Config, check_name
 from nuclei.decoding.methods import METHODS, check_method, uses_networks
 from nuclei.errors import UserError
-from nuclei.runs.files import write_bytes
-from nuclei.runs.layout import Options, Run
-from nuclei.runs.stage_table import STAGES
+from nuclei.runs.cache import RefusedError
+from nuclei.runs.cores import use_threads
+from nuclei.runs.files import remove_partial_files, write_bytes
+from nuclei.runs.layout import Dataset, Options, Run
+from nuclei.runs.locks import lock
+from nuclei.runs.rehearsal import anything_foreseen, foresee, rehearsal
+from nuclei.runs.stage_table import STAGES, stage_of
 
 # Where the configs of members are looked for, from any folder above.
-CONFIG_FOLDERS = ("configs", "configs/systems", "configs/large", "ensembles")
+CONFIG_FOLDERS = ("configs", "configs/systems", "configs/large", "configs/speed", "configs/speed/networks", "ensembles")
 # The stages that a run skips, by what the nuclei of its method are made from (Method.needs).
 SKIPPED = {
-    "image": {"crops", "train", "predict", "ensemble", "plain", "candidates", "score", "select"},
-    "maps": {"classical", "candidates", "score"},
-    "detections": {"classical", "candidates", "score"},
+    "image": {"novelty", "crops", "train", "predict", "ensemble", "plain", "candidates", "outside", "score", "select"},
+    "maps": {"classical", "candidates", "outside", "score"},
+    "detections": {"classical", "candidates", "outside", "score"},
     "candidates": {"classical"},
 }
 
 
-def load_run(path: str | Path) -> Config:
+def load_run(path: str | Path, changes: Mapping[str, Any] | None = None) -> Config:
     """Load a run's config; raise UserError as `load_config` does, and naming the file, as `check_method` does."""
-    config = load_config(path)
+    config = load_config(path, changes)
     try:
         check_method(config)
     except UserError as error:
@@ -50,6 +56,8 @@ def check_run(config: Config, source: str) -> None:
 
     try:
         check_recipe(config.classical)
+        if config.selection.method == "labels" and not config.labels.folder.strip():
+            raise UserError("labels.folder: name the folder of the other tool's label images")
         feature_names(config.scorer.leave_out)
         if uses_networks(config) and not config.members:
             check_model(config.model)
@@ -63,16 +71,45 @@ def check_run(config: Config, source: str) -> None:
 def run_stage(stage: str, name: str, config: Config, options: Options, runs: Path) -> None:
     """Run one stage of the run `name`, with its complete config saved beside what it makes."""
     run = Run(name, runs)
-    if not run.config.is_file():
-        save_config(run, config)
-    importlib.import_module(f"nuclei.stages.{stage}").main(run, config, options)
+    check_mark(run)
+    save_config(run, config, replace=False)
+    main = load_stage(stage)
+    use_threads(options.threads)
+    main(run, config, options)
     # Only now: a stage that refuses other settings must not leave them beside the results of the old ones.
     save_config(run, config)
 
 
-def save_config(run: Run, config: Config) -> None:
-    """Write the resolved, complete config of a run."""
-    write_bytes(run.config, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
+def load_stage(stage: str) -> Callable[[Run, Config, Options], None]:
+    """Import a stage and return its function."""
+    main: Callable[[Run, Config, Options], None] = importlib.import_module(f"nuclei.stages.{stage}").main
+    return main
+
+
+def save_config(run: Run, config: Config, replace: bool = True) -> None:
+    """Write the resolved, complete config of a run, unless there is one and it is not to be replaced.
+
+    What killed processes left of such a file is removed: the lock says that no other is writing it.
+    """
+    content = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode()
+    with lock(run.meta("config"), f"{run.name} config"):
+        remove_partial_files([run.config])
+        if not run.config.is_file() or (replace and run.config.read_bytes() != content):
+            write_bytes(run.config, content)
+
+
+def check_mark(run: Run) -> None:
+    """Raise UserError if the folder of a run has files, but nothing that says that they are a run's.
+
+    Stages remove what unfinished ones left in it: none of a folder that has only the name of a run.
+    """
+    if run.config.is_file() or run.meta("x").parent.is_dir() or not run.folder.is_dir():
+        return
+    if others := sorted(path for path in run.folder.iterdir() if not path.name.startswith(".")):
+        raise UserError(
+            f"{run.folder} is not the folder of a run, for it has {others[0].name} and no config.yaml: give the config "
+            "another name, or move the folder away"
+        )
 
 
 def run_stages(name: str, config: Config, options: Options, runs: Path, skipped: tuple[str, ...] = ()) -> None:
@@ -85,6 +122,36 @@ def run_stages(name: str, config: Config, options: Options, runs: Path, skipped:
             train_alone(name, options, runs)
         else:
             run_stage(stage, name, config, options, runs)
+
+
+def rehearse(plan: Mapping[str, Config], options: Options, runs: Path) -> None:
+    """Say what `run_stages` would do for each run of a plan, stage by stage and why, and write nothing.
+
+    Raises what stops a run, unless it lacks no more than stages before it would make.
+    """
+    open_ended: dict[str, str] = {}  # run -> what is not there yet, and decides about its stages from one on
+    with rehearsal():
+        for name, config in plan.items():
+            run, data = Run(name, runs), Dataset(config.data, runs).meta.parent
+            needs = [open_ended[one] for one in (*config.members, config.train.start) if one in open_ended]
+            for stage in list_stages(config):
+                reason = open_ended.get(name, "")
+                if not reason and STAGES[stage].time != "data":
+                    reason = "the data, which would change" if anything_foreseen(data) else "".join(needs[:1])
+                if not reason:
+                    try:
+                        load_stage(stage)(run, config, options)
+                        continue
+                    except (UserError, OSError) as error:
+                        if isinstance(error, RefusedError) or not anything_foreseen():
+                            raise
+                        reason = "the stages above"
+                open_ended.setdefault(name, f"{name} {stage}" if reason == "the stages above" else reason)
+                made = any(stage_of(meta.stem) == stage for meta in run.meta(stage).parent.glob("*.json"))
+                certain = "would run (not made yet)" if not made else "would run (--force)" if options.force else ""
+                print(f"{name} {stage}: {certain or f'depends on {reason}'}", flush=True)
+            if anything_foreseen():
+                foresee(run.config, config.model_dump(mode="json"))
 
 
 def train_alone(name: str, options: Options, runs: Path) -> None:
@@ -102,20 +169,60 @@ def list_stages(config: Config) -> list[str]:
     skipped |= {"train", "predict", "crops"} if config.members else {"ensemble"}
     if not config.train.pool:
         skipped |= {"crops"}
+    if not config.scorer.outside:
+        skipped |= {"outside"}
+    if ("train" in skipped and "outside" in skipped) or not config.data.external_sets():
+        skipped |= {"external"}
     return [name for name, entry in STAGES.items() if name not in skipped and not entry.on_demand]
 
 
-def list_runs(path: Path, above: tuple[str, ...] = ()) -> list[tuple[Path, Config]]:
-    """Return the configs that a run depends on, members or the run that its training starts from, and its own, last.
+def choose_name(paths: Sequence[Path], name: str | None) -> list[str]:
+    """Return the names of the runs of configs: their files' names or, if one is given, that name of the only one.
 
-    Raises UserError on such a run whose config is not found, on one that depends on itself, and as `check_run` does.
+    Raises UserError if it is given for several, or cannot be a name.
     """
-    config, found = load_run(path), []
+    if name is None:
+        return [run_name(path) for path in paths]
+    if len(paths) != 1:
+        raise UserError(f"--name {name}: it names one run, and {len(paths)} configs are given")
+    try:
+        return [check_name(name)]
+    except ValueError as error:
+        raise UserError(f"--name {error}") from None
+
+
+def plan_runs(paths: Sequence[Path], changes: Mapping[str, Any], name: str | None) -> dict[str, Config]:
+    """Return name -> config of the runs of config files and of all that they depend on, each after what it needs.
+
+    changes: settings of the files that are named; those that they depend on are made as their own files say. Raises
+    UserError as `list_runs` and `choose_name` do, and if the name is that of a run that this one depends on.
+    """
+    plan: dict[str, Config] = {}
+    own: dict[str, Config] = {}
+    for chosen, path in zip(choose_name(paths, name), paths, strict=True):
+        *below, (_, config) = list_runs(path, changes)
+        needed = {run_name(file): one for file, one in below}
+        if chosen in needed:
+            raise UserError(f"--name {chosen}: {path} depends on the run of that name")
+        plan = {**needed, **plan, chosen: config}
+        own[chosen] = config
+    return plan | own
+
+
+def list_runs(
+    path: Path, changes: Mapping[str, Any] | None = None, above: tuple[str, ...] = ()
+) -> list[tuple[Path, Config]]:
+    """Return the configs that a run depends on (members, what its training starts and learns from) and its own, last.
+
+    changes: as `load_config` takes them, of the run itself. Raises UserError on such a run whose config is not found,
+    on one that depends on itself, and as `check_run` does.
+    """
+    config, found = load_run(path, changes), []
     check_run(config, str(path))
     if run_name(path) in above:
         raise UserError(f"{path} depends on itself, by way of {' -> '.join(above)}")
-    for name in config.members or filter(None, [config.train.start]):
-        found += list_runs(find_config(name, path), (*above, run_name(path)))
+    for name in config.members or filter(None, [config.train.start, config.train.teacher]):
+        found += list_runs(find_config(name, path), None, (*above, run_name(path)))
     return [*found, (path, config)]
 
 

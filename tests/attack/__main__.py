@@ -20,7 +20,7 @@ from nuclei.runs.stage_table import STAGES
 ATTACKS = {
     "artefacts": (artefacts, 2 * len(artefacts.KINDS), 4),
     "kills": (kills, 50, 2),
-    "pairs": (pairs, 12, 1),
+    "pairs": (pairs, len(pairs.KINDS), 1),
     "disk": (disk, len(disk.KINDS), 3),
     "threads": (threads, len(threads.KINDS), 1),
     "inputs": (inputs, 3 * len(inputs.KINDS), 50),

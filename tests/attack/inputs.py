@@ -42,7 +42,7 @@ from attack.damage import (
 )
 from nuclei.config.load import load_config
 from nuclei.data.archives import open_archive, prepare_image
-from nuclei.data.folds import read_folds
+from nuclei.data.fold_table import read_folds
 from nuclei.data.images import decode_image, decode_mask
 from nuclei.data.label_folder import LabelFolder
 from nuclei.evaluation.submission import read_solution

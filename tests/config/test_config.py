@@ -3,12 +3,13 @@
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from nuclei.config.load import load_config, merge, parse_config, read_base, run_name
-from nuclei.config.schema import Config, check_name
+from nuclei.config.load import load_config, merge, parse_changes, parse_config, read_base, run_name
+from nuclei.config.schema import Config, Section, check_name
+from nuclei.errors import UserError
 
 
 @pytest.fixture
@@ -93,7 +94,8 @@ def test_a_wrong_value_is_an_error_naming_file_and_key(write, text, where):
 # section -> key -> (values at the limits of what makes sense, values beyond them)
 LIMITS: dict[str, dict[str, tuple]] = {
     "data": {
-        "folds_seed": ([0], [-1]),
+        "folds_seed": ([0], [-1, 10**20, True]),
+        "folds": (["a/b.csv", "ä b"], ["", " ", "a\0b", "a/", True]),
         "only_folds": ([[], [0, 3]], [[1, 1], [-1]]),
         "unseen": ([[], ["test"]], [["test", "test"], ["train"]]),
         "dataset": (["dsb2018", "a.b-c_D"], ["", "..", "a/b", "a\\b", ".a", "-a", "a" * 101, "a b"]),
@@ -101,11 +103,16 @@ LIMITS: dict[str, dict[str, tuple]] = {
     "model": {
         "decoder_channels": ([[1, 2]], [[0], [-8]]),
         "channels": ([["mask"]], [["mask", "mask"]]),
+        "min_side_px": ([300, "300"], [True, 10**12]),
         "mean": ([[0, 0.5, 1]], [[0, 0, 1.1], [-0.1, 0, 0]]),
         "std": ([[0.1, 0.1, 0.1]], [[0, 0.1, 0.1]]),
     },
     "train": {
         "start": ([None, "a_run"], ["../a_run", "runs/a_run"]),
+        "teacher": ([None, "a_run"], ["../a_run", "runs/a_run"]),
+        "teacher_share": ([0.1, 1], [0, 1.1]),
+        "unlabelled": ([0], [-0.1, 0.1, 1]),
+        "scale": ([0.5, 2], [0, -1]),
         "augment": ([{"stain": 0}, {"stain": 1}, "full"], [{"stain": 1.5}, {"stain": -0.1}]),
         "leave_out": ([["stain"]], [["stain", "stain"]]),
         "loss": ([{"bce": 0.1}], [{}, {"bce": 0}, {"bce": -1}]),
@@ -116,11 +123,14 @@ LIMITS: dict[str, dict[str, tuple]] = {
         "clip_norm": ([0.1], [0, -1]),
         "ema": ([0, 1], [-0.1, 1.1, float("nan")]),
         "evaluate_images": ([1], [0]),
-        "workers": ([0], [-1]),
-        "seed": ([0], [-1]),
+        "workers": ([0], [-1, 10**6]),
+        "steps": ([1, "12", 12.0], [True, 10**21, "9" * 20]),
+        "learning_rate": ([1, "1e-3"], [True, 1e300]),
+        "crop_px": ([64], [10**6]),
+        "seed": ([0], [-1, 2**31]),
     },
     "predict": {
-        "scales": ([[0.5, 1]], [[], [0], [-1], [1, 1.0]]),
+        "scales": ([[0.5, 1]], [[], [0], [-1], [1, 1.0], [1e-4], [1000]]),
         "tile_px": ([129], [128, 0, -5]),
         "overlap_px": ([0, 1279], [-1, 1280, 2000]),
     },
@@ -131,7 +141,7 @@ LIMITS: dict[str, dict[str, tuple]] = {
         "mask_thresholds": ([[0, 1]], [[], [1.1], [0.5, 0.5]]),
         "floor": ([0, 1], [-0.1, 1.1]),
         "center_weight": ([0, 1], [-0.1, 1.1]),
-        "smooth_px": ([0], [-1]),
+        "smooth_px": ([0], [-1, 1e5]),
         "depth": ([0], [-0.1]),
         "max_leaves": ([1], [0]),
         "min_area_px": ([0], [-1]),
@@ -139,7 +149,7 @@ LIMITS: dict[str, dict[str, tuple]] = {
     "scorer": {
         "leave_out": ([["shape"]], [["shape", "shape"]]),
         "rounds": ([1], [0]),
-        "leaves": ([2], [1]),
+        "leaves": ([2], [1, 10**6]),
         "learning_rate": ([0.01], [0, -1]),
         "min_leaf_rows": ([1], [0]),
         "share": ([1], [0, 1.1]),
@@ -149,6 +159,56 @@ LIMITS: dict[str, dict[str, tuple]] = {
     "selection": {"keep_grid": ([[-1, 2]], [[], [0.1, 0.1]])},
 }
 CASES = [(section, key, *values) for section, keys in LIMITS.items() for key, values in keys.items()]
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_no_number_is_beyond_reason_and_no_switch_is_a_number(data):
+    """Whatever the setting, at whatever depth: libraries would fail on it hours later, or take yes for 1."""
+    sections = {name: field.annotation for name, field in Config.model_fields.items()}
+    sections = {name: kind for name, kind in sections.items() if isinstance(kind, type) and issubclass(kind, Section)}
+    section = data.draw(st.sampled_from(sorted(sections)))
+    key = data.draw(st.sampled_from(sorted(sections[section].model_fields)))
+    value = data.draw(st.sampled_from([2**31, -(10**30), 1e12, float("inf"), True, False]))
+    wrapped = data.draw(st.sampled_from([value, [value], {"bce": value}, str(value) if type(value) is int else value]))
+    if (section, key) == ("train", "cuda_graph") and isinstance(wrapped, bool):
+        return
+    try:
+        config = parse_config({section: {key: wrapped}}, "a test")
+    except UserError as error:
+        assert f"{section}" in str(error)  # noqa: PT017 (not every one is an error: a text may hold any digits)
+    else:
+        assert isinstance(getattr(getattr(config, section), key), str)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"model": {"channels": []}}, "must have mask"),
+        ({"model": {"channels": ["border", "center"]}}, "must have mask"),
+        ({"train": {"channel_weights": {"mask": 0, "border": 0, "center": 0}}}, "nothing would be learnt"),
+        ({"model": {"channels": ["mask"]}, "train": {"channel_weights": {"mask": 0}}}, "nothing would be learnt"),
+        ({"train": {"pool": 3, "batch_size": 4}}, "fewer crops than a step takes"),
+    ],
+)
+def test_settings_that_make_no_sense_together_are_refused(content, said):
+    with pytest.raises(UserError, match=said):
+        parse_config(content, "a test")
+
+
+@pytest.mark.parametrize("name", ["data", "Data", "comparisons"])
+def test_no_run_has_the_name_of_a_folder_beside_the_runs(name, tmp_path):
+    with pytest.raises(UserError, match=rf"{name}\.yaml cannot name a run"):
+        run_name(tmp_path / f"{name}.yaml")
+    with pytest.raises(UserError, match="members"):
+        parse_config({"members": {name: 1}}, "a test")
+
+
+def test_an_error_does_not_repeat_a_value_of_any_length(write):
+    laughs = "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcde", "bcdef", strict=True))
+    with pytest.raises(UserError) as caught:
+        load_config(write("a.yaml", f"a: &a [{', '.join('x' * 9)}]\n{laughs}hypothesis: *f\n"))
+    assert len(str(caught.value)) < 3000
 
 
 @pytest.mark.parametrize(("section", "key", "valid", "senseless"), CASES, ids=[f"{c[0]}.{c[1]}" for c in CASES])
@@ -326,7 +386,7 @@ def test_a_setting_that_came_later_is_recorded_only_where_it_is_used():
     assert enlarged.record()["model"] == plain.record()["model"] | {"min_side_px": 512}
     # Nothing else is left out, and every LATER setting has a default to be left out at.
     later_sections = {name for name, field in Config.model_fields.items() if field.json_schema_extra}
-    assert later_sections == set(Config.model_fields) - set(plain.record()) == {"labels"}
+    assert later_sections == set(Config.model_fields) - set(plain.record()) == {"labels", "submit"}
     for name, section in Config.model_fields.items():
         if name in later_sections:
             continue
@@ -357,3 +417,59 @@ def test_what_only_maps_have_is_refused_of_a_detector(change):
     assert parse_config(detector, "a test").model.gives == "detections"
     with pytest.raises(ValueError, match="for networks that give maps, not for MaskRCNN, which gives detections"):
         parse_config(merge(detector, change), "a test")
+
+
+def test_changes_are_read_as_yaml():
+    changes = parse_changes(["train.steps=100", "predict.scales=[1, 2]", "model.weights=", "train.loss={dice: 1}"])
+    assert changes == {
+        "train": {"steps": 100, "loss": {"dice": 1}},
+        "predict": {"scales": [1, 2]},
+        "model": {"weights": None},
+    }
+    assert parse_changes([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (["train.steps"], "--set train.steps: give a setting and its value, for example --set train.steps=100"),
+        (["=3"], "--set =3: give a setting"),
+        (["train..steps=3"], "give a setting"),
+        (["train.steps=3", "train.steps=4"], "train.steps is given twice"),
+        (["train.steps=[3"], r"the value of --set train.steps=\[3 is not valid YAML"),
+        (["train.steps=" + "[" * 3000], "nested too deeply"),
+    ],
+)
+def test_changes_of_another_form_are_refused(texts, words):
+    with pytest.raises(UserError, match=words):
+        parse_changes(texts)
+
+
+def test_a_changed_setting_is_checked_as_the_file_is(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("train: {steps: 7, seed: 3}\n")
+    config = load_config(path, parse_changes(["train.steps=9"]))
+    assert (config.train.steps, config.train.seed) == (9, 3)
+    for text, words in (
+        ("train.stepz=3", "a.yaml, changed by --set:\n  train.stepz: unknown key, did you mean steps\\?"),
+        ("trian.steps=3", "did you mean train\\?"),
+        ("train.steps=many", "train.steps: .*got 'many'"),
+        ("train=3", "train: "),
+        ("members.b=0", "members.b: "),
+    ):
+        with pytest.raises(UserError, match=words):
+            load_config(path, parse_changes([text]))
+
+
+def test_external_data_are_recorded_where_there_are_any_and_a_weight_of_0_leaves_a_set_out():
+    def record(external):
+        return Config.model_validate({"data": {"external": external}}).record_training()
+
+    assert record({}) == record({"tnbc": 0}) == Config().record_training()
+    assert "external" not in record({})
+    one = record({"tnbc": 4, "nuinsseg": 0})
+    assert one == Config().record_training() | {"external": {"tnbc": 4}, "external_area_px": 1500}
+    assert record({"tnbc": 4}) == one
+    assert record({"tnbc": 2}) != one
+    with pytest.raises(ValueError, match="cannot be a name"):
+        record({"../tnbc": 1})

@@ -1,15 +1,19 @@
 """A download resumes where it broke, ends complete, is recorded, and says what to do when it cannot be."""
 
 import hashlib
+import io
 import json
 import threading
+import zipfile
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 
-from nuclei.data.download import CONTENTS, download_files
+from nuclei.data import download
+from nuclei.data.download import CONTENTS, download_files, fetch_external
+from nuclei.data.external import PUBLISHED_SETS, PublishedSet
 from nuclei.errors import UserError
 
 CONTENT = {name: np.random.default_rng(n).bytes(300_000 + n) for n, name in enumerate(CONTENTS)}
@@ -132,3 +136,95 @@ def test_a_damaged_record_is_named(tmp_path, text):
     (tmp_path / "downloads.json").write_text(text)
     with pytest.raises(UserError, match=r"downloads\.json is damaged: delete it"):
         download_files(tmp_path, [])
+
+
+SET = PublishedSet("some nuclei", "CC0", "somebody", "", r"Slide_\d+/[^/]+\.png$")
+ARCHIVE = "ours.zip"
+
+
+def zipped(files):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for name, content in files.items():
+            file.writestr(name, content)
+    return buffer.getvalue()
+
+
+def served(monkeypatch, url, content):
+    monkeypatch.setitem(CONTENT, ARCHIVE, content)
+    return PublishedSet(SET.title, SET.licence, SET.source, url + ARCHIVE, SET.unpacked)
+
+
+FILES = {"set/Slide_01/a.png": b"a" * 200_000, "set/readme.txt": b"no", "__MACOSX/set/Slide_01/._a.png": b"no"}
+
+
+def test_an_external_archive_is_resumed_recorded_with_its_licence_and_unpacked(tmp_path, monkeypatch):
+    content = zipped(FILES)
+    with serve(cut_after=[100_000, 20_000]) as (url, asked):
+        fetch_external(tmp_path, "ours", served(monkeypatch, url, content), attempts=1)
+        assert asked == [None, "bytes=100000-", "bytes=120000-"]
+    record = json.loads((tmp_path / "downloads.json").read_text())[ARCHIVE]
+    sha256 = hashlib.sha256(content).hexdigest()
+    assert record == {"url": url + ARCHIVE, "bytes": len(content), "sha256": sha256, "licence": "CC0"}
+    files = [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*")) if path.is_file()]
+    assert files == ["downloads.json", "ours/set/Slide_01/a.png", ARCHIVE]
+
+
+def test_an_archive_at_hand_is_unpacked_without_the_network_unless_it_changed(tmp_path):
+    (tmp_path / ARCHIVE).write_bytes(zipped(FILES))
+    fetch_external(tmp_path, "ours", SET)
+    assert (tmp_path / "ours/set/Slide_01/a.png").read_bytes() == FILES["set/Slide_01/a.png"]
+    (tmp_path / ARCHIVE).write_bytes(zipped({"Slide_1/b.png": b"b"}))
+    with pytest.raises(UserError, match=f"{ARCHIVE} is not the file recorded"):
+        fetch_external(tmp_path, "ours", SET)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (zipped(FILES)[:-40], "is damaged or no zip"),
+        (b"<html>", "is damaged or no zip"),
+        (zipped({"other.png": b""}), "holds nothing that matches"),
+        (zipped({"Slide_1/a.png": b"12345", "Slide_1/b.png": b"12345"}), "unpacks to 10 bytes, more than 9"),
+    ],
+)
+def test_an_archive_that_cannot_be_used_leaves_no_folder(tmp_path, monkeypatch, content, said):
+    monkeypatch.setattr(download, "MAX_UNPACKED_BYTES", 9 if "9" in said else 1 << 30)
+    (tmp_path / ARCHIVE).write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        fetch_external(tmp_path, "ours", SET)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["downloads.json", ARCHIVE]
+
+
+def test_a_flipped_bit_in_an_archive_is_found_and_nothing_half_unpacked_stays(tmp_path):
+    content = bytearray(zipped(FILES))
+    content[1000] ^= 1
+    (tmp_path / ARCHIVE).write_bytes(bytes(content))
+    with pytest.raises(UserError, match="is damaged or no zip"):
+        fetch_external(tmp_path, "ours", SET)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["downloads.json", ARCHIVE]
+
+
+def test_an_archive_writes_nothing_outside_of_its_folder(tmp_path):
+    folder = tmp_path / "external"
+    folder.mkdir()
+    (folder / ARCHIVE).write_bytes(zipped({"../../Slide_1/a.png": b"a", "/Slide_2/b.png": b"b"}))
+    fetch_external(folder, "ours", SET)
+    assert {path.parents[2] for path in tmp_path.rglob("*.png")} <= {folder, folder / "ours"}
+    assert len(list((folder / "ours").rglob("*.png"))) == 2
+
+
+def test_an_external_set_out_of_reach_says_what_to_put_where(tmp_path, monkeypatch):
+    with serve() as (url, _):
+        pass
+    with pytest.raises(ConnectionError) as error:
+        fetch_external(tmp_path, "ours", served(monkeypatch, url, b""), attempts=1)
+    assert str(tmp_path) in str(error.value)
+    assert f"{ARCHIVE}  (some nuclei) from {url}{ARCHIVE}" in str(error.value)
+
+
+def test_published_sets_have_licences_and_addresses():
+    for one in PUBLISHED_SETS.values():
+        assert one.url.startswith("https://")
+        assert one.url.endswith(".zip")
+        assert one.licence in ("CC0", "CC BY 4.0")

@@ -12,13 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nuclei.data.fold_table import check_folds, read_folds
 from nuclei.data.folds import (
     assign_folds,
-    check_folds,
     fold_table,
     match_folds,
     mosaic_groups,
-    read_folds,
     split_folds,
 )
 from nuclei.data.image_types import IMAGE_TYPES, image_type

@@ -19,9 +19,9 @@ from nuclei.data.images import (
     decode_mask,
     encode_image_png,
     encode_labels_png,
-    enlarge,
     enlargement,
     merge_masks,
+    scale_pair,
     to_8_bits,
 )
 
@@ -200,7 +200,7 @@ def test_enlarging_moves_neither_image_nor_labels(side):
     rows, columns = np.indices((64, 96))
     labels = ((rows // 8) * 12 + columns // 8 + 1).astype(np.uint16)  # squares of 8 px
     image = np.repeat((columns * 2)[..., None].astype(np.uint8), 3, axis=2)  # a ramp
-    larger, larger_labels = enlarge(image, labels, side)
+    larger, larger_labels = scale_pair((image, labels), enlargement(labels.shape, side))
     factor = side / 64
     height, width = round(64 * factor), round(96 * factor)
     assert larger.shape == (height, width, 3)
@@ -217,4 +217,7 @@ def test_enlarging_moves_neither_image_nor_labels(side):
 
 def test_an_image_that_is_large_enough_is_returned_as_it_is():
     image, labels = np.zeros((64, 64, 3), np.uint8), np.ones((64, 64), np.uint16)
-    assert all(ours is given for ours, given in zip(enlarge(image, labels, 64), (image, labels), strict=True))
+    assert all(
+        ours is given
+        for ours, given in zip(scale_pair((image, labels), enlargement(labels.shape, 64)), (image, labels), strict=True)
+    )

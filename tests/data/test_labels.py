@@ -4,8 +4,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import ndimage
 
-from nuclei.data.labels import count_touching, drop_small, renumber
+from nuclei.data.labels import count_touching, drop_small, fill_holes, renumber
 
 LABELS = hnp.arrays(np.int32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=6), elements=st.integers(0, 6))
 
@@ -30,6 +31,11 @@ def test_labels_below_an_area_are_dropped(labels, min_area_px):
         assert dropped.max() == len(names)
     assert all(((dropped > 0) == np.isin(labels, names)).ravel())
     assert len(np.unique(dropped[dropped > 0])) == len(names)
+
+
+@given(hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9)))
+def test_filled_holes_are_those_of_the_reference(mask):
+    assert (fill_holes(mask) == ndimage.binary_fill_holes(mask)).all()
 
 
 def test_labels_beside_another_are_counted():

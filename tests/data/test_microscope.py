@@ -14,7 +14,8 @@ from skimage.filters import threshold_otsu
 from skimage.measure import label
 
 from nuclei.data.images import decode_image
-from nuclei.data.microscope import View, count_times, normalise, read_picture
+from nuclei.data.microscope import View, count_times, list_series, normalise, read_picture
+from nuclei.errors import UserError
 
 SHAPE = (32, 40)
 RNG = np.random.default_rng(0)
@@ -260,8 +261,38 @@ def test_images_of_several_sizes_in_one_file_are_refused(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         file.write(GRAY, metadata=None)
         file.write(STACK[0, 0, 0, :9], metadata=None)
-    with pytest.raises(ValueError, match="a.tif .* holds 2 images"):
-        count_times(tmp_path / "a.tif", View())
+    with pytest.raises(ValueError, match="a.tif .* holds 2 images .*choose one by --series 0..1"):
+        list_series(tmp_path / "a.tif", View())
+    assert list_series(tmp_path / "a.tif", View(series=1)) == [1]
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.tif", View(series=1), series=1).pixels, STACK[0, 0, 0, :9])
+
+
+def test_images_of_an_ome_tiff_are_read_each_with_its_own_metadata(tmp_path):
+    path = tmp_path / "a.ome.tif"
+    with tifffile.TiffWriter(path, ome=True) as file:
+        file.write(GRAY, metadata={"axes": "YX", **UM})
+        file.write(STACK[:, 0], metadata={"axes": "TCYX", **CHANNELS})
+        file.write(STACK[0, 0, 1], metadata={"axes": "YX", "PhysicalSizeX": 2, "PhysicalSizeY": 2})
+    assert list_series(path, View()) == [0, 1, 2]
+    assert list_series(path, View(series=2)) == [2]
+    first, last = read_picture(path, View(), series=0), read_picture(path, View(), series=2)
+    np.testing.assert_array_equal(first.pixels, GRAY)
+    np.testing.assert_array_equal(last.pixels, STACK[0, 0, 1])
+    assert (first.pixel_size_um, last.pixel_size_um) == pytest.approx((0.25, 2))
+    assert count_times(path, View("gfp"), 1) == 4
+    middle = read_picture(path, View("gfp"), 2, 1)
+    np.testing.assert_array_equal(middle.pixels, STACK[2, 0, 1])
+    assert middle.channel == "1 GFP"
+    with pytest.raises(ValueError, match="a.ome.tif: it holds 3 images, and no series 3: choose --series 0..2"):
+        list_series(path, View(series=3))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_a_file_of_one_image_has_series_0_alone(tmp_path, suffix):
+    Image.fromarray(GRAY).save(tmp_path / f"a.{suffix}")
+    assert list_series(tmp_path / f"a.{suffix}", View()) == list_series(tmp_path / f"a.{suffix}", View(series=0)) == [0]
+    with pytest.raises(ValueError, match="it holds 1 image, and no series 1"):
+        list_series(tmp_path / f"a.{suffix}", View(series=1))
 
 
 def test_a_pyramid_is_read_at_full_size(tmp_path):
@@ -317,9 +348,46 @@ def test_files_of_vendors_are_read_by_bioio(tmp_path, monkeypatch):
     assert (picture.channel, picture.pixel_size_um) == ("1 GFP", 0.2)
 
 
+def test_scenes_of_vendors_are_images_of_their_own(tmp_path, monkeypatch):
+    class Reader:
+        scenes, dims, channel_names = ("one", "two"), SimpleNamespace(order="YX"), None
+        physical_pixel_sizes, shape = SimpleNamespace(X=None, Y=None), SHAPE
+
+        def __init__(self, path):
+            assert path.name == "a.lif"
+            self.scene = 0
+
+        def set_scene(self, number):
+            self.scene = number
+
+        def get_image_data(self, order):
+            assert order == "YX"
+            return GRAY + np.uint8(self.scene)
+
+    (tmp_path / "a.lif").write_bytes(b"something")
+    monkeypatch.setitem(sys.modules, "bioio", SimpleNamespace(BioImage=Reader))
+    assert list_series(tmp_path / "a.lif", View()) == [0, 1]
+    for number in (0, 1):
+        assert count_times(tmp_path / "a.lif", View(), number) == 1
+        np.testing.assert_array_equal(
+            read_picture(tmp_path / "a.lif", View(), series=number).pixels, GRAY + np.uint8(number)
+        )
+
+
 def test_too_many_pixels_are_refused_before_their_memory_is_taken(tmp_path, monkeypatch):
     monkeypatch.setattr("nuclei.data.microscope.MAX_PIXELS", 1000)
     for suffix in ("png", "jpg", "tif"):
         cv2.imwrite(str(tmp_path / f"a.{suffix}"), GRAY)
         with pytest.raises(ValueError, match=f"a.{suffix} .*more than 1,000"):
             read_picture(tmp_path / f"a.{suffix}", View())
+
+
+@pytest.mark.parametrize("ome", [True, False])
+def test_a_stack_that_does_not_fit_into_memory_is_refused_unread_and_a_plane_of_it_is_not(tmp_path, monkeypatch, ome):
+    monkeypatch.setattr("nuclei.data.microscope.MAX_VALUES", 5 * 16 * 16)
+    path = tmp_path / "stack.tif"
+    tifffile.imwrite(path, np.ones((6, 16, 16), np.uint16), metadata={"axes": "ZYX"}, ome=ome, imagej=not ome)
+    with pytest.raises(UserError, match=r"stack\.tif cannot be read: 1,536 values .* choose a plane by --plane"):
+        read_picture(path, View())
+    if ome:
+        assert read_picture(path, View(plane="2")).pixels.shape == (16, 16)

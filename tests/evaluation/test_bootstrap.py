@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nuclei.evaluation.bootstrap import bootstrap_mean, paired_difference
+from nuclei.evaluation.bootstrap import bootstrap_mean, bootstrap_ratio, paired_difference
 
 
 def scores_of_mosaics(rng, n_groups=60, tiles=4, between=0.1, within=0.02):
@@ -85,3 +85,13 @@ def test_bad_input_is_named(values, groups, message):
 def test_a_difference_needs_the_same_images():
     with pytest.raises(ValueError, match="same images"):
         paired_difference([1, 2, 3], [1], [1, 2, 3])
+
+
+def test_a_ratio_of_equal_wholes_is_a_mean_and_nuclei_count_alike_in_images_of_many_and_few():
+    values, groups = scores_of_mosaics(np.random.default_rng(0))
+    assert bootstrap_ratio(7 * values, np.full(len(values), 7), groups) == pytest.approx(bootstrap_mean(values, groups))
+    assert bootstrap_ratio([90, 0], [100, 20], ["a", "b"])[0] == 0.75
+    low, high = bootstrap_ratio([90, 0, 0], [100, 20, 0], ["a", "b", "c"])[1:]
+    assert (low, high) == (0, 0.9)  # that of draws with one of the first two alone
+    with pytest.raises(ValueError, match="must be finite and not empty"):
+        bootstrap_ratio([0, 0], [0, 0], ["a", "b"])

@@ -13,6 +13,7 @@ from shared_cases import find_case
 
 from nuclei.evaluation.metric import THRESHOLDS, score_image
 from nuclei.evaluation.rle import encode_labels
+from nuclei.evaluation.sheets import gunzip
 from nuclei.evaluation.submission import (
     read_solution,
     read_submission,
@@ -397,3 +398,26 @@ def test_missing_columns_are_named():
         read_solution(io.StringIO(VALID))
     with pytest.raises(ValueError, match="submission lacks the columns ImageId"):
         read_submission(io.StringIO("Id,EncodedPixels\n"))
+
+
+@pytest.mark.parametrize("name", ["bomb.csv.gz", "bomb.csv"])
+@pytest.mark.parametrize("read", [read_submission, read_solution])
+def test_a_file_that_unpacks_to_more_than_the_limit_is_refused_by_name(tmp_path, monkeypatch, name, read):
+    monkeypatch.setattr("nuclei.evaluation.sheets.MAX_BYTES", 10_000)
+    content = b"ImageId,EncodedPixels\n" + b"a,1 1\n" * 2_000
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    with pytest.raises(ValueError, match=rf"{name} is refused: .*more than"):
+        read(path)
+    assert [name in violation for violation in validate_submission(path, {"a": (1, 1)})] == [True]
+
+
+@given(st.binary(max_size=300), st.integers(0, 300))
+def test_a_gzip_is_unpacked_up_to_its_limit(content, limit):
+    packed = gzip.compress(content)
+    if len(content) <= limit:
+        assert gunzip(packed, limit) == content
+        assert gunzip(packed + bytes(7), limit) == content
+    else:
+        with pytest.raises(OverflowError, match=f"more than {limit}"):
+            gunzip(packed, limit)

@@ -338,11 +338,11 @@ def test_the_first_run_prepares_the_data_alone_and_the_others_of_a_wave_run_side
 
 def test_cores_are_shared_by_the_runs_made_side_by_side(monkeypatch, configs, tmp_path):
     jobs = []
-    monkeypatch.setattr(ablate, "run_tasks", lambda _, options, *__: jobs.append(options.jobs))
-    monkeypatch.setattr(joblib, "cpu_count", lambda: 8)
+    monkeypatch.setattr(ablate, "run_tasks", lambda _, options, *__: jobs.append((options.jobs, options.threads)))
+    monkeypatch.setenv("NUCLEI_THREADS", "8")
     for wanted, workers in ((-1, 1), (-1, 3), (-1, 9), (5, 3)):
         ablate.ablate([configs / f"{RESCORED}.yaml"], 1, Options(jobs=wanted), tmp_path, Cluster("loky", workers))
-    assert jobs == [-1, 2, 1, 5]
+    assert jobs == [(-1, 0), (2, 2), (1, 1), (5, 5)]
     # What never ran is not in the table.
     assert read_table(comparison(tmp_path, "ablations")).empty
 
@@ -502,9 +502,9 @@ def test_the_numbers_of_the_table_are_those_of_the_runs(project):
 @pytest.mark.parametrize(
     ("name", "shared"),
     [
-        (DECODED, {"train_fold0", "train_fold1", "predict", "plain"}),
-        (RESCORED, {"train_fold0", "train_fold1", "predict", "plain", "candidates"}),
-        (RETRAINED, set()),
+        (DECODED, {"novelty", "train_fold0", "train_fold1", "predict", "plain"}),
+        (RESCORED, {"novelty", "train_fold0", "train_fold1", "predict", "plain", "candidates"}),
+        (RETRAINED, {"novelty"}),
     ],
 )
 def test_stages_in_common_with_the_base_are_made_once(project, name, shared):
@@ -519,8 +519,9 @@ def test_stages_in_common_with_the_base_are_made_once(project, name, shared):
         [run.fold(0) / "weights.safetensors" for run in (own, base)],
         [run.maps("oof") for run in (own, base)],
     )
-    assert weights[0].samefile(weights[1]) == bool(shared)
-    assert all(path.samefile(maps[1] / path.name) == bool(shared) for path in maps[0].iterdir())
+    same_networks = "train_fold0" in shared
+    assert weights[0].samefile(weights[1]) == same_networks
+    assert all(path.samefile(maps[1] / path.name) == same_networks for path in maps[0].iterdir())
 
 
 def test_a_second_call_runs_nothing_again_and_ends_with_what_failed(project, demo_folder, monkeypatch, capsys):

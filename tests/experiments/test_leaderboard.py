@@ -108,8 +108,20 @@ def test_a_row_says_minutes_per_training_and_millions_of_parameters():
     )
     untrained = make_row("classical", "otsu", trainings=0, train_budget="none", parameters=0)
     first, second = systems_table(sort_systems([row, untrained])).rows
-    assert second[3:] == ("0.2500 (0.2000 to 0.3000)", "0.1250", "4 x 1.5", "80 s", "2.5", "1.9", "random")
-    assert first[5:] == ("none", "none", "0.0", "none", "none")
+    assert second[3] == "0.2500 (0.2000 to 0.3000)"
+    assert second[7:] == ("0.1250", "4 x 1.5", "80 s", "2.5", "1.9", "random")
+    assert first[8:] == ("none", "none", "0.0", "none", "none")
+
+
+def test_a_row_says_what_was_measured_on_unseen_kinds_and_what_was_not():
+    unseen = {"unseen_score": 0.4, "unseen_low": 0.3, "unseen_high": 0.5, "unseen_recall": 0.5}
+    rows = [make_row("", "a", 0.2, recall=0.9, offset_percent=-1, unseen_offset_percent=4.25, **unseen)]
+    rows.append({key: rows[0][key] for key in SYSTEM_COLUMNS if "unseen" not in key} | {"run": "b", "score": 0.3})
+    measured, other = systems_table(sort_systems(rows)).rows
+    assert measured[4:7] == ("0.4000 (0.3000 to 0.5000)", "0.900 / 0.500", "-1.0 / +4.2")
+    assert other[4:7] == ("not measured", "0.900 / not measured", "-1.0 / not measured")
+    old = sort_systems(rows).drop(columns=[key for key in SYSTEM_COLUMNS if "unseen" in key or key == "recall"])
+    assert systems_table(old).rows[0][5] == "not measured / not measured"
 
 
 def test_a_run_is_told_by_its_own_files(tmp_path):
@@ -242,3 +254,28 @@ def test_published_ablations_stay_unless_their_base_has_changed(tmp_path, monkey
     assert publish_table(a=0.5, a_y=0.375) == {"a": 0.5, "a_x": 0.25, "a_y": 0.375, "b": 0.75, "b_x": 0.125}
     assert publish_table(b=0.625, b_y=0.5) == {"a": 0.5, "a_x": 0.25, "a_y": 0.375, "b": 0.625, "b_y": 0.5}
     assert publish_table() == {"a": 0.5, "a_x": 0.25, "a_y": 0.375, "b": 0.625, "b_y": 0.5}
+
+
+def test_a_row_leads_to_the_report_of_its_run_where_there_is_one(tmp_path):
+    for name in ("shown", "bare"):
+        write_run(tmp_path, name)
+    (Run("shown", tmp_path).report).mkdir()
+    (Run("shown", tmp_path).report / "report.html").touch()
+    compare_runs(["shown", "bare"], tmp_path)
+    page = comparison(tmp_path, "leaderboard").with_suffix(".html")
+    assert '<a href="../shown/report/report.html">shown</a>' in page.read_text()
+    assert (page.parent / "../shown/report/report.html").is_file()
+    assert "bare/report" not in page.read_text()
+    assert "| [shown](../shown/report/report.html) |" in page.with_suffix(".md").read_text()
+
+
+def test_runs_of_synthetic_images_are_not_set_beside_the_competition(tmp_path):
+    write_run(tmp_path, "real")
+    write_run(tmp_path, "drawn", data={"dataset": "demo"})
+    for name, synthetic in (("real", False), ("drawn", True)):
+        table = compare_runs([name], tmp_path)
+        text = comparison(tmp_path, "leaderboard").with_suffix(".md").read_text()
+        assert ("All images are synthetic" in text) == synthetic
+        assert ("leaderboard's images" in text) != synthetic
+        assert ("in the talk" in table.columns) != synthetic
+        assert {len(row) for row in table.rows} == {len(table.columns)}

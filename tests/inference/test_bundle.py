@@ -8,8 +8,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from nuclei.config.load import load_config
+from nuclei.data.synthetic import make_image
 from nuclei.errors import UserError
-from nuclei.inference.bundle import check_bundle, find_run, write_manifest
+from nuclei.evaluation.metric import score_image
+from nuclei.inference.bundle import check_bundle, find_default, find_run, write_manifest
 from nuclei.inference.contents import list_folds, list_required
 from nuclei.inference.predictor import Predictor, load_predictor
 from nuclei.runs.files import link, read_json, write_bytes, write_json
@@ -47,6 +49,17 @@ def test_the_published_bundle_is_what_its_manifest_says(tmp_path):
     (tmp_path / "bundle/manifest.json").unlink()
     write_manifest(tmp_path / "bundle")
     assert read_json(tmp_path / "bundle/manifest.json") == manifest
+
+
+def test_the_fast_bundle_is_one_network_and_one_set_of_boosters():
+    folder = find_default(fast=True)
+    check_bundle(folder / "bundle")
+    predictor = Predictor(find_run(folder))
+    assert (len(predictor.forwards), len(predictor.boosters)) == (1, 1)
+    image, truth = make_image("dark_fluorescence_small", (192, 192), np.random.default_rng(1))
+    labels, iou = predictor.segment(image)
+    assert labels.max() == len(iou)
+    assert score_image(truth, labels)[0] > 0.8
 
 
 @pytest.mark.parametrize("name", [NETWORK, BOOSTERS, "long_mobilenets/select.json", "long_mobilenetv2/config.yaml"])

@@ -6,7 +6,9 @@ import json
 import zipfile
 
 import numpy as np
+import pandas as pd
 import pytest
+import shapely
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,23 +16,25 @@ from hypothesis.extra.numpy import arrays
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from roifile import ROI_TYPE, ImagejRoi
+from scipy import ndimage
 from skimage.draw import polygon2mask
+from skimage.measure import regionprops_table
 
 from nuclei.data.images import stretch_contrast
 from nuclei.data.labels import find_outlines
 from nuclei.data.synthetic import make_image
 from nuclei.inference.exports import (
     OUTLINE_COLOURS,
-    colour_neighbours,
     draw_outlines,
     encode_tiff,
-    measure_nuclei,
+    number_colours,
     to_coco,
     to_coco_results,
     to_geojson,
     to_rois,
-    trace_outlines,
 )
+from nuclei.inference.measures import measure_nuclei
+from nuclei.inference.outlines import trace_outlines, unite_pixels
 
 # pycocotools 2.0.11 asks numpy for a copy in the way of numpy 1.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -160,6 +164,28 @@ def test_any_shape_survives_as_polygon_and_as_roi(labels):
         assert outline.area == (labels == label).sum()
 
 
+@given(label_images)
+@settings(max_examples=150)
+def test_outlines_are_the_unions_of_the_pixels_point_by_point(labels):
+    united = {
+        number: shapely.orient_polygons(unite_pixels(labels, number, window))
+        for number, window in enumerate(ndimage.find_objects(labels), start=1)
+        if window
+    }
+    traced = trace_outlines(labels)
+    assert list(traced) == list(united)
+    assert [one.wkt for one in traced.values()] == [one.wkt for one in united.values()]
+
+
+def test_nested_rings_belong_to_what_is_around_them():
+    labels = np.zeros((15, 15), np.int32)
+    for side, value in ((13, 1), (11, 0), (9, 1), (7, 0), (3, 1)):
+        start = (15 - side) // 2
+        labels[start : start + side, start : start + side] = value
+    outline = trace_outlines(labels)[1]
+    assert sorted((part.area, len(part.interiors)) for part in outline.geoms) == [(9, 0), (32, 1), (48, 1)]
+
+
 def test_an_outline_has_corners_only_and_holes_are_inner_rings():
     rings = {f["properties"]["name"]: f["geometry"] for f in to_geojson(trace_outlines(hard_nuclei()))["features"]}
     assert rings["7"]["coordinates"] == [[[35, 11], [36, 11], [36, 12], [35, 12], [35, 11]]]
@@ -261,6 +287,63 @@ def test_images_listed_twice_are_refused():
         to_coco(describe(CASES) * 2, [])
 
 
+# What regionprops_table calls what is measured.
+REFERENCE = {
+    "label": "label",
+    "centroid-0": "centroid_y_px",
+    "centroid-1": "centroid_x_px",
+    "area": "area_px",
+    "equivalent_diameter_area": "equivalent_diameter_px",
+    "axis_major_length": "major_axis_px",
+    "axis_minor_length": "minor_axis_px",
+    "eccentricity": "eccentricity",
+    "solidity": "solidity",
+    "perimeter": "perimeter_px",
+    "orientation": "orientation_rad",
+    "bbox-0": "box_top_px",
+    "bbox-1": "box_left_px",
+    "bbox-2": "box_bottom_px",
+    "bbox-3": "box_right_px",
+    "intensity_mean-0": "gray_mean_raw",
+    "intensity_std-0": "gray_std_raw",
+    "intensity_mean-1": "red_mean_raw",
+    "intensity_mean-2": "green_mean_raw",
+    "intensity_mean-3": "blue_mean_raw",
+}
+
+
+def assert_as_regionprops(labels, gray):
+    """Compare measures with skimage's, on which they are defined, to the last digits that rounding leaves alone."""
+    properties = sorted({name.split("-")[0] for name in REFERENCE})
+    expected = pd.DataFrame(regionprops_table(labels, np.dstack([gray] * 4), properties))
+    expected = expected[list(REFERENCE)].rename(columns=REFERENCE)
+    found = measure_nuclei(labels, gray)
+    assert list(found)[: len(expected.columns)] == list(expected)
+    # Rounding decides which way a nucleus points that is as long as it is wide.
+    pointed = expected["major_axis_px"] - expected["minor_axis_px"] > 1e-5
+    for name in expected:
+        if name == "orientation_rad":  # −π/2 is π/2
+            turned = np.sin(found[name] - expected[name])[pointed]
+            np.testing.assert_allclose(turned, 0, atol=1e-8)
+            continue
+        tolerance = 1e-6 if name in ("minor_axis_px", "eccentricity") else 1e-9  # roots of what rounding leaves of 0
+        np.testing.assert_allclose(found[name], expected[name], 1e-9, tolerance, err_msg=name)
+
+
+@given(arrays(np.int32, st.tuples(st.integers(1, 14), st.integers(1, 14)), elements=st.integers(0, 2)))
+@settings(max_examples=150)
+def test_measures_of_any_shape_are_those_of_regionprops(labels):
+    assert_as_regionprops(labels, np.arange(labels.size).reshape(labels.shape).astype(np.uint16))
+
+
+@pytest.mark.parametrize("kind", ["dark_fluorescence_small", "purple_on_white"])
+def test_measures_of_nuclei_are_those_of_regionprops(kind):
+    image, labels = make_image(kind, (160, 200), np.random.default_rng(7))
+    assert labels.max() > 10
+    assert_as_regionprops(labels, image[..., 1])
+    assert_as_regionprops(labels * 1000, image[..., 1].astype(np.float64) / 7)
+
+
 def test_measures_are_those_of_the_drawn_nuclei():
     labels = hard_nuclei()
     image = np.random.default_rng(0).integers(0, 256, (*SHAPE, 3)).astype(np.uint8)
@@ -332,9 +415,9 @@ def test_outlines_are_drawn_on_the_nuclei_alone_and_the_image_is_brightened():
 
 
 def test_nuclei_that_do_not_quite_touch_have_different_colours_too():
-    colours = colour_neighbours(np.repeat(np.int32([[1, 1, 0, 0, 0, 0, 2, 2, 2, 0, 0, 5]]), 4, axis=0))
-    assert (colours[1] != colours[2]).any()
-    assert (colours[2] != colours[5]).any()
+    colours = number_colours(np.repeat(np.int32([[1, 1, 0, 0, 0, 0, 2, 2, 2, 0, 0, 5]]), 4, axis=0))
+    assert colours[1] != colours[2]
+    assert colours[2] != colours[5]
 
 
 @given(st.integers(0, 10_000))
@@ -346,8 +429,8 @@ def test_neighbours_have_different_colours(seed):
     distance = np.hypot(rows[..., None] - places[:, 0], columns[..., None] - places[:, 1])
     numbers = 1 + rng.permutation(60)[:30]
     labels = numbers[distance.argmin(axis=2)] * (rng.random((40, 40)) < 0.98)
-    colours = colour_neighbours(labels)[labels]
+    colours = number_colours(labels)[labels]
     for a, b in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
         meet = (labels[a] != labels[b]) & (labels[a] > 0) & (labels[b] > 0)
         assert meet.any()
-        assert (colours[a] != colours[b]).any(axis=-1)[meet].all()
+        assert (colours[a] != colours[b])[meet].all()

@@ -1,8 +1,6 @@
 """Which files of a folder are images, what their results are called, and that results are told from images."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +9,9 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
-import nuclei
 from nuclei.data.images import encode_image_png
 from nuclei.data.microscope import View
+from nuclei.errors import UserError
 from nuclei.inference.image_files import (
     MADE_BY,
     Reading,
@@ -22,7 +20,7 @@ from nuclei.inference.image_files import (
     describe_change,
     find_images,
     name_files,
-    split_times,
+    split_file,
 )
 from nuclei.runs.files import write_bytes, write_json
 
@@ -45,6 +43,15 @@ def test_leftovers_and_other_files_are_skipped(tmp_path):
     (tmp_path / "folder.png").mkdir()
     assert list_names([tmp_path]) == ["a", "b"]
     assert list_names([tmp_path], recursive=True) == ["a", "b", "c"]
+
+
+def test_what_may_never_end_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path / "pipe.png", Path("/dev/zero")):
+        with pytest.raises(UserError, match="neither a file nor a folder"):
+            find_images([path])
+    write_bytes(tmp_path / "a.png", b"content")
+    assert [source.name for source in find_images([tmp_path])] == ["a"]
 
 
 def test_a_folder_of_folders_says_how_they_are_searched(tmp_path):
@@ -107,7 +114,7 @@ def test_a_time_series_is_one_image_per_time_point(tmp_path):
     stack = np.random.default_rng(0).integers(0, 9000, (3, 2, 8, 8)).astype(np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", stack, imagej=True, metadata={"axes": "TCYX"})
     reading = Reading(View("1"))
-    times = split_times(*find_images([tmp_path]), reading)
+    times = split_file(*find_images([tmp_path]), reading)
     assert [one.name for one in times] == ["a_t000", "a_t001", "a_t002"]
     for number, one in enumerate(times):
         np.testing.assert_array_equal(one.read(reading)[0].pixels, stack[number, 1])
@@ -116,7 +123,7 @@ def test_a_time_series_is_one_image_per_time_point(tmp_path):
 def test_a_name_that_is_too_long_for_results_is_refused(tmp_path):
     fill(tmp_path, f"{'a' * 220}.png")
     with pytest.raises(ValueError, match="220 bytes, more than 200: shorten it"):
-        split_times(*find_images([tmp_path]), Reading())
+        split_file(*find_images([tmp_path]), Reading())
 
 
 def test_a_given_pixel_size_goes_before_that_of_the_file(tmp_path):
@@ -145,15 +152,3 @@ def test_every_change_is_a_reason():
     assert describe_change(record, wanted | {"weights_sha256": "3"}) == "other weights"
     other = wanted | {"settings": Reading(View("DAPI"), normalise=False).record()}
     assert describe_change(record, other) == 'channel: null -> "DAPI"; normalise: true -> false'
-
-
-def test_a_missing_file_is_reported_without_loading_torch(tmp_path):
-    code = (
-        "import sys; from nuclei.cli import predict_images\n"
-        "try: predict_images([__import__('pathlib').Path('nothing_here')])\n"
-        "except ValueError as error: assert 'nothing_here' in str(error); sys.exit('torch' in sys.modules)\n"
-        "sys.exit(3)"
-    )
-    environment = os.environ | {"PYTHONPATH": str(Path(nuclei.__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=False)
-    assert done.returncode == 0

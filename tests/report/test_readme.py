@@ -20,7 +20,7 @@ from nuclei.report.readme import (
     run_blocks,
     scores_line,
 )
-from nuclei.runs.files import read_table
+from nuclei.runs.files import read_json, read_table
 
 ROOT = Path(__file__).parents[2]
 RUNS = sorted(path.parent for path in (ROOT / "ensembles").glob("*/metrics.json"))
@@ -74,7 +74,9 @@ def test_the_comparisons_are_those_of_the_artefacts(kind):
 def test_the_line_of_scores_is_that_of_the_best_published_run():
     line = read_block("scores")
     stage1 = read_table(ROOT / "ensembles/stage1_test.csv")
-    assert line == scores_line(((folder.name, *read_published(folder)) for folder in RUNS), stage1)
+    published = [(folder.name, *read_published(folder)) for folder in RUNS]
+    unseen = {path.parent.name: read_json(path) for path in ROOT.glob("ensembles/*/metrics_unseen_kinds.json")}
+    assert line == scores_line(published, stage1, unseen)
     best = max(RUNS, key=lambda folder: read_published(folder)[0]["oof"]["score"][0])
     assert f"**{read_published(best)[0]['oof']['score'][0]:.4f} (95 % interval" in line
     assert f"**{stage1.set_index('run').loc[best.name, 'score']:.4f}** on stage1_test" in line
@@ -116,6 +118,10 @@ def test_the_line_of_scores_adds_up_minutes_and_names_processors():
     line = scores_line([("worse", *publish(0.4)), ("better", *best)], stage1)
     assert "`better`: **0.5000 (95 % interval 0.4000 to 0.6000)** out of fold over 3 images. " in line
     assert "**0.3000** on stage1_test" in scores_line([("worse", *publish(0.4))], stage1)
+    assert "never seen: not measured" in scores_line([("worse", *publish(0.4))], stage1, {})
+    unseen = {"worse": {"oof": {"score": [0.2, 0.1, 0.3]}}}
+    told = "on kinds of images that training has never seen: **0.2000 (95 % interval 0.1000 to 0.3000)**."
+    assert told in scores_line([("worse", *publish(0.4))], stage1, unseen)
     assert "2 networks trained for 3 minutes (A) in all" in line
     assert "other stages took 1 minutes (B, C)" in line
     del best[1]["r"]["train_fold0"]["processor"], best[1]["r"]["train_fold1"]["processor"]

@@ -3,36 +3,31 @@
 import base64
 import re
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pandas as pd
 import pytest
+from finished_run import make_config, make_run
+from html_page import Page
+from hypothesis import given
+from hypothesis import strategies as st
 
-from nuclei.config.load import parse_config
-from nuclei.data.images import decode_labels_png
 from nuclei.errors import UserError
-from nuclei.evaluation.rle import decode_labels
-from nuclei.evaluation.submission import read_solution
-from nuclei.networks.maps import quantise
-from nuclei.pipeline import save_config
 from nuclei.report.blocks import (
     Code,
     Files,
     FillIn,
     Heading,
+    Link,
     Missing,
     Paragraph,
     Picture,
     References,
     Subheading,
     Table,
-    anchor,
-    render_html,
-    render_markdown,
 )
+from nuclei.report.markdown import render_markdown
+from nuclei.report.page import anchor, render_html
 from nuclei.report.reader import RunReader, read_array
 from nuclei.report.readme import PUBLISHED
 from nuclei.report.sections import Section, choose_overview, compose, overview_picture
@@ -44,78 +39,13 @@ from nuclei.report.tables import (
     versions_table,
     worst_table,
 )
-from nuclei.runs import cache
-from nuclei.runs.files import read_json, read_table, write_arrays, write_table
-from nuclei.runs.layout import Dataset, Options, Run
+from nuclei.runs.files import read_json, read_table
+from nuclei.runs.layout import Options, Run
 from nuclei.runs.stage_table import STAGES
-from nuclei.stages import candidates, ensemble, evaluate, folds, plain, prepare, score, select, submit
 from nuclei.stages import publish as publish_stage
 from nuclei.stages import report as report_stage
-from nuclei.training.targets import make_targets
 
-CHANNELS = ("mask", "border", "center")
-VOID = ("img", "meta")
 PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")
-
-
-def make_config(root: Path, **changes):
-    content = {
-        "hypothesis": "nuclei <can> be found",
-        "data": {"dataset": "demo", "folds": str(root / "folds.csv"), "n_folds": 2},
-        "plain": {"mask_thresholds": [0.4, 0.5], "seed_levels": [0.5, 0.65]},
-        "watershed": {"mask_thresholds": [0.4, 0.6]},
-        "scorer": {"rounds": 8, "seeds": 1, "min_leaf_rows": 20},
-        "selection": {"keep_grid": [0.0, 0.1]},
-    }
-    return parse_config(content | changes, "test")
-
-
-def make_run(root: Path, archives: Path, name: str = "tiny", jobs: int = 1, **changes) -> tuple:
-    """Take a run through all stages but the report, its networks replaced by blurred and noisy truth."""
-    run, config, options = Run(name, root), make_config(root, **changes), Options(archives, jobs=jobs)
-    save_config(run, config)
-    prepare.main(run, config, options)
-    folds.main(run, config, options)
-    if config.members:
-        ensemble.main(run, config, options)
-    else:
-        pretend_to_train(run, config)
-    scored = config.selection.method == "scored"
-    for stage in (plain, *((candidates, score) if scored else ()), select, submit, evaluate):
-        stage.main(run, config, options)
-    return run, config, options
-
-
-def pretend_to_train(run: Run, config) -> None:
-    """Write the histories and maps that networks which are right but for blur and noise would have left."""
-    dataset, rng = Dataset(config.data, run.folder.parent), np.random.default_rng(0)
-    solution = read_solution(dataset.solution("stage1_solution"))
-    inputs = dataset.inputs()
-    for fold in sorted(dataset.read_folds()["fold"].unique()):
-        with cache.stage(run.meta(f"train_fold{fold}"), {}, inputs):
-            steps = np.arange(20, 201, 20)
-            scores = [None if step % 100 else step / 400 for step in steps]
-            history = {"step": steps, "loss": 1 / (1 + steps / 50) + fold / 50, "learning_rate": 1e-3, "score": scores}
-            write_table(run.fold(fold) / "history.csv", pd.DataFrame(history))
-    with cache.stage(run.meta("predict"), {}, inputs):
-        for split, image_ids in dataset.splits().items():
-            for image_id in image_ids:
-                if split == "oof":
-                    path = dataset.labels(image_id)
-                    labels = decode_labels_png(path.read_bytes(), str(path))
-                else:
-                    rows = solution[solution["ImageId"] == image_id]
-                    labels = decode_labels(list(rows["EncodedPixels"]), tuple(rows[["Height", "Width"]].iloc[0]))
-                blurred = [blur(target, rng) for target in make_targets(labels, CHANNELS)]
-                maps = dict(zip(CHANNELS, blurred, strict=True)) | {
-                    "disagreement": np.full(labels.shape, 0.1, np.float32)
-                }
-                write_arrays(run.maps(split) / f"{image_id}.npz", quantise(maps))
-
-
-def blur(target: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    noise = cv2.GaussianBlur(rng.normal(0, 1, target.shape), (0, 0), 4)
-    return np.clip(cv2.GaussianBlur(target, (0, 0), 1.5) + 0.12 * noise / noise.std(), 0, 1)
 
 
 @pytest.fixture(scope="module")
@@ -127,30 +57,6 @@ def made(tmp_path_factory, demo_folder):
     for case in cases:
         report_stage.main(*case)
     return cases
-
-
-class Page(HTMLParser):
-    """Collect what a page refers to, and check that its tags close in order."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.sources, self.links, self.ids, self.text = [], [], [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        attributes = dict(attributes)
-        assert tag not in ("script", "link", "iframe")
-        self.sources += [attributes[k] for k in ("src", "srcset", "poster") if k in attributes]
-        self.links += [attributes["href"]] if "href" in attributes else []
-        self.ids += [attributes["id"]] if "id" in attributes else []
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
 
 
 def read(run, name):
@@ -183,10 +89,19 @@ def test_markdown_refers_to_files_that_are_there_and_to_every_figure(made, case)
 
 
 @pytest.mark.parametrize("case", [0, 1], ids=["scored", "ensemble"])
-def test_only_what_the_demo_does_not_have_is_missing(made, case):
-    missing = re.findall("missing:.*", read(made[case][0], "report.md"))
-    assert len(missing) == 1
-    assert "stage2_solution_final" in missing[0]
+def test_nothing_of_the_demo_is_missing(made, case):
+    assert not re.findall("missing:.*", read(made[case][0], "report.md"))
+
+
+@pytest.mark.parametrize("case", [0, 1], ids=["scored", "ensemble"])
+def test_a_report_of_synthetic_images_says_so_and_names_no_stage_of_the_competition(made, case):
+    for name in ("report.md", "report.html"):
+        text = read(made[case][0], name)
+        assert "on synthetic images" in text.split("\n## ")[0]
+        assert "All images are synthetic" in text
+        assert "out of fold, synthetic" in text
+        assert "test, synthetic" in text
+        assert not re.search(r"stage.?[12]|leaderboard", text, re.IGNORECASE)
 
 
 def test_scores_and_errors_are_those_of_the_artefacts(made):
@@ -201,7 +116,7 @@ def test_scores_and_errors_are_those_of_the_artefacts(made):
         assert re.search(rf"\| {kind.replace('_', ' ')} \|.*\| {count} \|", text)
     n_candidates = sum(len(read_array(path, "iou")) for path in run.candidates("oof").iterdir())
     assert f"{n_candidates:,} out-of-fold candidates" in text
-    assert "nuclei <can> be found" in text
+    assert "nuclei &lt;can> be found" in text
     assert "nuclei &lt;can&gt; be found" in read(run, "report.html")
 
 
@@ -244,7 +159,6 @@ def test_what_is_missing_is_named_and_the_rest_is_reported(made, tmp_path, capsy
         "tiny/scorer/features.json",
         "tiny/plain/watershed.json",
         f"tiny/candidates/oof/{first}.npz",
-        "data/demo/stage2_solution_final.csv, or a submission of its images",
     }
     assert {path.stem for path in (bare.report / "figures").iterdir()} == {
         "steps",
@@ -283,9 +197,10 @@ def test_a_picture_of_several_runs_shows_each_trained_one(made):
 def test_every_block_is_rendered_and_nothing_of_it_is_read_as_markup():
     blocks = [
         Heading("A <b> & C"),
-        Paragraph("x < y"),
-        Table(("a|b", "n"), [("c|d", "1")]),
-        Picture("name_of", PNG, "it's <i>", True),
+        Paragraph("x < y, R&D, &lt;i&gt;"),
+        Table(("a|b", "n"), [("c|d", "1"), (Link("<u>", "../r/report.html"), "2")]),
+        Picture("name_of", PNG, "it's <i>", True, alt="what [it] shows"),
+        Picture("other", PNG, "a caption <i>", chart=True),
         Files([("settings", "../config.yaml")]),
         Missing("a/<x>.csv"),
         Subheading("D <u>"),
@@ -294,20 +209,25 @@ def test_every_block_is_rendered_and_nothing_of_it_is_read_as_markup():
         References([("a <paper>", "https://a.org/b?c&d")]),
     ]
     markdown = render_markdown("T", blocks)
-    assert markdown.startswith("# T\n\n## A <b> & C\n")
+    assert markdown.startswith("# T\n\n## A &lt;b> & C\n")
+    assert "x &lt; y, R&D, &amp;lt;i&amp;gt;" in markdown
+    assert "| [&lt;u>](../r/report.html) | 2 |" in markdown
     assert r"| a\|b | n |" in markdown
     assert r"| c\|d | 1 |" in markdown
-    assert "### D <u>" in markdown
+    assert "### D &lt;u>" in markdown
     assert "```\nls <dir>\nls\n```" in markdown
-    assert "> **to be filled in:** who <are> you" in markdown
-    assert "1. a <paper> <https://a.org/b?c&d>" in markdown
-    assert "![figure: name of](figures/name_of.png)" in markdown
+    assert "> **to be filled in:** who &lt;are> you" in markdown
+    assert "1. a &lt;paper> <https://a.org/b?c&d>" in markdown
+    assert "![what  it  shows](figures/name_of.png)\n\n*it's &lt;i>*" in markdown
+    assert "![a caption &lt;i>](figures/other.png)" in markdown
+    assert "> **missing:** `a/<x>.csv`" in markdown
     assert "[config.yaml](../config.yaml)" in markdown
     page = Page(render_html("T & U", blocks))
+    assert page.alts == ["what  it  shows", "a caption <i>"]
     said = "".join(page.text)
     for text in (
         "A <b> & C",
-        "x < y",
+        "x < y, R&D, &lt;i&gt;",
         "a|b",
         "it's <i>",
         "config.yaml",
@@ -319,8 +239,26 @@ def test_every_block_is_rendered_and_nothing_of_it_is_read_as_markup():
         "a <paper>",
     ):
         assert text in said
-    assert page.links == ["#a-b-c", "https://a.org/b?c&d"]
+    assert page.links == ["#a-b-c", "../r/report.html", "https://a.org/b?c&d"]
     assert anchor("A <b> & C") == "a-b-c"
+
+
+@given(st.text(alphabet="<>&;#`|[]\\n ab/3", max_size=12), st.sampled_from([Heading, Paragraph, FillIn, Missing]))
+def test_markdown_holds_no_markup_of_names_and_texts(text, kind):
+    """Every `<` that is left stands in code, whose fence no backtick of the text closes."""
+    rendered = render_markdown("t", [kind(text), Table((text,), [(text,)]), Picture("p", PNG, text)])
+    outside = re.sub(r"> \*\*missing:\*\* (`+)( ?).*?(?<!`)\1(?!`)", "", rendered)
+    assert "<" not in outside
+    assert not re.search(r"&(?!amp;|lt;)#?\w+;", outside)
+
+
+def test_tables_are_marked_for_those_who_do_not_see_them():
+    table = Table(("what", "n"), [("a", "1"), ("b", "2"), ("c", "3")])
+    html = render_html("T", [table])
+    assert html.count('<th scope="col"') == 2
+    assert html.count('<th scope="row"') == 3
+    assert '<table class="sortable">' in html
+    assert '<table class="sortable">' not in render_html("T", [Table(table.columns, table.rows[:1])])
 
 
 def test_tables_hold_what_they_are_given():

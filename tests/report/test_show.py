@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from test_report import make_run
+from finished_run import make_run
 
 from nuclei.errors import UserError
 from nuclei.report import show

@@ -3,17 +3,21 @@
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from finished_run import make_config, make_run
+from html_page import Page
 from safetensors.numpy import save_file
-from test_report import Page, make_config, make_run
 
 from nuclei.candidates.features import FEATURES
+from nuclei.config.load import parse_config
 from nuclei.config.schema import Config
 from nuclei.errors import UserError
 from nuclei.pipeline import list_stages, run_stage
+from nuclei.report.blocks import Table
 from nuclei.report.charts import GRAY, GREEN, VERMILION
 from nuclei.report.comparisons import (
     ABLATION_COLUMNS,
@@ -23,18 +27,14 @@ from nuclei.report.comparisons import (
     sort_ablations,
     verdict_table,
 )
+from nuclei.report.markdown import render_block
 from nuclei.report.network_tables import MODEL, TRAINING, augmentation_table, choices_table
+from nuclei.report.reader import find_config
 from nuclei.report.tables import folds_table, format_time, times_table
-from nuclei.report.writeup import (
-    choose_examples,
-    command_blocks,
-    describe_gain,
-    features_table,
-    find_config,
-    members_table,
-    sign,
-    simpler_table,
-)
+from nuclei.report.writeup_making import command_blocks
+from nuclei.report.writeup_method import describe_gain, members_table
+from nuclei.report.writeup_opening import choose_examples, external_section
+from nuclei.report.writeup_results import features_table, simpler_table
 from nuclei.runs.files import file_hash, read_json, read_table, write_table
 from nuclei.runs.layout import Options, Run, comparison
 from nuclei.runs.stage_table import STAGES, TIMES
@@ -97,20 +97,42 @@ def test_the_page_stands_alone_and_its_sections_are_linked(made, case):
     inside = {link[1:] for link in page.links if link.startswith("#")}
     assert not page.open
     assert inside == set(page.ids)
-    assert len(inside) == 15
+    assert len(inside) == 16
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     assert len(page.sources) == len(list((run.folder / "writeup/figures").iterdir()))
-    assert {"https://arxiv.org/abs/1611.08303", "https://bbbc.broadinstitute.org/BBBC038"} <= set(page.links)
+    assert "https://arxiv.org/abs/1611.08303" in page.links
     figures = re.findall(r"\]\(([^)]+)\)", read(run))
     assert figures
     assert all((run.folder / "writeup" / figure).is_file() for figure in figures)
 
 
 @pytest.mark.parametrize("case", [0, 1], ids=["trained", "ensemble"])
-def test_only_what_the_demo_does_not_have_is_missing(made, case):
-    missing = re.findall("missing:.*", read(made[case][0]))
-    assert len(missing) == 1
-    assert "stage2_solution_final" in missing[0]
+def test_nothing_of_the_demo_is_missing_and_no_stage_of_the_competition_is_named(made, case):
+    for name in ("writeup.md", "writeup.html"):
+        text = read(made[case][0], name)
+        assert "missing:" not in text
+        assert "a trial on synthetic images" in text
+        assert "All images are synthetic" in text
+        assert "Synthetic nuclei, segmented one by one" in text
+        assert not re.search(r"stage.?[12]|private leaderboard|2018 Data Science Bowl, segmented", text, re.IGNORECASE)
+        assert "nuclei demo --data" in text
+
+
+def test_a_write_up_of_the_competitions_images_compares_with_the_competition(made, tmp_path):
+    run, config, options = made[0]
+    config = parse_config(
+        config.model_dump(mode="json") | {"data": {"dataset": "dsb", "folds": config.data.folds}}, "t"
+    )
+    bare = Run(run.name, tmp_path)
+    bare.meta("evaluate").parent.mkdir(parents=True)
+    shutil.copy(run.meta("evaluate"), bare.meta("evaluate"))
+    shutil.copy(run.metrics, bare.metrics)
+    stage.main(bare, config, options)
+    text = read(bare)
+    assert "a solution of the 2018 Data Science Bowl" in text
+    assert "private leaderboard, stage 2, reached 0.6316" in text
+    assert "on stage 1 test" in text
+    assert "synthetic" not in text.lower()
 
 
 def test_numbers_are_those_of_the_artefacts(made):
@@ -172,7 +194,8 @@ def test_a_write_up_of_almost_nothing_names_what_is_missing(made, tmp_path, caps
         "pair/per_image.csv",
         "data/demo/meta",
     } <= missing
-    assert text.count("\n## ") == 15
+    assert text.count("\n## ") == 16
+    assert "No images but the competition's" not in text
     assert "Energy" in text
     stage.main(bare, config, options)
     assert "pair writeup: up to date" in capsys.readouterr().out
@@ -293,7 +316,6 @@ def test_an_ensemble_is_compared_with_its_best_member():
     assert "+0.0500 (95 % interval +0.0100 to +0.0900) over the best member, a," in said
     assert "worked" in said
     assert [row[-1] for row in simpler_table(steps).rows] == ["90.9", "100.0"]
-    assert [sign(i) for i in ([1, 0.5, 2], [0, -1, 1], [-1, -2, -0.5])] == [1, 0, -1]
 
 
 def test_left_out_features_are_not_counted():
@@ -337,12 +359,31 @@ def classical(tmp_path_factory, demo_folder):
 def test_a_run_without_networks_has_its_sections_too(classical):
     run = classical[0]
     text, report = read(run), (run.report / "report.md").read_text()
-    assert text.count("\n## ") == 15
+    assert text.count("\n## ") == 16
+    assert "No images but the competition's" not in text
     assert "No network: a classical recipe on the image itself." in text
     assert "which uses no features" in text
     assert "Thresholds chosen out of fold" not in text
     assert "nuclei are those of its classical recipe: no candidates were scored" in report
     assert "No threshold of this run was chosen by its score" in report
-    assert set(re.findall(r"\*\*missing:\*\* `([^`]+)`", report)) == {
-        "data/demo/stage2_solution_final.csv, or a submission of its images"
-    }
+    assert "missing:" not in report
+
+
+@pytest.mark.parametrize("sets", [{}, {"tnbc": 0.0}, {"tnbc": 4.0, "mine": 2.0, "gone": 0.0}])
+def test_external_data_are_named_with_licence_and_source_or_said_to_be_none(sets):
+    said = {"tnbc": {"images": 50, "nuclei": 4028, "licence": "CC BY 4.0", "source": "Naylor et al."}}
+    configs = {"one": {"data": {"external": sets}}, "two": {"data": {"external": {}}}}
+    metas = {"one": [{"stage": "crops"}, {"stage": "train_fold0", "external": said}]}
+    blocks = list(external_section(SimpleNamespace(network_configs=configs, metas=metas, networks=[])))
+    text = "\n".join(map(render_block, blocks))
+    if not any(sets.values()):
+        assert "No images but the competition's" in text
+        assert "tnbc" not in text
+        return
+    table = next(block for block in blocks if isinstance(block, Table))
+    assert table.rows == [
+        ("tnbc", "Naylor et al.", "CC BY 4.0", "50", "4028", "4"),
+        ("mine", "?", "?", "?", "?", "2"),
+    ]
+    assert "mine" in text.split("weight of an image")[1]
+    assert "gone" not in text

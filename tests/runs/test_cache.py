@@ -7,6 +7,7 @@ from nuclei.config.schema import DataConfig
 from nuclei.errors import UserError
 from nuclei.runs import cache
 from nuclei.runs.cache import Part, expected_fingerprint, fingerprint, recorded_inputs, stage
+from nuclei.runs.cores import say_cores
 from nuclei.runs.files import read_json, write_bytes, write_json
 from nuclei.runs.layout import Dataset
 
@@ -94,7 +95,7 @@ def test_other_inputs_or_code_are_made_anew_and_the_reason_is_said(meta, outputs
     old = fingerprint(meta)
     capsys.readouterr()
     assert make(meta, outputs, **first | change, text="other")
-    assert capsys.readouterr().out == f"a_run train: running again ({said})\n"
+    assert capsys.readouterr().out == f"a_run train: running again ({said}), {say_cores()}\n"
     assert files(outputs) == ["other.txt", "metrics.json"]
     assert fingerprint(meta) != old
     assert not make(meta, outputs, **first | change)
@@ -364,12 +365,12 @@ HELD = """
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_second_process_waits_for_the_first_or_takes_over_from_a_dead_one(tmp_path, killed):
     first = start(HELD, tmp_path)
-    assert [first.stdout.readline() for _ in range(3)] == ["a_run train: running\n", "\n", "inside\n"]
+    assert [first.stdout.readline() for _ in range(3)] == [f"a_run train: running, {say_cores()}\n", "\n", "inside\n"]
     second = start(HELD, tmp_path)
     assert second.stdout.readline().startswith(f"a_run train: waiting for process {first.pid} on ")
     if killed:
         first.kill()
-        assert second.stdout.readline() == "a_run train: running\n"
+        assert second.stdout.readline() == f"a_run train: running, {say_cores()}\n"
         assert second.stdout.readline() == f"{first.pid}.txt\n", "it resumes"
     else:
         first.communicate("\n")
@@ -405,7 +406,7 @@ def test_a_damaged_output_is_named_and_made_again_and_the_rest_is_kept(meta, out
         assert needed
         assert files(outputs) == ["made.txt"]
         write_bytes(outputs[1], b"made")
-    assert capsys.readouterr().out == f"a_run train: running again ({outputs[1]} {said})\n"
+    assert capsys.readouterr().out == f"a_run train: running again ({outputs[1]} {said}), {say_cores()}\n"
     assert (outputs[0] / "made.txt").stat().st_ino == inode
     assert fingerprint(meta) == before
     assert not make(meta, outputs)

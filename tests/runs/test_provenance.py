@@ -1,6 +1,8 @@
 """A result says where it comes from, and what is unknown is None."""
 
+import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +35,26 @@ def test_without_git_or_a_repository_the_commit_is_unknown(tmp_path, monkeypatch
     monkeypatch.undo()
     monkeypatch.chdir("/")
     assert {key: provenance()[key] for key in ("commit", "dirty")} == {"commit": None, "dirty": None}
+
+
+@pytest.mark.parametrize("name", ["new", b"\xff\n\xfe"])
+def test_a_file_of_any_name_makes_a_repository_dirty(repository, name):
+    subprocess.run(["git", "config", "core.quotepath", "false"], check=True)
+    Path(os.fsdecode(name)).touch()
+    assert provenance()["dirty"] is True
+
+
+@pytest.mark.parametrize(
+    "answer", ["echo 'fatal: detected dubious ownership' >&2; exit 128", "kill -9 $$", "printf '\\377'; exit 3"]
+)
+def test_a_git_that_refuses_or_breaks_leaves_the_commit_unknown(tmp_path, monkeypatch, answer):
+    (tmp_path / "git").write_text(f"#!/bin/sh\n{answer}\n")
+    (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert {key: provenance()[key] for key in ("commit", "dirty")} == {"commit": None, "dirty": None}
+    (tmp_path / "git").chmod(0o644)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance()["commit"] is None
 
 
 def test_versions_of_what_is_missing_are_none(monkeypatch):

@@ -67,7 +67,8 @@ def test_it_is_reported_compared_shown_and_exported(project, monkeypatch):
     page = (project / "runs/their_tool/report/report.html").read_text()
     assert "label images of another tool" in page
     table = compare_runs(["otsu", "their_tool"], Path("runs"))
-    assert {row[2] for row in table.rows} == {"otsu", "their_tool"}
+    run = table.columns.index("run")
+    assert {row[run] for row in table.rows} == {"otsu", "their_tool"}
     image_id = read_table(Path("folds.csv") if Path("folds.csv").is_file() else Path(SMALL["data"]["folds"]))[
         "image_id"
     ][0]

@@ -20,15 +20,17 @@ from nuclei.config.load import load_config, merge
 from nuclei.config.schema import Config, DataConfig
 from nuclei.data.demo import write_demo
 from nuclei.data.images import decode_labels_png
+from nuclei.data.novelty import Novelty
 from nuclei.errors import UserError
 from nuclei.evaluation.metric import score_image
 from nuclei.evaluation.submission import read_solution, read_submission, score_submission, validate_submission
 from nuclei.experiments.climb import climb
 from nuclei.inference.bundle import MAX_MB, find_published, find_run, write_bundle
 from nuclei.inference.image_files import find_images
+from nuclei.inference.predictor import Predictor
 from nuclei.inference.segment_files import segment_files
 from nuclei.pipeline import list_runs, run_stage
-from nuclei.runs.files import read_arrays, read_json, read_table, write_table
+from nuclei.runs.files import read_arrays, read_image, read_json, read_labels, read_table, write_table
 from nuclei.runs.layout import Dataset, Options, Run, comparison
 from nuclei.stages.train import read_checkpoint
 
@@ -111,6 +113,46 @@ def test_a_bundle_makes_the_submission_again_from_the_official_archive(project, 
     assert (tmp_path / "other.csv").read_bytes() == run.submission("test").read_bytes()
     same = ["image", "state", "nuclei", "values", "normalisation"]
     pd.testing.assert_frame_equal(found[same], again[same])
+
+
+def test_outlines_move_in_images_of_another_acquisition_alone(project, demo_folder, tmp_path, monkeypatch):
+    """As selection.grow in the run itself and in new images, and as one of submit.growths beside the submission."""
+    shutil.copytree(project, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.setattr(Novelty, "is_other_acquisition", lambda _novelty, image, _by_size: int(image.sum()) % 2 == 0)
+    run = Run("pair", Path("runs"))
+    dataset = Dataset(load_config("ensembles/pair.yaml").data)
+    images = {path.stem: read_image(path) for path in sorted((dataset.folder / "images").glob("*.png"))}
+    plain = {split: read_instances(run, split) for split in ("oof", "test")}
+    content = yaml.safe_load(Path("ensembles/pair.yaml").read_text()) | {"submit": {"growths": ["2px", "25%"]}}
+    Path("ensembles/pair.yaml").write_text(yaml.safe_dump(content))
+    run_one(Path("ensembles/pair.yaml"), "submit", demo_folder)
+    beside = {growth: read_submission(run.submission("test", growth)) for growth in ("2px", "25%")}
+
+    content |= {"selection": {"grow": "2px"}}
+    Path("ensembles/pair.yaml").write_text(yaml.safe_dump(content))
+    config = dict(list_runs(Path("ensembles/pair.yaml")))[Path("ensembles/pair.yaml")]
+    for name in ("select", "submit"):
+        run_stage(name, "pair", config, Options(demo_folder, jobs=1, force=True), Path("runs"))
+    moved = {split: read_instances(run, split) for split in ("oof", "test")}
+    assert read_submission(run.submission("test")).equals(beside["2px"])
+    assert not beside["25%"].equals(beside["2px"])
+    predictor = Predictor(run)
+    sizes = {True: [], False: []}
+    for split, labels in moved.items():
+        for image_id, own in labels.items():
+            other, before = int(images[image_id].sum()) % 2 == 0, plain[split][image_id]
+            assert (own[before > 0] == before[before > 0]).all()
+            sizes[other].append((own > 0).sum() - (before > 0).sum())
+            if split == "test":
+                assert (predictor.segment(images[image_id])[0] == own).all()
+    assert sum(sizes[True]) > 100
+    assert sizes[False]
+    assert not any(sizes[False])
+
+
+def read_instances(run, split):
+    return {path.stem: read_labels(path) for path in sorted(run.instances(split).glob("*.png"))}
 
 
 def test_published_networks_are_taken_instead_of_training(project, demo_folder, tmp_path, monkeypatch, capsys):

@@ -2,11 +2,15 @@
 
 import shutil
 import zipfile
+from pathlib import Path
 
 import pytest
 
+from nuclei.config.load import parse_config
 from nuclei.config.schema import Config
 from nuclei.data.demo import write_demo
+from nuclei.errors import UserError
+from nuclei.pipeline import run_stage
 from nuclei.runs.cache import fingerprint
 from nuclei.runs.files import file_hash, read_table, write_bytes
 from nuclei.runs.layout import Dataset, Options, Run
@@ -109,3 +113,72 @@ def test_an_archive_that_has_gone_takes_nothing_with_it(archives, tmp_path, caps
     make(tmp_path / "runs", data)
     assert "up to date" in capsys.readouterr().out
     assert state(dataset.folder) == before
+
+
+def test_what_is_not_ours_is_not_replaced(archives, tmp_path):
+    write_bytes(tmp_path / "data/dsb2018/images/mine.png", b"somebody's")
+    with pytest.raises(UserError, match=r"images was not made by this stage.* move it away"):
+        make(tmp_path, archives, force=True)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["mine.png"]
+
+
+@pytest.mark.parametrize("name", ["report", "plain", "scorer", "notes.txt"])
+def test_a_folder_that_only_has_the_name_of_a_run_is_left_alone(archives, tmp_path, name):
+    mine = tmp_path / "demo" / name / "mine.txt" if "." not in name else tmp_path / "demo" / name
+    write_bytes(mine, b"somebody's")
+    for stage in ("prepare", "report"):
+        with pytest.raises(UserError, match="demo is not the folder of a run"):
+            run_stage(stage, "demo", Config(), Options(archives, jobs=1, force=True), tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]
+
+
+@pytest.fixture
+def dealt(archives, tmp_path, monkeypatch):
+    """Give data whose folds were dealt into a table of their own."""
+    monkeypatch.chdir(tmp_path)
+    write_demo(tmp_path / "demo", n_train=8, n_test=1, size=64, seed=1)
+    config = parse_config({"data": {"dataset": "demo", "folds": "folds.csv", "n_folds": 4}}, "a test")
+    for stage in ("prepare", "folds"):
+        run_stage(stage, "any", config, Options(tmp_path / "demo", jobs=1), Path("runs"))
+    return config
+
+
+def test_a_fold_table_that_lost_rows_is_named_by_whatever_reads_it(dealt, tmp_path):
+    path, dataset = Path("folds.csv"), Dataset(dealt.data)
+    whole = path.read_text()
+    rows = whole.splitlines(keepends=True)
+    for cut in (*range(3, len(rows)), None):
+        path.write_text("".join(rows[:cut]))
+        if cut is None:
+            assert len(dataset.read_folds()) == 8
+            continue
+        for read in (
+            dataset.read_folds,
+            dataset.read_fold_table,
+            lambda: run_stage("folds", "any", dealt, Options(tmp_path / "demo"), Path("runs")),
+        ):
+            with pytest.raises(UserError, match=rf"folds\.csv is not .* {cut - 1} rows, and had 8: .*_tables\.json"):
+                read()
+    path.write_text("".join(rows[:-1]))
+    dataset.folds_records.unlink()  # the change is meant
+    run_stage("folds", "any", dealt, Options(tmp_path / "demo"), Path("runs"))
+    assert len(dataset.read_folds()) == 7
+
+
+def test_what_is_no_fold_table_is_not_replaced_by_one(dealt, tmp_path):
+    options = Options(tmp_path / "demo", force=True)
+    Path("notes.csv").write_text("my,notes\n1,2\n")
+    for folds, said in (("notes.csv", "is no fold table"), ("/dev/null", "is no file"), ("demo", "is no file")):
+        config = dealt.model_copy(update={"data": dealt.data.model_copy(update={"folds": folds})})
+        with pytest.raises(UserError, match=rf"{folds} {said}"):
+            run_stage("folds", "any", config, options, Path("runs"))
+    assert Path("notes.csv").read_text() == "my,notes\n1,2\n"
+    run_stage("folds", "any", dealt, options, Path("runs"))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"folds.csv": 3}', '{"folds.csv": {}}'])
+def test_a_damaged_record_of_fold_tables_is_named(dealt, content):
+    dataset = Dataset(dealt.data)
+    dataset.folds_records.write_text(content)
+    with pytest.raises(UserError, match=r"fold_tables\.json"):
+        dataset.read_folds()

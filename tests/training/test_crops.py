@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from nuclei.config.schema import ModelConfig, TrainConfig
 from nuclei.data.synthetic import KINDS, make_image
 from nuclei.networks.hardware import single_thread
-from nuclei.training.crops import Crops, Pool, draw_images, make_source
+from nuclei.training.crops import Crops, Pool, add_unlabelled, draw_images, make_source
 
 CHANNELS = ("mask", "border", "center")
 WEIGHTS = st.lists(st.floats(0.01, 10), min_size=1, max_size=30)
@@ -38,6 +38,21 @@ def make_mosaics(weights, n, by_fold=False):
     train = TrainConfig(augment={"mosaic": 1.0}, crop_px=32)
     source = make_source(pairs, make_table(weights), train, by_fold)
     return Crops(source, ModelConfig(channels=("mask",)), train, n, 0)
+
+
+def test_crops_without_truth_have_their_share_and_are_in_no_mosaic_with_others():
+    pairs = [(np.full((40, 40, 3), value, np.uint8), np.zeros((40, 40), np.uint16)) for value in (10, 20)]
+    train = TrainConfig(augment={"mosaic": 1.0}, crop_px=32)
+    source = make_source(pairs, make_table([1, 3], folds=(0, 0)), train)
+    unseen = (np.full((40, 40, 3), value, np.uint8) for value in (100, 110, 120))
+    crops = Crops(add_unlabelled(source, unseen, 0.25), ModelConfig(channels=("mask",)), train, 400, 0)
+    without = [bool(targets.isnan().all()) for _, targets in (crops[i] for i in range(400))]
+    assert sum(without) == pytest.approx(100, abs=30)
+    for i, unlabelled in enumerate(without):
+        image, targets = crops[i]
+        assert (image >= 100).all() if unlabelled else (image <= 20).all()
+        assert unlabelled or (targets == 0).all()
+    assert add_unlabelled(source, [], 0.25) is source
 
 
 def same(ours, expected):

@@ -161,7 +161,7 @@ def test_training_that_diverges_before_its_first_checkpoint_says_so(tmp_path):
     disk = Disk(tmp_path / "last.ckpt")
     message = "the loss stopped being finite in steps 1 to 20; no checkpoint had been written yet.*learning_rate, 1e"
     with pytest.raises(DivergedError, match=message):
-        train(make_settings(learning_rate=1e30), None, disk.save)
+        train(make_settings().model_copy(update={"learning_rate": 1e30}), None, disk.save)
     assert disk.steps == []
 
 
@@ -209,6 +209,12 @@ def test_no_score_is_shown_before_the_first_is_taken(monkeypatch):
     assert [list(values) for values in shown] == [["loss"], *[["loss", "score"]] * 3]
     assert [values["loss"] for values in shown] == [f"{row['loss']:.3f}" for row in state["history"]]
     assert shown[1]["score"] == f"{state['history'][1]['score']:.3f}"
+
+
+@pytest.mark.parametrize("changes", [{}, {"seconds": 1e-9}])
+def test_the_bar_ends_full_also_where_time_ends_the_training(capsys, changes):
+    train(make_settings(**changes))
+    assert "100%" in capsys.readouterr().err.splitlines()[-1].split("\r")[-1]
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a GPU")

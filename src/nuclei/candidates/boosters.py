@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from nuclei.config.schema import ScorerConfig
 from nuclei.errors import UserError
 from nuclei.evaluation.metric import THRESHOLDS
+from nuclei.evaluation.sheets import gunzip
 
 # One target per threshold t, "IoU > t", and the IoU itself.
 TARGETS = (*(f"p{round(100 * t)}" for t in THRESHOLDS), "iou")
 # A set of boosters: one per target of TARGETS.
 Boosters = dict[str, lgb.Booster]
+MAX_BYTES = 1 << 28  # what a set of boosters may unpack to
 END_OF_MODEL = "\nend of parameters\n\npandas_categorical:null\n"
 # LightGBM's text of a model names the threads that trained it, on which nothing else in it depends.
 _THREADS = re.compile(r"^\[num_threads: -?\d+\]$", re.MULTILINE)
@@ -76,18 +78,19 @@ def train_boosters(
     return boosters
 
 
-def predict_scores(boosters: Sequence[Boosters], features: pd.DataFrame) -> NDArray[np.float32]:
+def predict_scores(boosters: Sequence[Boosters], features: pd.DataFrame, threads: int = 0) -> NDArray[np.float32]:
     """Average the predictions of several sets of boosters for N candidates: float32 [N, 11], columns as TARGETS.
 
     Each booster takes the columns that it was trained on by their names, so the table may hold more, in any order;
     raises UserError naming those that it lacks. A candidate cannot pass a threshold more likely than a lower one: a
-    rise is levelled by the running minimum of the average.
+    rise is levelled by the running minimum of the average. threads: as many; 0: as OpenMP chooses.
     """
     if not len(features):
         return np.zeros((0, len(TARGETS)), np.float32)
     columns = cache(partial(pick_columns, features))  # which the boosters of a run have in common
     predictions = [
-        [one[target].predict(columns(tuple(one[target].feature_name()))) for one in boosters] for target in TARGETS
+        [one[target].predict(columns(tuple(one[target].feature_name())), num_threads=threads) for one in boosters]
+        for target in TARGETS
     ]
     scores = np.stack([np.mean(np.asarray(of_target), axis=0) for of_target in predictions], axis=1)
     scores[:, :-1] = np.minimum.accumulate(scores[:, :-1], axis=1)
@@ -128,14 +131,14 @@ def pack_boosters(boosters: Boosters) -> bytes:
 def unpack_boosters(content: bytes, name: str) -> Boosters:
     """Return the set of boosters that `pack_boosters` packed; raise UserError naming the file `name` if damaged."""
     try:
-        texts = json.loads(gzip.decompress(content))
+        texts = json.loads(gunzip(content, MAX_BYTES))
         if not isinstance(texts, dict) or set(texts) != set(TARGETS):
             raise ValueError(f"it holds no model for each of {', '.join(TARGETS)}")
         for text in texts.values():
             check_model(str(text))
         return {target: lgb.Booster(model_str=texts[target]) for target in TARGETS}
     # What gzip, JSON and LightGBM say of damage; JSON's errors and those of its characters are ValueErrors.
-    except (OSError, EOFError, zlib.error, ValueError, lgb.basic.LightGBMError) as error:
+    except (OSError, EOFError, OverflowError, zlib.error, ValueError, lgb.basic.LightGBMError) as error:
         raise UserError(
             f"{name} is damaged, or no file of boosters ({error}): write it again by the stage score, or fetch it anew"
         ) from error

@@ -210,6 +210,10 @@ def feature_names(leave_out: Iterable[str] = ()) -> list[str]:
     left_out = set(leave_out)
     if unknown := left_out - FEATURES.keys():
         raise UserError(f"unknown feature group {', '.join(sorted(unknown))}; valid: {', '.join(FEATURES)}")
+    if left_out == FEATURES.keys():
+        raise UserError(
+            f"scorer.leave_out: none is left of {', '.join(FEATURES)}: candidates are scored by some feature"
+        )
     return [name for group, features in FEATURES.items() if group not in left_out for name in features]
 
 

@@ -18,7 +18,7 @@ from skimage.segmentation import watershed
 
 from nuclei.candidates.table import Candidates, Maps
 from nuclei.config.schema import WatershedConfig
-from nuclei.data.labels import largest_part
+from nuclei.data.labels import fill_holes, largest_part
 
 # Energies are flooded as whole heights from 1 to 255, so that equal is equal; 0 is outside.
 STEPS = 254
@@ -60,7 +60,7 @@ def make_candidates(maps: Maps, settings: WatershedConfig) -> Candidates:
     """
     mask = maps["mask"]
     energy = make_energy(maps, settings.center_weight, settings.smooth_px)
-    basins, heights = find_basins(energy, ndimage.binary_fill_holes(mask > settings.floor))
+    basins, heights = find_basins(energy, fill_holes(mask > settings.floor))
     forest = grow_forest(basins, heights, depth=round(STEPS * settings.depth))
     cuts = list(cut_nodes(forest, mask, settings))
     return Candidates(
@@ -99,9 +99,19 @@ def find_basins(energy: NDArray[np.float32], region: NDArray[np.bool_]) -> tuple
     return watershed(255 - heights, seeds, mask=region), heights
 
 
+def measure_peaks(heights: NDArray[np.uint8], labels: NDArray[np.integer[Any]], n: int) -> NDArray[np.uint8]:
+    """Return the greatest height under each label 0..n − 1: uint8 [H, W], int [H, W] -> uint8 [n], 0 of no pixels.
+
+    ndimage.maximum sorts all pixels for it.
+    """
+    peaks = np.zeros(n, np.uint8)
+    np.maximum.at(peaks, labels.reshape(-1), heights.reshape(-1))
+    return peaks
+
+
 def grow_forest(basins: NDArray[np.int32], heights: NDArray[np.uint8], depth: int) -> Forest:
     """Merge the basins of an image, as of `find_basins`, into nested nodes; `depth` as in `merge_basins`."""
-    peaks = ndimage.maximum(heights, basins, np.arange(basins.max() + 1))
+    peaks = measure_peaks(heights, basins, int(basins.max()) + 1)
     leaf, parent, level = merge_basins(peaks, *find_saddles(basins, heights), depth)
     leaves = leaf[basins]  # -1 outside
     box, size, peak = gather_nodes(leaves, parent, heights)
@@ -196,7 +206,7 @@ def gather_nodes(
     size = np.zeros(len(parent), np.int64)
     size[:n_leaves] = 1
     peak = np.zeros(len(parent))
-    peak[:n_leaves] = ndimage.maximum(heights, leaves, np.arange(n_leaves)) if n_leaves else 0
+    peak[:n_leaves] = measure_peaks(heights, leaves + 1, n_leaves + 1)[1:]
     low, high = np.full((len(parent), 2), 2**31), np.zeros((len(parent), 2), np.int64)
     for i, box in enumerate(ndimage.find_objects(leaves + 1)):
         low[i], high[i] = [s.start for s in box], [s.stop for s in box]

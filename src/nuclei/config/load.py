@@ -1,17 +1,29 @@
 """From YAML files to a checked config: `base:`, merging, and errors that name the file and the nearest key."""
 
 import difflib
+import re
+import reprlib
+from collections.abc import Iterable, Mapping
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from nuclei.config.schema import Config, check_name
+from nuclei.config.schema import Config, check_run_name
 from nuclei.errors import UserError
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 2
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
+OF_NETWORKS = ("model", "train", "predict")  # sections that a run with members does not read
+_KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*")
 
 
 class _Loader(yaml.SafeLoader):
@@ -33,11 +45,11 @@ class _Loader(yaml.SafeLoader):
 def run_name(path: Path) -> str:
     """Return the name of the run that a config makes: its file's name, or that of the folder of a run's own config.
 
-    Raises ValueError naming the file if that cannot be the name of a run.
+    Raises UserError naming the file if that cannot be the name of a run.
     """
     name = path.absolute().parent.name if path.name == "config.yaml" else path.stem
     try:
-        return check_name(name)
+        return check_run_name(name)
     except ValueError as error:
         raise UserError(f"{path} cannot name a run: {error}") from None
 
@@ -53,7 +65,7 @@ def merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Read one YAML file and what its `base:` names (relative to it); raise ValueError naming the file."""
+    """Read one YAML file and what its `base:` names (relative to it); raise UserError naming the file."""
     if path.resolve() in above:
         raise UserError(f"{path} is its own base, through {' -> '.join(p.name for p in above)}")
     content = _read_mapping(path)
@@ -69,14 +81,42 @@ def read_base(path: Path) -> Path | None:
     return _base_of(path, _read_mapping(path)) if path.is_file() else None
 
 
-def load_config(path: str | Path) -> Config:
-    """Load a run's config; raise ValueError that names the file, each wrong key and the nearest valid one."""
+def parse_changes(texts: Iterable[str]) -> dict[str, Any]:
+    """Return settings that are written as `train.steps=100`, each value in YAML, as the mapping that a file would hold.
+
+    Raises UserError on a text of another form, on a value that is no YAML, and on a key that is given twice.
+    """
+    changes: dict[str, Any] = {}
+    keys = set()
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not (equals and _KEY.fullmatch(key)):
+            raise UserError(f"--set {text}: give a setting and its value, for example --set train.steps=100")
+        if key in keys:
+            raise UserError(f"--set {text}: {key} is given twice")
+        keys.add(key)
+        parsed = _parse_yaml(value, f"the value of --set {text}")
+        nested: dict[str, Any] = reduce(lambda inner, part: {part: inner}, reversed(key.split(".")), parsed)
+        changes = merge(changes, nested)
+    return changes
+
+
+def load_config(path: str | Path, changes: Mapping[str, Any] | None = None) -> Config:
+    """Load a run's config, with `changes` of `parse_changes` laid over what the file says.
+
+    Raises UserError that names the file, each wrong key and the nearest valid one.
+    """
     path = Path(path)
-    return parse_config(read_yaml(path), str(path))
+    content, source = read_yaml(path), f"{path}, changed by --set" if changes else str(path)
+    config = parse_config(merge(content, dict(changes or {})), source)
+    # Such a setting would be in the run's config, and change nothing.
+    if config.members and (unread := [section for section in OF_NETWORKS if section in (changes or {})]):
+        raise UserError(f"{source}: it trains no network, so --set {unread[0]} changes nothing: set it for a member")
+    return config
 
 
 def parse_config(content: dict[str, Any], source: str) -> Config:
-    """Validate `content`; raise ValueError that names `source`, each wrong key and the nearest valid one."""
+    """Validate `content`; raise UserError that names `source`, each wrong key and the nearest valid one."""
     try:
         return Config.model_validate(content)
     except ValidationError as error:
@@ -93,7 +133,7 @@ def explain(error: "ErrorDetails") -> str:
     if error["type"] == "value_error":
         return f"{where}: {message}"
     if error["type"] != "extra_forbidden":
-        return f"{where}: {message} (got {error['input']!r})"
+        return f"{where}: {message} (got {_SHORT.repr(error['input'])})"
     section: type[BaseModel] = Config
     for parent in parents:
         annotation = section.model_fields[str(parent)].annotation
@@ -109,18 +149,25 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(_say_missing(path))
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from error
-    except RecursionError:
-        raise UserError(f"{path} is nested too deeply for a config") from None
+    content = _parse_yaml(text, str(path))
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold a mapping of settings, not a {type(content).__name__}")
     return content
+
+
+def _parse_yaml(text: str, source: str) -> Any:
+    """Return what a YAML text holds; raise UserError naming `source`."""
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{source} is not valid YAML: {error}") from error
+    except RecursionError:
+        raise UserError(f"{source} is nested too deeply for a config") from None
 
 
 def _say_missing(path: Path) -> str:
@@ -132,7 +179,7 @@ def _say_missing(path: Path) -> str:
 
 
 def _base_of(path: Path, content: dict[str, Any]) -> Path | None:
-    """Return the path that the `base:` of a config names, if any; raise ValueError naming the file if it is no path."""
+    """Return the path that the `base:` of a config names, if any; raise UserError naming the file if it is no path."""
     base = content.get("base")
     if base is None:
         return None

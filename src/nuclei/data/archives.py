@@ -3,6 +3,7 @@
 import hashlib
 import re
 import struct
+import unicodedata
 import zipfile
 import zlib
 from collections import defaultdict
@@ -16,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nuclei.data.competition import FILES
+from nuclei.data.image_ids import find_id_fault
 from nuclei.data.image_types import image_type
 from nuclei.data.images import MASK_COUNTS, decode_image, decode_mask, merge_masks
 from nuclei.errors import UserError
@@ -23,8 +25,6 @@ from nuclei.errors import UserError
 MANIFEST_COLUMNS = ("image_id", "split", "height", "width", "cluster", "n_nuclei", *MASK_COUNTS, "sha256")
 # Files of an archive that unpack to more are refused before they are read.
 MAX_FILE_BYTES = 1 << 30
-# Results are files named by the id, which file systems cut off at 255 bytes.
-MAX_ID_BYTES = 200
 # What zipfile raises on damaged bytes, according to where they are.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError)
 _AGAIN = "delete it and download it again"
@@ -58,7 +58,7 @@ class Archive:
         return self._masks[image_id]
 
     def read(self, name: str) -> bytes:
-        """Read one file of the archive; raise ValueError naming it if it is damaged or above MAX_FILE_BYTES."""
+        """Read one file of the archive; raise UserError naming it if it is damaged or above MAX_FILE_BYTES."""
         if self._zip is None:
             _check_size(self.path, name, (self.path / name).stat().st_size)
             return (self.path / name).read_bytes()
@@ -95,7 +95,7 @@ def open_archive(path: str | Path, split: str) -> Archive:
     """Open a zip or an extracted folder of <image_id>/images/<image_id>.png and <image_id>/masks/<any>.png.
 
     In the split "train" every image must have masks; in others masks are ignored, as `is_clutter` is everywhere. The
-    suffix may be .PNG. Raises FileNotFoundError, or ValueError naming the file and the fix: not a zip or a truncated
+    suffix may be .PNG. Raises FileNotFoundError, or UserError naming the file and the fix: not a zip or a truncated
     one, no image in it, an entry that climbs out or is no file, an id or a mask twice, an id too long, masks without
     an image, a training image without masks.
     """
@@ -107,15 +107,20 @@ def open_archive(path: str | Path, split: str) -> Archive:
     return Archive(path, split)
 
 
+def same_file(image_id: str) -> str:
+    """Return what two ids have in common whose files are one, where a disk knows no case or no composed letters."""
+    return unicodedata.normalize("NFC", image_id).casefold()
+
+
 def check_disjoint(archives: Iterable[Archive]) -> None:
-    """Raise ValueError naming the id and both archives if two archives hold an image of one id.
+    """Raise UserError naming the id and both archives if two archives hold an image of one id.
 
     A training image among the test images would be scored by networks that have seen it.
     """
     first_with: dict[str, Archive] = {}
     for archive in archives:
         for image_id in archive.image_ids:
-            first = first_with.setdefault(image_id, archive)
+            first = first_with.setdefault(same_file(image_id), archive)
             if first is not archive:
                 raise UserError(f"the id {image_id} is in both {first.path} and {archive.path}: remove it from one")
 
@@ -127,7 +132,7 @@ def prepare_image(
 
     Returns (image uint8 [H, W, 3] RGB, labels int32 [H, W] or None without masks, row of the manifest). A row
     has MANIFEST_COLUMNS (cluster: the image type), counts are None without masks; sha256 is of the image file.
-    Raises ValueError naming the broken file.
+    Raises UserError naming the broken file.
     """
     image_name, mask_names = archive.image_name(image_id), archive.mask_names(image_id)
     data = archive.read(image_name)
@@ -211,9 +216,13 @@ def _index(path: Path, entries: list[str], split: str) -> tuple[dict[str, str], 
             (images if match["kind"] == "images" else masks)[match["id"]].append(entry)
     if not images and not masks:
         raise UserError(f"{path} is empty: it holds no <image_id>/images/<image_id>.png; {_AGAIN}")
+    named: dict[str, list[str]] = defaultdict(list)
     for image_id, found in images.items():
-        if len(found) > 1:
-            raise UserError(f"{path}: the id {image_id} appears twice, as {' and '.join(found)}: keep one")
+        named[same_file(image_id)] += found
+    for entries_of_one in named.values():
+        if len(entries_of_one) > 1:
+            image_id = entries_of_one[0].split("/")[-3]
+            raise UserError(f"{path}: the id {image_id} appears twice, as {' and '.join(entries_of_one)}: keep one")
     for found in masks.values():
         if len(set(found)) < len(found):
             twice = next(entry for entry in found if found.count(entry) > 1)
@@ -232,7 +241,7 @@ def _index(path: Path, entries: list[str], split: str) -> tuple[dict[str, str], 
 
 
 def _check_unused(path: Path, file: zipfile.ZipFile) -> None:
-    """Raise ValueError if the directory of a zip names an entry that is no image or mask other than the entry does.
+    """Raise UserError if the directory of a zip names an entry that is no image or mask other than the entry does.
 
     A bit of damage there would make another file of a mask, which then is silently lost.
     """
@@ -245,13 +254,11 @@ def _check_unused(path: Path, file: zipfile.ZipFile) -> None:
 
 
 def _check_entry(path: Path, match: re.Match[str]) -> None:
-    """Raise ValueError if an entry of the right place is no file, or has an id that cannot name a file."""
+    """Raise UserError if an entry of the right place is no file, or has an id that cannot name a file."""
     entry, image_id = match[0], match["id"]
     if match["no_file"]:
         raise UserError(f"{path}: {entry.rstrip('/')} is not a file but a folder or a pipe: remove it")
-    if not image_id.isprintable():
-        raise UserError(f"{path}: the id {image_id!r} has characters that cannot be shown: rename it")
-    if (length_bytes := len(image_id.encode())) > MAX_ID_BYTES:
-        raise UserError(f"{path}: the id {image_id} has {length_bytes} bytes, more than {MAX_ID_BYTES}: rename it")
+    if fault := find_id_fault(image_id):
+        raise UserError(f"{path}: the id {image_id if image_id.isprintable() else ascii(image_id)} {fault}: rename it")
     if match["kind"] == "images" and match["stem"] != image_id:
         raise UserError(f"{path}: {entry} must have the name of its id, {image_id}.png")

@@ -38,6 +38,8 @@ FILES = {
         OfficialFile("stage2_solution_final", ".csv", "stage2", "stage 2 test truth"),
     )
 }
+# The fold of external images, which no network holds out.
+EXTERNAL_FOLD = -1
 # split -> name of the file with its images, and of the one with its truth, which only test splits have.
 ARCHIVES = {file.split: file.name for file in FILES.values() if file.suffix == ".zip"}
 SOLUTIONS = {file.split: file.name for file in FILES.values() if file.suffix == ".csv"}

@@ -1,22 +1,39 @@
-"""Fetch the official files (BBBC038, public domain); an interrupted download resumes where it stopped."""
+"""Fetch the official files (BBBC038, public domain) and external data sets; an interrupted download resumes."""
 
 import hashlib
 import http.client
 import json
 import re
+import shutil
 import time
 import urllib.request
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from nuclei.data.archives import is_clutter
 from nuclei.data.competition import FILES
+from nuclei.data.external import PublishedSet
 from nuclei.errors import UserError
 
 BASE_URL = "https://data.broadinstitute.org/bbbc/BBBC038/"
 CONTENTS = {file.file_name: file.content for file in FILES.values()}
+MAX_UNPACKED_BYTES = 1 << 35
 _BLOCK_BYTES = 1 << 18
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """Say where a file comes from, what it holds, in words, and its licence where that is to be recorded."""
+
+    url: str
+    content: str
+    licence: str = ""
 
 
 def download_files(
@@ -24,35 +41,88 @@ def download_files(
 ) -> dict[str, dict[str, Any]]:
     """Fetch official files into a folder, resuming from the `.part` file that an interrupted run left.
 
-    Returns, and records in `downloads.json` beside the files, name -> {url, bytes, sha256}. A file that exists
-    is kept; `attempts` is how many tries in a row may bring nothing. Raises ValueError for a name not
-    in CONTENTS or a kept file that is not the recorded one, ConnectionError listing which files to put where.
+    Returns and records what `fetch_files` does. Raises UserError for a name not in CONTENTS, and as that does.
     """
-    folder = Path(folder)
     unknown = [name for name in names if name not in CONTENTS]
     if unknown:
         raise UserError(f"unknown file {', '.join(unknown)}; the official ones are {', '.join(CONTENTS)}")
+    files = {name: RemoteFile(base_url + name, CONTENTS[name]) for name in names}
+    return fetch_files(Path(folder), files, attempts, timeout_s)
+
+
+def fetch_files(
+    folder: Path, files: Mapping[str, RemoteFile], attempts: int = 4, timeout_s: float = 30
+) -> dict[str, dict[str, Any]]:
+    """Fetch files into a folder under the names given, resuming from the `.part` file that an interrupted run left.
+
+    Returns, and records in `downloads.json` beside the files, name -> {url, bytes, sha256}, and the licence where one
+    is given. A file that exists is kept; `attempts` is how many tries in a row may bring nothing. Raises UserError for
+    a kept file that is not the recorded one, ConnectionError listing which files to put where.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     records_path = folder / "downloads.json"
     records = _read_records(records_path)
-    for name in names:
-        path, url = folder / name, base_url + name
+    for name, file in files.items():
+        path, url = folder / name, file.url
         if not path.is_file():
             try:
                 _fetch(url, path, attempts, timeout_s)
             except (OSError, http.client.HTTPException) as error:
-                missing = [other for other in names if not (folder / other).is_file()]
-                raise ConnectionError(_explain(folder, missing, base_url, url, error)) from error
+                missing = {other: rest for other, rest in files.items() if not (folder / other).is_file()}
+                raise ConnectionError(_explain(folder, missing, url, error)) from error
         with path.open("rb") as stream:
             record = {
                 "url": url,
                 "bytes": path.stat().st_size,
                 "sha256": hashlib.file_digest(stream, "sha256").hexdigest(),
-            }
+            } | ({"licence": file.licence} if file.licence else {})
         if records.setdefault(name, record)["sha256"] != record["sha256"]:
             raise UserError(f"{path} is not the file recorded in {records_path}: delete it and run again")
         _replace_text(records_path, json.dumps(records, indent=1, sort_keys=True) + "\n")
-    return {name: records[name] for name in names}
+    return {name: records[name] for name in files}
+
+
+def fetch_external(folder: Path, name: str, published: PublishedSet, attempts: int = 4, timeout_s: float = 30) -> None:
+    """Fetch the archive of an external data set as <folder>/<name>.zip, and unpack what is needed into <folder>/<name>.
+
+    An archive that is there already is unpacked. Raises as `fetch_files` does, and UserError naming an archive that is
+    damaged, unpacks to too much or holds nothing of the set.
+    """
+    archive = folder / f"{name}.zip"
+    fetch_files(
+        folder, {archive.name: RemoteFile(published.url, published.title, published.licence)}, attempts, timeout_s
+    )
+    unpack(archive, folder / name, published.unpacked)
+
+
+def unpack(archive: Path, target: Path, pattern: str) -> None:
+    """Unpack those files of a zip whose paths match into a new folder, which is there whole or not at all.
+
+    Raises UserError naming an archive that is damaged, unpacks to more than MAX_UNPACKED_BYTES or has no such file.
+    """
+    temporary = target.with_name(target.name + ".part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with zipfile.ZipFile(archive) as file:
+            wanted = [
+                info
+                for info in file.infolist()
+                if re.search(pattern, info.filename) and not is_clutter(info.filename) and not info.is_dir()
+            ]
+            if not wanted:
+                raise UserError(
+                    f"{archive} holds nothing that matches {pattern}: is it another archive? Put the right one"
+                )
+            if (size := sum(info.file_size for info in wanted)) > MAX_UNPACKED_BYTES:
+                raise UserError(f"{archive} is refused: it unpacks to {size:,} bytes, more than {MAX_UNPACKED_BYTES:,}")
+            for info in tqdm(wanted, f"unpack {archive.name}", unit="file", mininterval=2):
+                file.extract(info, temporary)  # which writes nothing outside of the folder
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(
+            f"{archive} is damaged or no zip ({error}): delete it and run the stage download again"
+        ) from None
+    temporary.replace(target)
 
 
 def _read_records(path: Path) -> dict[str, dict[str, Any]]:
@@ -132,8 +202,8 @@ def _size_bytes(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _explain(folder: Path, missing: list[str], base_url: str, url: str, error: Exception) -> str:
-    files = [f"  {name}  ({CONTENTS[name]}) from {base_url}{name}" for name in missing]
+def _explain(folder: Path, missing: Mapping[str, RemoteFile], url: str, error: Exception) -> str:
+    files = [f"  {name}  ({file.content}) from {file.url}" for name, file in missing.items()]
     fix = f"Run it again to resume, or put these files into {folder.resolve()}:"
     return "\n".join([f"cannot download {url}: {error}", fix, *files])
 

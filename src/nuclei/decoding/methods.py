@@ -15,10 +15,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nuclei.candidates.features import compute_features
+from nuclei.candidates.outlines import Growth
 from nuclei.candidates.selection import SEARCHES, expected_gain
 from nuclei.candidates.table import Candidates
 from nuclei.candidates.tree import make_candidates, make_energy
-from nuclei.config.schema import Config
+from nuclei.config.schema import Config, SelectionConfig
 from nuclei.data.label_folder import LabelFolder
 from nuclei.decoding.classical import segment_by_recipe
 from nuclei.decoding.detections import Detections, decode_detections, make_detection_candidates
@@ -129,11 +130,29 @@ def cut_candidates(prediction: Prediction, image: NDArray[np.uint8], config: Con
 
 
 def choose_candidates(
-    candidates: Candidates, scores: NDArray[np.float32], setting: Setting, search: str
+    candidates: Candidates,
+    scores: NDArray[np.float32],
+    setting: Setting,
+    settings: SelectionConfig,
+    is_other: bool = False,
 ) -> NDArray[np.int64]:
-    """Return the indices of the candidates selected under a tuned setting; scores: [N, 11], as boosters.TARGETS."""
-    gain = expected_gain(scores[:, :-1], np.array(setting["precision"])) - setting["keep"]
-    return SEARCHES[search](candidates, gain)
+    """Return the indices of the candidates selected under a tuned setting; scores: [N, 11], as boosters.TARGETS.
+
+    is_other: whether the image was acquired otherwise than those of training, as predictions.is_other tells.
+    """
+    keep = settings.keep_other if is_other and settings.keep_other is not None else setting["keep"]
+    gain = expected_gain(scores[:, :-1], np.array(setting["precision"])) - keep
+    return SEARCHES[settings.search](candidates, gain)
+
+
+def choose_growth(settings: SelectionConfig, is_other: bool = False) -> Growth:
+    """Return by how much the outlines of an image's nuclei move, by selection.grow or selection.grow_familiar."""
+    return Growth.parse(settings.grow if is_other else settings.grow_familiar)
+
+
+def treats_others(settings: SelectionConfig) -> bool:
+    """Return whether images that were acquired otherwise than those of training are treated otherwise."""
+    return settings.grow != settings.grow_familiar or settings.keep_other is not None
 
 
 def segment_classically(image: NDArray[np.uint8], _image_id: str, config: Config) -> Labels:

@@ -20,23 +20,35 @@ def bootstrap_mean(
     unequally long input.
     """
     values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1 or values.shape != np.shape(groups):
-        raise ValueError(f"values {values.shape} and groups {np.shape(groups)} must be equally long lists")
-    if not len(values) or not np.isfinite(values).all():
+    return bootstrap_ratio(values, np.ones(values.shape), groups, n, seed)
+
+
+def bootstrap_ratio(
+    parts: NDArray[Any], wholes: NDArray[Any], groups: NDArray[Any], n: int = 10_000, seed: int = 0
+) -> tuple[float, float, float]:
+    """Return the sum of ``parts`` over that of ``wholes``, of N images each, and the ends of its 95 % interval.
+
+    Such as the nuclei that are found over all nuclei. Resamples are drawn as ``bootstrap_mean`` draws them; one that
+    has none of the whole is left out. Raises ValueError as that does, and where the wholes add up to 0.
+    """
+    parts, wholes = np.asarray(parts, dtype=np.float64), np.asarray(wholes, dtype=np.float64)
+    if parts.ndim != 1 or not parts.shape == wholes.shape == np.shape(groups):
+        raise ValueError(f"values {parts.shape} and groups {np.shape(groups)} must be equally long lists")
+    if not len(parts) or not np.isfinite(parts).all() or not wholes.sum() > 0:
         raise ValueError("values must be finite and not empty; leave out images without a score")
     group = np.unique(groups, return_inverse=True)[1]
-    group_size = np.bincount(group)
-    group_sum = np.bincount(group, weights=values)
-    n_groups = len(group_size)
+    part_of_group, whole_of_group = np.bincount(group, weights=parts), np.bincount(group, weights=wholes)
+    n_groups = len(part_of_group)
 
     rng = np.random.default_rng(seed)
-    means = np.empty(n)
+    ratios = np.empty(n)
     chunk = max(1, _DRAWS_PER_CHUNK // n_groups)
     for first in range(0, n, chunk):
         drawn = rng.integers(n_groups, size=(min(chunk, n - first), n_groups))
-        means[first : first + chunk] = group_sum[drawn].sum(axis=1) / group_size[drawn].sum(axis=1)
-    low, high = np.percentile(means, _PERCENTILES)
-    return float(values.mean()), float(low), float(high)
+        part, whole = part_of_group[drawn].sum(axis=1), whole_of_group[drawn].sum(axis=1)
+        ratios[first : first + chunk] = np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+    low, high = np.percentile(ratios[np.isfinite(ratios)], _PERCENTILES)
+    return float(parts.sum() / wholes.sum()), float(low), float(high)
 
 
 def paired_difference(

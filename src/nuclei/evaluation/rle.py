@@ -46,7 +46,7 @@ def encode_labels(labels: NDArray[Any]) -> list[str]:
 
 
 def decode_rle(text: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Decode an RLE string into a mask, bool [H, W]; raise ValueError naming everything wrong with it."""
+    """Decode an RLE string into a mask, bool [H, W]; raise UserError naming everything wrong with it."""
     mask = np.zeros(shape[0] * shape[1], dtype=bool)
     mask[decode_pixels(text, shape)] = True
     return mask.reshape(shape)
@@ -55,7 +55,7 @@ def decode_rle(text: str, shape: tuple[int, int]) -> NDArray[np.bool_]:
 def decode_pixels(text: str, shape: tuple[int, int]) -> NDArray[np.int64]:
     """Decode an RLE string into flat row-major pixel indices of an image [H, W], int64 ascending.
 
-    Raises ValueError naming everything that is wrong with the string.
+    Raises UserError naming everything that is wrong with the string.
     """
     violations = find_rle_violations(text, shape)
     if violations:
@@ -86,7 +86,7 @@ def decode_usable_pixels(text: str, shape: tuple[int, int]) -> NDArray[np.int64]
 def decode_masks(texts: list[str], shape: tuple[int, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Decode the RLE strings of an image into (indptr int64 [N + 1], pixels int64 [P]).
 
-    Mask i owns the flat row-major pixels[indptr[i]:indptr[i + 1]]; masks may overlap. Raises ValueError
+    Mask i owns the flat row-major pixels[indptr[i]:indptr[i + 1]]; masks may overlap. Raises UserError
     naming the mask and everything that is wrong with its string.
     """
     masks = []
@@ -102,7 +102,7 @@ def decode_masks(texts: list[str], shape: tuple[int, int]) -> tuple[NDArray[np.i
 def decode_labels(texts: list[str], shape: tuple[int, int]) -> NDArray[np.int32]:
     """Decode the RLE strings of an image into a label image, int32 [H, W], numbered in their order from 1.
 
-    Raises ValueError naming two masks that share pixels, or everything wrong with a string.
+    Raises UserError naming two masks that share pixels, or everything wrong with a string.
     """
     indptr, pixels = decode_masks(texts, shape)
     owner = np.repeat(np.arange(1, len(texts) + 1, dtype=np.int32), np.diff(indptr))

@@ -19,6 +19,8 @@ import pandas as pd
 from nuclei.errors import UserError
 from nuclei.evaluation.rle import quote
 
+# Ten times the largest official file; its cells take a multiple of it in memory.
+MAX_BYTES = 1 << 27
 _LONGEST_FIELD = 2**31 - 1
 CsvFile = str | PathLike[str] | TextIO
 Row = tuple[int, list[str]]  # number in the file, the header's being 1, and cells
@@ -42,7 +44,7 @@ def is_blank(cells: list[str]) -> bool:
 def sheet_table(sheet: Sheet, columns: Sequence[str]) -> pd.DataFrame:
     """Return columns of a sheet, indexed by the number of the row, without blank rows.
 
-    Raises ValueError naming the file, and the row if one is not as long as the header.
+    Raises UserError naming the file, and the row if one is not as long as the header.
     """
     missing = [column for column in columns if column not in sheet.header]
     if missing:
@@ -77,15 +79,31 @@ def read_sheet(source: CsvFile, kind: str) -> Sheet:
     return Sheet(name, delimiter, rows[0][1] if rows else [], rows[1:])
 
 
+def gunzip(data: bytes, max_bytes: int) -> bytes:
+    """Unpack gzipped bytes; raise OverflowError, without unpacking more, if they hold more than `max_bytes`.
+
+    Raises what gzip raises of damage: EOFError, BadGzipFile, zlib.error.
+    """
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise OverflowError(f"it unpacks to more than {max_bytes:,} bytes")
+    return content
+
+
 def _read_text(source: CsvFile, kind: str) -> tuple[str, str]:
     """Return the name and the text of a file, without a byte order mark."""
     if not isinstance(source, str | PathLike):
         return kind, source.read().removeprefix("\ufeff")
     path = Path(source)
+    if (size_bytes := path.stat().st_size) > MAX_BYTES:
+        raise UserError(f"{path} is refused: {size_bytes:,} bytes, more than {MAX_BYTES:,}")
     data = path.read_bytes()
     if path.suffix.lower() == ".gz":
         try:
-            data = gzip.decompress(data)
+            data = gunzip(data, MAX_BYTES)
+        except OverflowError as error:
+            raise UserError(f"{path} is refused: {error}") from None
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise UserError(
                 f"{path} is a damaged or truncated gzip file ({error}): make or download it again"

@@ -52,7 +52,7 @@ def write_submission(file: TextIO, images: Iterable[tuple[str, NDArray[Any]]]) -
 def read_submission(source: CsvFile) -> pd.DataFrame:
     """Read a submission as a table of strings with the columns ImageId and EncodedPixels.
 
-    Blank rows are left out; what else the rows hold is not checked: see ``validate_submission``. Raises ValueError
+    Blank rows are left out; what else the rows hold is not checked: see ``validate_submission``. Raises UserError
     naming the file where it is damaged or no text, lacks a column, or has a row of another length than its header.
     """
     return sheet_table(read_sheet(source, "submission"), HEADER).reset_index(drop=True)
@@ -62,7 +62,7 @@ def read_solution(source: CsvFile, usage: str | None = None) -> pd.DataFrame:
     """Read the scored nuclei of an official solution file: ImageId, EncodedPixels, Height, Width, Usage.
 
     Keeps the rows of one ``usage`` ("Public", "Private"), by default all that are not "Ignored"; blank rows are left
-    out. Raises what ``read_submission`` does, and ValueError naming the file and the row where a scored row has no
+    out. Raises what ``read_submission`` does, and UserError naming the file and the row where a scored row has no
     image, no size, the size of another image than the image's first row, an unknown usage, or a mask that breaks a
     rule; or the usages on offer where no row is left. Ignored rows are not looked at.
     """
@@ -114,7 +114,7 @@ def score_submission(submission: pd.DataFrame, solution: pd.DataFrame) -> pd.Dat
     """Score each image of a solution: a table with image_id, score and the precisions p50, p55 … p95, 0..1.
 
     Takes the tables of ``read_submission`` and ``read_solution``; images of the submission that the solution
-    leaves out are not scored. Truth masks may overlap: each keeps all of its pixels. Raises ValueError
+    leaves out are not scored. Truth masks may overlap: each keeps all of its pixels. Raises UserError
     naming the image for a missing image, a broken mask or predictions that overlap.
     """
     predicted = dict(iter(submission.groupby("ImageId")["EncodedPixels"]))
@@ -162,7 +162,7 @@ def _find_image_violations(rows: list[tuple[int, str]], shape: tuple[int, int]) 
 
 
 def _check_solution(name: str, scored: pd.DataFrame) -> None:
-    """Raise ValueError naming the file and the row of the first scored row of a solution that cannot be scored."""
+    """Raise UserError naming the file and the row of the first scored row of a solution that cannot be scored."""
     size_of: dict[str, tuple[str, str]] = {}
     for row, image_id, text, height, width, usage in scored.itertuples(name=None):
         where = f"{name}, row {row}"

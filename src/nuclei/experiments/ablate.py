@@ -24,9 +24,11 @@ from nuclei.errors import UserError, explain_os_error
 from nuclei.experiments.gains import compare
 from nuclei.pipeline import list_runs, run_stages
 from nuclei.report.comparisons import ABLATION_COLUMNS, ablation_blocks, add_ablations
-from nuclei.report.reader import write_page
+from nuclei.report.reader import find_reports, write_page
+from nuclei.runs.cores import count_cores
 from nuclei.runs.files import read_json, read_table, write_table
 from nuclei.runs.layout import Options, Run, comparison
+from nuclei.runs.locks import lock
 from nuclei.runs.parallel import follow
 
 RETRAINING = ("data", "model", "train")  # sections of a config that decide what the networks are
@@ -78,12 +80,15 @@ def find_configs(paths: Iterable[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def read_ablation(path: Path) -> Ablation:
-    """Read an ablation; raise UserError if it has no base, differs from it in nothing, or has other data than it."""
-    config, base_path = load_config(path), read_base(path)
+def read_ablation(path: Path, changes: Mapping[str, Any] | None = None) -> Ablation:
+    """Read an ablation; raise UserError if it has no base, differs from it in nothing, or has other data than it.
+
+    changes: settings that are changed of it and of its base alike, as load_config takes them.
+    """
+    config, base_path = load_config(path, changes), read_base(path)
     if base_path is None:
         raise UserError(f"{path} has no base to be compared with: begin it with `base: <config>`, and change one thing")
-    base = load_config(base_path)
+    base = load_config(base_path, changes)
     changed = list_changes(base.model_dump(mode="json"), config.model_dump(mode="json"))
     if not changed:
         raise UserError(f"{path} differs from its base {base_path} in nothing: change what the ablation is about")
@@ -92,13 +97,16 @@ def read_ablation(path: Path) -> Ablation:
     return Ablation(run_name(path), base_path, config, tuple(changed))
 
 
-def plan(paths: list[Path], seeds: int) -> tuple[list[Ablation], list[Task]]:
-    """Return the ablations of config files, and the tasks that make them, their bases and members, in order."""
-    found = [read_ablation(path) for path in paths]
+def plan(paths: list[Path], seeds: int, changes: Mapping[str, Any] | None = None) -> tuple[list[Ablation], list[Task]]:
+    """Return the ablations of config files, and the tasks that make them, their bases and members, in order.
+
+    changes: as read_ablation takes them; members are made as their own files say.
+    """
+    found = [read_ablation(path, changes) for path in paths]
     tasks: dict[str, Task] = {}
     for ablation, path in zip(found, paths, strict=True):
         for target in (ablation.base_path, path):
-            *below, (_, config) = list_runs(target)
+            *below, (_, config) = list_runs(target, changes)
             for member_path, member in below:
                 name = run_name(member_path)
                 tasks.setdefault(name, Task(name, member, tuple(member.members)))
@@ -137,6 +145,7 @@ def run_tasks(tasks: list[Task], options: Options, runs: Path, cluster: Cluster)
                 task.name: "not run: a run it depends on failed" for task in wave if failed.keys() & set(task.needs)
             }
             able = [task for task in wave if task.name not in failed]
+            progress.update(len(wave) - len(able))
             # The first task alone prepares the data and deals the folds, which all of them need.
             for part in (able[:1], able[1:]) if not progress.n else (able,):
                 errors = parallel(joblib.delayed(follow)(os.getpid(), run_task, task, options, runs) for task in part)
@@ -147,10 +156,6 @@ def run_tasks(tasks: list[Task], options: Options, runs: Path, cluster: Cluster)
 
 def run_task(task: Task, options: Options, runs: Path) -> str | None:
     """Run all stages of a task and return the error it ended with, if any: one failure must not lose the others."""
-    import torch  # in the worker: the process that hands out the work does not need it
-
-    if options.jobs > 0:
-        torch.set_num_threads(options.jobs)
     try:
         run_stages(task.name, task.config, options, runs, skipped=("report",))
     except (UserError, OSError) as error:
@@ -233,16 +238,29 @@ def count_seconds(name: str, seeds: int, runs: Path) -> float:
     return round(float(sum(meta["seconds"] for meta in metas if "shared_with" not in meta)), 1)
 
 
-def ablate(paths: list[Path], seeds: int, options: Options, runs: Path, cluster: Cluster) -> dict[str, str]:
-    """Run the ablations of files and folders and add them to the table; return what went wrong, {run: error}."""
-    found, tasks = plan(find_configs(paths), seeds)
+def ablate(
+    paths: list[Path],
+    seeds: int,
+    options: Options,
+    runs: Path,
+    cluster: Cluster,
+    changes: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
+    """Run the ablations of files and folders and add them to the table; return what went wrong, {run: error}.
+
+    changes: as read_ablation takes them.
+    """
+    found, tasks = plan(find_configs(paths), seeds, changes)
     if options.jobs == -1 and cluster.workers > 1:
-        options = replace(options, jobs=max(1, joblib.cpu_count() // cluster.workers))
+        options = replace(options, jobs=max(1, count_cores() // cluster.workers))
+    if options.jobs > 0:
+        options = replace(options, threads=options.jobs)
     failed = run_tasks(tasks, options, runs, cluster)
     table, path = tabulate(found, seeds, runs), comparison(runs, "ablations")
-    table = add_ablations(read_table(path), table) if path.is_file() else table
-    write_table(path, table)
-    write_page(path.parent, path.stem, "Ablations", list(ablation_blocks(table)))
+    with lock(path, f"the table {path}"):  # of which another process may be adding rows
+        table = add_ablations(read_table(path), table) if path.is_file() else table
+        write_table(path, table)
+        write_page(path.parent, path.stem, "Ablations", list(ablation_blocks(table, find_reports(runs))))
     return failed
 
 

@@ -17,12 +17,13 @@ from nuclei.evaluation.bootstrap import paired_difference
 from nuclei.evaluation.summary import interval
 from nuclei.networks.kinds import count_flops
 from nuclei.pipeline import find_config, list_runs
-from nuclei.report.blocks import Paragraph, Table
+from nuclei.report.blocks import Block, Paragraph, Table
 from nuclei.report.comparisons import ABOUT_CLIMB, CLIMB_COLUMNS, CLIMB_FIGURE, climb_table, draw_climb
-from nuclei.report.reader import write_page
+from nuclei.report.reader import find_reports, write_page
 from nuclei.report.sections import make_picture
 from nuclei.runs.files import read_json, read_table, write_table
 from nuclei.runs.layout import Run, comparison
+from nuclei.runs.locks import lock
 
 SCORES, GAINS = ("score", "score_low", "score_high"), ("gain", "gain_low", "gain_high")
 
@@ -63,10 +64,12 @@ def climb(steps: list[str], root: Path) -> Table:
     table = pd.DataFrame(rows, columns=CLIMB_COLUMNS).astype(dict.fromkeys(rounded, float))
     table = table.round(dict.fromkeys(rounded, 5))
     path = comparison(root, "climb")
-    write_table(path, table)
-    table = read_table(path)
-    picture = make_picture(CLIMB_FIGURE, draw_climb(table), "Score against the operations that training took.")
-    write_page(path.parent, path.stem, "Climb", [Paragraph(ABOUT_CLIMB), climb_table(table), picture])
+    with lock(path, f"the table {path}"):
+        write_table(path, table)
+        table = read_table(path)
+        picture = make_picture(CLIMB_FIGURE, draw_climb(table), "Score against the operations that training took.")
+        page: list[Block] = [Paragraph(ABOUT_CLIMB), climb_table(table, find_reports(root)), picture]
+        write_page(path.parent, path.stem, "Climb", page)
     return climb_table(table)
 
 
@@ -106,6 +109,6 @@ def count_training(run: Run, config: Config) -> tuple[int, float, str]:
     """Count a run's networks and the operations of their training, by their histories or else by the config."""
     histories = sorted(run.folder.glob("fold*/history.csv"))
     steps = [int(read_table(path)["step"].iloc[-1]) for path in histories] or [config.train.steps] * config.data.n_folds
-    metas = [read_json(path) for path in sorted(run.meta("x").parent.glob("train_fold*.json"))]
+    metas = [read_json(path) for path in sorted(run.meta("x").parent.glob("train_*.json"))]
     flops = count_flops(config.model, config.train.crop_px) * config.train.batch_size
     return len(steps), flops * sum(steps), next((meta["processor"] for meta in metas), "")

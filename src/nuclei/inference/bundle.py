@@ -1,7 +1,8 @@
 """What of a run segments new images, as a folder small enough to publish: networks, boosters, thresholds.
 
     <folder>/bundle/<run>/  config.yaml  fold<k>/weights.safetensors  meta/train_fold<k>.json,
-                            or select.json  scorer/fold<k>_seed<s>.json.gz
+                            or select.json  novelty.npz  nuclei.json  scorer/fold<k>_seed<s>.json.gz
+                            (whole instead of fold<k> where one network, or one set of boosters, is for new images)
     <folder>/bundle/manifest.json  size and sha256 of each file, and what each run must hold
 
 It is laid out as runs/ is, so whatever reads a run reads a bundle, and a run can take its networks instead of training.
@@ -23,28 +24,31 @@ from nuclei.inference.contents import (
     list_networks,
     list_required,
 )
+from nuclei.inference.scale import measure_trained
 from nuclei.runs.files import as_json, differences, file_hash, read_json, write_bytes, write_json
-from nuclei.runs.layout import Dataset, Run
+from nuclei.runs.layout import Dataset, Run, name_fold
 from nuclei.runs.outputs import find_damage, record_file
+from nuclei.runs.rehearsal import is_made
 
 MAX_MB = 60  # of networks, beyond which they are no part of a repository
 PUBLISHED = Path("ensembles")
 MANIFEST = "manifest.json"
 FEW = 3  # problems of a bundle that are named
-DEFAULT = "long_mobilenets"  # the best ensemble that is published with its networks
+DEFAULT = "outside_mobilenets"  # of those published with their networks, the best on kinds that training lacks
+FAST = "fast"  # the one network that learned from it
 
 
-def find_default() -> Path:
+def find_default(fast: bool = False) -> Path:
     """Return the folder of the published ensemble: the installed package's, or that of the repository it lies in.
 
-    Raises UserError saying how to get it if it is in neither.
+    fast: of the single network that learned from it. Raises UserError saying how to get it if it is in neither.
     """
-    package = Path(__file__).parents[1]
+    package, name = Path(__file__).parents[1], FAST if fast else DEFAULT
     for folder in (package / "published", package.parents[1] / PUBLISHED):
-        if (folder / DEFAULT / "bundle").is_dir():
-            return folder / DEFAULT
+        if (folder / name / "bundle").is_dir():
+            return folder / name
     raise UserError(
-        f"the published networks ({DEFAULT}) are not installed: clone the repository and install from it with "
+        f"the published networks ({name}) are not installed: clone the repository and install from it with "
         "`pip install .`, which brings them along, or name a finished run by --weights"
     )
 
@@ -106,21 +110,39 @@ def write_manifest(bundle: Path) -> None:
     write_json(bundle / MANIFEST, {"files": records, "runs": describe_runs(bundle)})
 
 
-def find_published(config: Config, dataset: Dataset, fold: int) -> Path | None:
+def find_published(config: Config, dataset: Dataset, fold: int | None) -> Path | None:
     """Return the meta of the published network of a fold that was trained by these settings; None if there is none.
+
+    fold None: of the network that learned from all images.
 
     The same fold table means the same images; how a user's archives lie on the disk, and their annotations, may differ.
     Raises UserError as check_bundle does.
     """
     wanted = as_json(config.record_training())
-    folds, file = file_hash(dataset.folds), Path(f"fold{fold}") / FILE_OF_CHECKPOINT[config.predict.checkpoint]
-    for meta in sorted(PUBLISHED.glob(f"*/bundle/*/meta/train_fold{fold}.json")):
+    folds, file = file_hash(dataset.folds), Path(name_fold(fold)) / FILE_OF_CHECKPOINT[config.predict.checkpoint]
+    metas = sorted(PUBLISHED.glob(f"*/bundle/*/meta/train_{name_fold(fold)}.json"))
+    # A network may be published twice: that which has more of its run's beside it comes first.
+    for meta in sorted(metas, key=lambda meta: -len(list(meta.parent.glob("train_*.json")))):
         found = read_json(meta)
         same = found["settings"] == wanted and found["inputs"]["folds"] == folds
         if same and (meta.parents[1] / file).is_file():
             check_bundle(meta.parents[2])
             return meta
     return None
+
+
+def has_networks(run: Run, config: Config, dataset: Dataset, published: bool) -> bool:
+    """Return whether the network of each fold is there or, where `published` ones are to be taken, is among those.
+
+    False while there are no folds yet.
+    """
+    if not dataset.folds.is_file():
+        return False
+    folds = [*dataset.list_folds(), *([None] if config.predict.new_images == "whole" else [])]
+    return all(
+        is_made(run.meta(f"train_{name_fold(fold)}")) or (published and find_published(config, dataset, fold))
+        for fold in folds
+    )
 
 
 def write_bundle(run: Run, folder: Path) -> str:
@@ -132,15 +154,20 @@ def write_bundle(run: Run, folder: Path) -> str:
     config = load_config(run.config)
     target, networks = folder / "bundle", list_networks(run, config)
     check_files(run, list_required(run, config))
+    if target.exists() and not any(target.glob("*/config.yaml")):
+        raise UserError(f"{target} is no bundle, and would be replaced by one: move it away")
     shutil.rmtree(target, ignore_errors=True)
     size_mb = sum(path.stat().st_size for path in networks) / 1e6
     if not networks or size_mb > MAX_MB:
         return f"no bundle: {len(networks)} networks of {size_mb:.0f} MB, and only up to {MAX_MB} MB are published"
     trained = dict.fromkeys(path.parents[1] for path in networks)
     configs = [run.config, *(one / "config.yaml" for one in trained)]
-    metas = [path for one in trained for path in sorted(one.glob("meta/train_fold*.json"))]
+    metas = [path.parents[1] / f"meta/train_{path.parent.name}.json" for path in networks]
     boosters = list_boosters(run, config)
-    for path in (*configs, *networks, *metas, run.tuned, *boosters):
+    novelty = [run.novelty] if run.novelty.is_file() else []  # of runs that were made before it was recorded
+    for path in (*configs, *networks, *metas, run.tuned, *novelty, *boosters):
         write_bytes(target / path.relative_to(run.folder.parent), path.read_bytes())
+    if nuclei := measure_trained(run, config):
+        write_json(target / run.nuclei.relative_to(run.folder.parent), nuclei)
     write_manifest(target)
     return f"{target}: {len(networks)} networks of {size_mb:.0f} MB, {len(boosters)} sets of boosters"

@@ -12,7 +12,7 @@ from nuclei.candidates.boosters import TARGETS
 from nuclei.config.schema import Config
 from nuclei.decoding.methods import choose_candidates, is_scored
 from nuclei.inference.exports import to_coco, to_coco_results
-from nuclei.inference.predictions import read_scored, read_tuned
+from nuclei.inference.predictions import is_other_of, read_scored, read_tuned
 from nuclei.runs.files import read_labels, write_bytes
 from nuclei.runs.layout import Dataset, Run, find_fingerprint, open_run
 
@@ -52,7 +52,8 @@ def read_scores(run: Run, config: Config, dataset: Dataset, split: str, image_id
     if not is_scored(config):
         return None
     candidates, scores = read_scored(run, split, image_id)
-    setting = read_tuned(run).setting(dataset.fold_of(split, image_id))
-    chosen = choose_candidates(candidates, scores, setting, config.selection.search)
+    fold = dataset.fold_of(split, image_id)
+    other = is_other_of(run, config.selection, dataset, image_id, fold)
+    chosen = choose_candidates(candidates, scores, read_tuned(run).setting(fold), config.selection, other)
     iou: NDArray[np.float32] = scores[chosen, TARGETS.index("iou")]
     return iou

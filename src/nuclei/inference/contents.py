@@ -1,4 +1,7 @@
-"""What a run must hold to segment images: a network of every fold, boosters of every fold and seed, thresholds."""
+"""What a run must hold to segment images: a network of every fold, boosters of every fold and seed, thresholds.
+
+Or, where the config says so, one network and boosters that learned from everything: of the `whole`.
+"""
 
 import re
 from collections.abc import Iterable
@@ -11,7 +14,7 @@ from nuclei.decoding.methods import is_scored, method_of, uses_networks
 from nuclei.errors import UserError
 from nuclei.inference.predictions import read_tuned
 from nuclei.runs.cache import read_meta
-from nuclei.runs.layout import Run
+from nuclei.runs.layout import Run, name_fold
 from nuclei.runs.outputs import Records, find_damage
 
 FILE_OF_CHECKPOINT = {"last": "weights.safetensors", "best": "best.safetensors"}
@@ -36,7 +39,15 @@ def list_networks(run: Run, config: Config) -> list[Path]:
         return [path for member in members for path in list_networks(member, load_config(member.config))]
     if not uses_networks(config):
         return []
-    return [run.fold(fold) / FILE_OF_CHECKPOINT[config.predict.checkpoint] for fold in list_folds(run)]
+    return [run.fold(fold) / FILE_OF_CHECKPOINT[config.predict.checkpoint] for fold in list_new(run, config)]
+
+
+def list_new(run: Run, config: Config) -> list[int | None]:
+    """Return the folds whose networks are applied to new images; None for the whole one."""
+    if config.predict.new_images == "whole":
+        return [None]
+    folds: list[int | None] = [*list_folds(run)]
+    return folds[:1] if config.predict.new_images == "first" else folds
 
 
 def list_boosters(run: Run, config: Config) -> list[Path]:
@@ -47,8 +58,9 @@ def list_boosters(run: Run, config: Config) -> list[Path]:
     if not is_scored(config):
         return []
     check_files(run, [run.tuned])
-    folds, seeds = sorted(read_tuned(run).fold), range(config.scorer.seeds)
-    return [run.scorer / f"fold{fold}_seed{seed}.json.gz" for fold in folds for seed in seeds]
+    whole = config.scorer.new_images == "whole"
+    folds = [None] if whole else sorted(read_tuned(run).fold)
+    return [run.boosters(fold, seed) for fold in folds for seed in range(config.scorer.seeds)]
 
 
 def list_required(run: Run, config: Config) -> list[Path]:
@@ -63,7 +75,7 @@ def describe_contents(run: Run, config: Config, is_member: bool) -> dict[str, An
     boosters = [] if is_member else list_boosters(run, config)
     return {
         "members": list(config.members),
-        "folds": list_folds(run) if trains else [],
+        "folds": [name_fold(None) if fold is None else fold for fold in list_new(run, config)] if trains else [],
         "boosters": [path.name for path in boosters],
     }
 

@@ -2,8 +2,9 @@
 
 import io
 import json
+import math
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,47 +13,18 @@ import cv2
 import networkx
 import numpy as np
 import pandas as pd
-import shapely
 import tifffile
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from roifile import ROI_TYPE, ImagejRoi
-from shapely.geometry.base import BaseGeometry
-from skimage.measure import regionprops, regionprops_table
-from skimage.segmentation import expand_labels
 
 from nuclei.candidates.tree import find_saddles
 from nuclei.data.images import encode_image_png, stretch_contrast
 from nuclei.data.labels import find_outlines
+from nuclei.inference.outlines import Outlines, list_rings, trace_outlines
 
-# Label -> its outline, a polygon or several, labels ascending: what `trace_outlines` returns.
-Outlines = Mapping[int, BaseGeometry]
 # One image of a COCO data set: its id, its labels, int [H, W], and a score for each label, or None.
 LabelledImage = tuple[str, NDArray[Any], NDArray[Any] | None]
-# What regionprops_table measures and what it is called here: units in names, y before x as in arrays; raw: the values
-# of the user's file, such as 0..4095 of a 12-bit camera.
-MEASURES = {
-    "label": "label",
-    "centroid-0": "centroid_y_px",
-    "centroid-1": "centroid_x_px",
-    "area": "area_px",
-    "equivalent_diameter_area": "equivalent_diameter_px",
-    "axis_major_length": "major_axis_px",
-    "axis_minor_length": "minor_axis_px",
-    "eccentricity": "eccentricity",
-    "solidity": "solidity",
-    "perimeter": "perimeter_px",
-    "orientation": "orientation_rad",
-    "bbox-0": "box_top_px",
-    "bbox-1": "box_left_px",
-    "bbox-2": "box_bottom_px",
-    "bbox-3": "box_right_px",
-    "intensity_mean-0": "gray_mean_raw",
-    "intensity_std-0": "gray_std_raw",
-    "intensity_mean-1": "red_mean_raw",
-    "intensity_mean-2": "green_mean_raw",
-    "intensity_mean-3": "blue_mean_raw",
-}
 # Light enough for black, strong enough for white and purple; six are enough for any planar map of neighbours.
 OUTLINE_COLOURS = np.array(
     [
@@ -75,41 +47,6 @@ MOVE_TO, LINE_TO, CLOSE = 0, 1, 4  # of java.awt.geom.PathIterator, in which Ima
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold: the same nuclei give the same bytes
 
 
-def measure_nuclei(labels: NDArray[Any], image: NDArray[Any], pixel_size_um: float | None = None) -> pd.DataFrame:
-    """Measure each nucleus of labels, int [H, W], on a gray image, [H, W], or RGB, [H, W, 3]: a row per label.
-
-    Columns are the values of MEASURES and `touches_frame`, defined as in skimage.measure.regionprops; intensities are
-    in the image's own units, those of a gray image alike in all colours; the box's bottom and right are exclusive, the
-    orientation is the angle between the y axis and the major axis, −π/2..π/2. With the side of a pixel every length and
-    area, the box aside, has a column in µm or µm² as well. Raises ValueError where the image has another size.
-    """
-    if image.shape not in (labels.shape, (*labels.shape, 3)):
-        raise ValueError(
-            f"image has shape {image.shape}, labels {labels.shape}: a gray or RGB image of their size is needed"
-        )
-    properties = sorted({name.split("-")[0] for name in MEASURES})
-    table = pd.DataFrame(regionprops_table(labels, stack_colours(image), properties))
-    table = table[list(MEASURES)].rename(columns=MEASURES)
-    table["area_px"] = table["area_px"].astype(int)
-    height, width = labels.shape
-    at_start = table[["box_top_px", "box_left_px"]].eq(0).any(axis=1)
-    table["touches_frame"] = at_start | table["box_bottom_px"].eq(height) | table["box_right_px"].eq(width)
-    if pixel_size_um is not None:
-        for name in [name for name in map(str, table) if name.endswith("_px") and not name.startswith("box_")]:
-            side, unit = (pixel_size_um**2, "um2") if name == "area_px" else (pixel_size_um, "um")
-            table[f"{name.removesuffix('_px')}_{unit}"] = table[name] * side
-    return table
-
-
-def stack_colours(image: NDArray[Any]) -> NDArray[Any]:
-    """Return gray, red, green and blue of an image, [H, W] gray or [H, W, 3] RGB, as [H, W, 4] in its own units."""
-    if image.ndim == 2:
-        return np.dstack([image] * 4)
-    # OpenCV weighs the colours of these types alone.
-    known = image if image.dtype in (np.uint8, np.uint16, np.float32) else image.astype(np.float32)
-    return np.dstack([cv2.cvtColor(known, cv2.COLOR_RGB2GRAY), image])
-
-
 def encode_tiff(labels: NDArray[Any]) -> bytes:
     """Encode labels, int [H, W], as a zlib-compressed gray TIFF of 16 bits, or of 32 where a label exceeds 65535.
 
@@ -124,46 +61,41 @@ def encode_tiff(labels: NDArray[Any]) -> bytes:
     return result.getvalue()
 
 
-def colour_neighbours(labels: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return a colour for each label, uint8 [max label + 1, 3], that its neighbours within NEIGHBOUR_PX do not have.
+def number_colours(labels: NDArray[Any]) -> NDArray[np.int64]:
+    """Return for each label, [max label + 1], the number in OUTLINE_COLOURS of a colour that no near neighbour has.
 
-    Neighbours are labels that meet along an edge when all grow as far as they can within half of that. Greedy
+    Near is within NEIGHBOUR_PX.
+
+    Neighbours are labels that meet along an edge when all grow by half of that, in steps to the four sides. Greedy
     colouring, the fewest neighbours last (Matula & Beck 1983), needs six colours at most for nuclei of one piece;
     colours repeat only where nuclei of several pieces would need more than there are.
     """
-    near = expand_labels(labels, NEIGHBOUR_PX / 2)
+    near = labels.astype(np.float32)  # as OpenCV does not dilate int32; up to 2^24 labels are exact
+    for _ in range(NEIGHBOUR_PX // 2):
+        near = np.where(near > 0, near, cv2.dilate(near, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))))
     # What matters is which labels meet, not how high the pass between them is.
-    pairs, _ = find_saddles(near, np.zeros(labels.shape, np.uint8))
+    pairs, _ = find_saddles(near.astype(np.int32), np.zeros(labels.shape, np.uint8))
     number = np.zeros(int(labels.max(initial=0)) + 1, np.int64)
     for label, colour in networkx.greedy_color(networkx.Graph(pairs.tolist()), "smallest_last").items():
         number[label] = colour
-    return OUTLINE_COLOURS[number % len(OUTLINE_COLOURS)]
+    return number % len(OUTLINE_COLOURS)
 
 
-def draw_outlines(image: NDArray[np.uint8], labels: NDArray[Any], thickness_px: int = 1) -> NDArray[np.uint8]:
+def draw_outlines(
+    image: NDArray[np.uint8],
+    labels: NDArray[Any],
+    thickness_px: int = 1,
+    colour_numbers: NDArray[np.int64] | None = None,
+) -> NDArray[np.uint8]:
     """Outline each label, int [H, W], on its image, uint8 [H, W, 3], just inside it, neighbours in different colours.
 
-    Dark images are brightened; returns uint8 [H, W, 3].
+    Dark images are brightened; returns uint8 [H, W, 3]. colour_numbers: `number_colours` of the labels, if known.
     """
     drawn = stretch_contrast(image).copy()
     edge = find_outlines(labels, thickness_px)
-    drawn[edge] = colour_neighbours(labels)[labels[edge]]
+    numbers = number_colours(labels) if colour_numbers is None else colour_numbers
+    drawn[edge] = OUTLINE_COLOURS[numbers[labels[edge]]]
     return drawn
-
-
-def trace_outlines(labels: NDArray[Any]) -> Outlines:
-    """Trace the outline of each label, int [H, W], along the edges of its pixels: {label: polygon}, labels ascending.
-
-    Pixel (y, x) is the square from (x, y) to (x + 1, y + 1), so the area of a polygon is its nucleus's in pixels. Parts
-    that meet at a corner only are polygons of their own, as OGC demands; holes wind against the outer ring.
-    """
-    outlines: dict[int, BaseGeometry] = {}
-    for nucleus in regionprops(labels):
-        y, x = nucleus.coords.T
-        outline = shapely.normalize(shapely.coverage_union_all(shapely.box(x, y, x + 1, y + 1)))
-        # Normalised rings start at a corner, so simplifying with tolerance 0 leaves only corners.
-        outlines[int(nucleus.label)] = shapely.orient_polygons(shapely.simplify(outline, 0))
-    return outlines
 
 
 def to_geojson(
@@ -180,22 +112,29 @@ def to_geojson(
         raise ValueError(f"unknown object type {object_type!r}; valid: {', '.join(OBJECT_TYPES)}")
     if measures is None:
         measures = pd.DataFrame({"label": list(outlines), "area_px": [outline.area for outline in outlines.values()]})
-    rows = measures.set_index("label").astype(float)
-    if missing := outlines.keys() - set(rows.index):
+    columns = [str(name) for name in measures.columns if name != "label"]
+    values = measures[columns].astype(float).to_numpy().tolist()
+    # JSON has no NaN.
+    rows = {
+        label: {name: value for name, value in zip(columns, row, strict=True) if not math.isnan(value)}
+        for label, row in zip(measures["label"].tolist(), values, strict=True)
+    }
+    if missing := outlines.keys() - rows.keys():
         raise ValueError(f"measures have no row of label {min(missing)}: measure the same labels")
     features = [
         {
             "type": "Feature",
-            "geometry": json.loads(shapely.to_geojson(outline)),
+            "geometry": {"type": "Polygon", "coordinates": parts[0]}
+            if len(parts) == 1
+            else {"type": "MultiPolygon", "coordinates": parts},
             "properties": {
                 "objectType": object_type,
                 "name": str(label),
                 "classification": QUPATH_CLASS,
-                # JSON has no NaN.
-                "measurements": rows.loc[label].dropna().to_dict(),
+                "measurements": rows[label],
             },
         }
-        for label, outline in outlines.items()
+        for label, parts in list_rings(outlines).items()
     ]
     return {"type": "FeatureCollection", "features": features}
 
@@ -207,15 +146,15 @@ def to_rois(outlines: Outlines) -> bytes:
     """
     result = io.BytesIO()
     with zipfile.ZipFile(result, "w") as archive:
-        for label, outline in outlines.items():
+        for label, parts in list_rings(outlines).items():
             entry = zipfile.ZipInfo(f"{label:05d}.roi", ZIP_DATE)
-            archive.writestr(entry, make_roi(outline, f"{label:05d}").tobytes(), zipfile.ZIP_DEFLATED)
+            archive.writestr(entry, make_roi(parts, f"{label:05d}").tobytes(), zipfile.ZIP_DEFLATED)
     return result.getvalue()
 
 
-def make_roi(outline: BaseGeometry, name: str) -> ImagejRoi:
-    """Turn an outline along pixel edges into an ImageJ ROI."""
-    rings = [shapely.get_coordinates(ring)[:-1].astype(int) for ring in shapely.get_rings(shapely.get_parts(outline))]
+def make_roi(parts: list[list[list[list[float]]]], name: str) -> ImagejRoi:
+    """Turn an outline along pixel edges, as list_rings gives it, into an ImageJ ROI."""
+    rings = [np.array(ring[:-1], np.int32) for rings in parts for ring in rings]
     if len(rings) == 1:
         roi = ImagejRoi.frompoints(rings[0], name=name)
         roi.roitype = ROI_TYPE.TRACED
@@ -226,7 +165,7 @@ def make_roi(outline: BaseGeometry, name: str) -> ImagejRoi:
         for corner in ring[1:]:
             path += [LINE_TO, *corner]
         path.append(CLOSE)
-    left, top, right, bottom = map(int, outline.bounds)
+    (left, top), (right, bottom) = (end(np.concatenate(rings), axis=0).tolist() for end in (np.min, np.max))
     return ImagejRoi(
         roitype=ROI_TYPE.RECT,
         name=name,
@@ -312,11 +251,16 @@ class Segmented:
         """The outlines of all labels, traced once for all formats that need them."""
         return trace_outlines(self.labels)
 
+    @cached_property
+    def colour_numbers(self) -> NDArray[np.int64]:
+        """The numbers of all labels' colours, as of `number_colours`."""
+        return number_colours(self.labels)
+
 
 # What an image's file is called after the image's name -> its content. An export format is one entry here.
 FORMATS: dict[str, Callable[[Segmented], bytes]] = {
     "_labels.tif": lambda s: encode_tiff(s.labels),
-    "_outlines.png": lambda s: encode_image_png(draw_outlines(s.image, s.labels)),
+    "_outlines.png": lambda s: encode_image_png(draw_outlines(s.image, s.labels, colour_numbers=s.colour_numbers)),
     ".geojson": lambda s: json.dumps(to_geojson(s.outlines, s.measures)).encode(),
     "_rois.zip": lambda s: to_rois(s.outlines),
     "_nuclei.csv": lambda s: s.measures.to_csv(index=False, lineterminator="\n").encode(),

@@ -1,154 +1,156 @@
-"""The page of segmented images: thumbnails whose outlines switch on and off, and a table to sort, in one HTML file."""
+"""The page of segmented images, and what it loads of each: a picture to look at, and its nuclei to draw and ask.
+
+The page needs no network and no server. It is one HTML file; what it shows of an image lies in VIEWS beside it and is
+loaded when the image is seen, so that thousands of images are no burden. Nuclei come as a script, for a page of a disk
+may load scripts and pictures and nothing else.
+"""
 
 import base64
-from collections.abc import Mapping, Sequence
-from html import escape
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from string import Template
 from typing import Any
-from urllib.parse import quote
 
 import cv2
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
-from nuclei.data.images import encode_image_png, stretch_contrast
-from nuclei.data.labels import find_outlines
-from nuclei.inference.exports import colour_neighbours
+from nuclei.data.images import stretch_contrast
+from nuclei.inference.exports import OUTLINE_COLOURS, Outlines, Segmented
 
-THUMBNAIL_PX = 240  # the longer side
+VIEWS = "index_files"  # the folder, beside the page, of what it loads
+PARTS = Path(__file__).parent / "viewer"
 GENERATOR = '<meta name="generator" content="nuclei predict-images">'
-# Column of the summary -> its heading. Numbers are sorted as such, and stand on the right.
+THUMBNAIL_PX, PICTURE_PX = 320, 4096  # the longer side at most
+SMOOTHING_PX = 0.75  # more than the 0.71 by which the corners of a diagonal row of pixels lie off a line
+# Column of the summary -> its heading.
 HEADINGS = {
     "image": "Image",
     "state": "State",
     "nuclei": "Nuclei",
+    "novelty": "Novelty",
+    "known": "Known?",
     "width": "Width",
     "height": "Height",
     "pixel_size_um": "µm / pixel",
+    "diameter_px": "Diameter (px)",
     "axes": "Axes",
     "channel": "Channel",
     "plane": "Plane",
     "values": "Values",
     "normalisation": "Normalisation",
+    "notes": "Notes",
     "seconds": "Seconds",
-    "why": "Why",
 }
-NUMBERS = ("nuclei", "width", "height", "pixel_size_um", "seconds")
-PAGE = Template("""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-$generator
-<title>Nuclei</title>
-<style>
-:root { color-scheme: light dark; --line: #8884; --muted: light-dark(#666, #aaa); --bad: light-dark(#b00020, #ff8a80) }
-body { font: 15px/1.4 system-ui, sans-serif; margin: 1.5rem auto; max-width: 100rem; padding: 0 1rem }
-h1 { font-size: 1.4rem; margin: 0 0 .5rem }
-.scroll { overflow-x: auto }
-table { border-collapse: collapse; width: 100% }
-th, td { border-bottom: 1px solid var(--line); padding: .4rem .6rem; text-align: left; vertical-align: top }
-th button { font: inherit; font-weight: 600; background: none; border: 0; padding: 0; cursor: pointer; color: inherit }
-th[aria-sort=ascending] button::after { content: " \\2191" }
-th[aria-sort=descending] button::after { content: " \\2193" }
-td.number { text-align: right; font-variant-numeric: tabular-nums }
-td.axes, td.values { white-space: nowrap }
-td.why { min-width: 14rem }
-td small, td.failed { overflow-wrap: anywhere }
-td small { display: inline-block; min-width: 12rem } td a { white-space: nowrap }
-small { color: var(--muted) } .failed { color: var(--bad) }
-figure { position: relative; margin: 0; width: max-content }
-figure img { display: block } figure img + img { position: absolute; inset: 0 }
-body:has(#outlines:not(:checked)) figure img + img { display: none }
-</style></head><body>
-<h1>$title</h1>
-<p><label><input type="checkbox" id="outlines" checked> outlines</label></p>
-<div class="scroll"><table><thead><tr><th>Picture</th>$headings</tr></thead>
-<tbody>
-$rows
-</tbody></table></div>
-<script>
-const body = document.querySelector("tbody");
-for (const button of document.querySelectorAll("th button")) button.onclick = () => {
-  const head = button.parentElement, column = head.cellIndex;
-  const up = head.getAttribute("aria-sort") !== "ascending";
-  for (const other of document.querySelectorAll("th")) other.removeAttribute("aria-sort");
-  head.setAttribute("aria-sort", up ? "ascending" : "descending");
-  const key = row => row.cells[column].dataset.key ?? row.cells[column].innerText;
-  const order = new Intl.Collator(undefined, {numeric: true});
-  const compare = head.dataset.kind === "number"
-    ? (a, b) => (key(a) === "" ? -Infinity : +key(a)) - (key(b) === "" ? -Infinity : +key(b)) || 0
-    : (a, b) => order.compare(key(a), key(b));
-  body.append(...[...body.rows].sort((a, b) => up ? compare(a, b) : compare(b, a)));
-};
-</script></body></html>
-""")
+# Measurement -> how many decimals the page holds of it.
+SHOWN = {
+    "label": 0,
+    "area_px": 0,
+    "area_um2": 2,
+    "equivalent_diameter_px": 1,
+    "equivalent_diameter_um": 2,
+    "predicted_iou": 3,
+    "gray_mean_raw": 3,
+}
 
 
-def draw_thumbnails(image: NDArray[np.uint8], labels: NDArray[Any]) -> list[str]:
-    """Draw an image, uint8 [H, W, 3], and over it the outlines of its labels, int [H, W], as two small data addresses.
-
-    Dark images are brightened; the longer side is THUMBNAIL_PX at most.
-    """
-    height, width = labels.shape
-    scale = min(1.0, THUMBNAIL_PX / max(height, width))
+def shrink(image: NDArray[np.uint8], longer_px: int) -> NDArray[np.uint8]:
+    """Return an image, uint8 [H, W, 3], with its longer side brought down to `longer_px` where it exceeds that."""
+    height, width = image.shape[:2]
+    scale = longer_px / max(height, width)
+    if scale >= 1:
+        return image
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    small = cv2.resize(stretch_contrast(image), size, interpolation=cv2.INTER_AREA)
-    small_labels = labels[_sample(height, size[1])][:, _sample(width, size[0])]
-    edge = find_outlines(small_labels, 1)
-    drawn = np.zeros((*small_labels.shape, 4), np.uint8)
-    drawn[edge, :3] = colour_neighbours(small_labels)[small_labels[edge]]
-    drawn[edge, 3] = 255
-    jpeg = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
-    return [_data_address("jpeg", jpeg), _data_address("png", encode_image_png(drawn))]
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _sample(size: int, wanted: int) -> NDArray[np.intp]:
-    """Return the numbers of the rows, or columns, that lie at the middles of `wanted` equal parts."""
-    return ((np.arange(wanted) + 0.5) * size / wanted).astype(np.intp)
+def encode_jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
+    """Encode an image, uint8 [H, W, 3] RGB, as JPEG of a quality, 0..100."""
+    return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[
+        1
+    ].tobytes()
 
 
-def _data_address(kind: str, data: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+def draw_picture(segmented: Segmented) -> bytes:
+    """Return the image to look at as JPEG, its longer side PICTURE_PX at most; dark images are brightened."""
+    return encode_jpeg(shrink(stretch_contrast(segmented.image), PICTURE_PX), 90)
+
+
+def draw_paths(outlines: Outlines) -> list[str]:
+    """Return each outline as a path of SVG in pixels of the image, corners of single pixels smoothed away."""
+    smooth = shapely.simplify(np.array(list(outlines.values()), object), SMOOTHING_PX)
+    return ["".join(map(_draw_ring, shapely.get_rings(shapely.get_parts(outline)))) for outline in smooth]
+
+
+def _draw_ring(ring: Any) -> str:
+    points = shapely.get_coordinates(ring)[:-1].astype(int)
+    steps = np.diff(points, axis=0).ravel().tolist()
+    return f"M{points[0, 0]} {points[0, 1]}l{' '.join(map(str, steps))}z"
+
+
+def encode_view(segmented: Segmented) -> bytes:
+    """Return the script that gives the page an image's thumbnail and its nuclei: measurements, outlines, colours."""
+    measures = segmented.measures
+    columns = {
+        name: [None if np.isnan(value) else value for value in measures[name].astype(float).round(digits).tolist()]
+        for name, digits in SHOWN.items()
+        if name in measures
+    }
+    boxes = measures[[f"box_{side}_px" for side in ("left", "top", "right", "bottom")]]
+    thumbnail = encode_jpeg(shrink(stretch_contrast(segmented.image), THUMBNAIL_PX), 85)
+    height, width = segmented.labels.shape
+    view = {
+        "width": width,
+        "height": height,
+        "thumbnail": f"data:image/jpeg;base64,{base64.b64encode(thumbnail).decode()}",
+        "columns": columns,
+        "boxes": boxes.to_numpy().tolist(),
+        "colours": segmented.colour_numbers[list(segmented.outlines)].tolist(),
+        "paths": draw_paths(segmented.outlines),
+    }
+    return f"receive({json.dumps(view, separators=(',', ':'))});\n".encode()
+
+
+# What a file of VIEWS is called after the image's name -> its content.
+VIEW_FORMATS: dict[str, Callable[[Segmented], bytes]] = {".js": encode_view, ".jpg": draw_picture}
+
+
+def describe_image(image: Mapping[str, Any], endings: Sequence[str], folder: str = "") -> dict[str, Any]:
+    """Return what the page holds of an image, the record of its results with its row of the summary.
+
+    endings: of the names of its results, which are linked; folder: where they lie, relative to the page, with a slash.
+    """
+    has_results = bool(image.get("finished"))
+    known = {key: image[key] for key in (*HEADINGS, "file", "scored", "why") if image.get(key) not in (None, "")}
+    if has_results:
+        known.pop("why", None)  # it was made, which nobody asks of a page
+    return known | {"folder": folder, "results": list(endings) if has_results else []}
 
 
 def gallery_page(images: Sequence[Mapping[str, Any]], endings: Sequence[str]) -> str:
-    """Return the page of images, each the record of its results with its row of the summary.
+    """Return the page of images: arguments as `describe_image` takes them."""
+    return render_page({"images": [describe_image(image, endings) for image in images]})
 
-    endings: of the names of an image's results, which lie beside the page and are linked. It needs no network. Columns
-    of which no image has a value are left out.
-    """
-    columns = [key for key in HEADINGS if any(image.get(key) not in (None, "") for image in images)]
-    states = [image["state"] for image in images]
-    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    nuclei = sum(image.get("nuclei", 0) for image in images)
-    headings = "".join(
-        f'<th data-kind="{"number" if key in NUMBERS else "text"}"><button>{HEADINGS[key]}</button></th>'
-        for key in columns
+
+def render_page(data: Mapping[str, Any], parts: Sequence[str] = ("viewer",), lead: str = "") -> str:
+    """Return the page as HTML. data: what its scripts are given. parts: of PARTS, scripts and styles. lead: HTML."""
+    shared = {"headings": HEADINGS, "views": VIEWS, "colours": [f"rgb({r} {g} {b})" for r, g, b in OUTLINE_COLOURS]}
+    return Template((PARTS / "page.html").read_text(encoding="utf-8")).substitute(
+        generator=GENERATOR,
+        style="".join(_read_part(part, ".css") for part in parts),
+        script="".join(_read_part(part, ".js") for part in parts),
+        lead=lead,
+        data=embed_json(shared | dict(data)),
     )
-    rows = "\n".join(_row(image, columns, endings) for image in images)
-    title = escape(f"{nuclei} nuclei in {len(images)} images ({counts})")
-    return PAGE.substitute(generator=GENERATOR, title=title, headings=headings, rows=rows)
 
 
-def _row(image: Mapping[str, Any], columns: Sequence[str], endings: Sequence[str]) -> str:
-    pictures = "".join(
-        f'<img src="{escape(address)}" alt="{alt}">'
-        for address, alt in zip(image.get("thumbnails", []), ("image", "outlines of its nuclei"), strict=False)
-    )
-    cells = "".join(_cell(key, image, endings) for key in columns)
-    return f"<tr><td><figure>{pictures}</figure></td>{cells}</tr>"
+def _read_part(part: str, ending: str) -> str:
+    path = PARTS / f"{part}{ending}"
+    return path.read_text(encoding="utf-8")
 
 
-def _cell(key: str, image: Mapping[str, Any], endings: Sequence[str]) -> str:
-    value = "" if image.get(key) is None else str(image[key])
-    text = escape(value)
-    if key in NUMBERS:
-        return f'<td class="number">{text}</td>'
-    if key in ("state", "why"):
-        return f'<td class="{key} {escape(image["state"])}">{text}</td>'
-    if key != "image":
-        return f'<td class="{key}">{text}</td>'
-    links = " ".join(
-        f'<a href="{escape(quote(value + ending))}">{escape(ending.lstrip("_."))}</a>'
-        for ending in endings
-        if image.get("thumbnails")
-    )
-    return f'<td data-key="{text}"><b>{text}</b><br><small>{escape(str(image["file"]))}</small><br>{links}</td>'
+def embed_json(data: Any) -> str:
+    """Return JSON that may stand in a <script> of HTML, whatever texts it holds: no "<" can end the element."""
+    return json.dumps(data).replace("<", "\\u003c")

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nuclei.data.archives import MAX_ID_BYTES, Archive, is_clutter, open_archive
+from nuclei.data.archives import Archive, is_clutter, open_archive
+from nuclei.data.image_ids import MAX_ID_BYTES
 from nuclei.data.images import decode_image
-from nuclei.data.microscope import SUFFIXES, Picture, View, count_times, normalise, read_picture
+from nuclei.data.microscope import SUFFIXES, Picture, View, count_times, list_series, normalise, read_picture
 from nuclei.errors import UserError
+from nuclei.inference.arguments import Diameter, check_paths
 from nuclei.runs.files import file_hash, read_json
 
 MADE_BY = "nuclei predict-images"
@@ -25,24 +27,30 @@ RECORD = ".json"
 
 @dataclass(frozen=True)
 class Reading:
-    """Say how images are read: which picture of a file, whether values are normalised, the side of a pixel in µm."""
+    """Say how images are read: which picture of a file, normalised or not, the sizes of pixels and nuclei."""
 
     view: View = field(default_factory=View)
     normalise: bool = True
     pixel_size_um: float | None = None  # instead of what a file says
+    diameter: Diameter = None  # of the nuclei, in pixels of the image
 
     def record(self) -> dict[str, Any]:
         """Return all settings as JSON holds them."""
-        return asdict(self.view) | {"normalise": self.normalise, "pixel_size_um": self.pixel_size_um}
+        return asdict(self.view) | {
+            "normalise": self.normalise,
+            "pixel_size_um": self.pixel_size_um,
+            "diameter": self.diameter,
+        }
 
 
 @dataclass(frozen=True)
 class Source:
-    """Hold one image to be segmented: a file, a time point of one, or an image of an official archive."""
+    """Hold one image to be segmented: a file, an image or time point of one, or an image of an official archive."""
 
     name: str  # what the names of its results begin with
     path: Path
     time: int | None = None
+    series: int | None = None  # number of the image, of a file with several
     archive: Archive | None = None
 
     @property
@@ -64,7 +72,7 @@ class Source:
         if self.archive is not None:
             image = decode_image(self.archive.read(self.archive.image_name(self.name)), self.file)
             return Picture(image, f"YXS {' x '.join(map(str, image.shape))}"), image, "official archive, as it is"
-        picture = read_picture(self.path, reading.view, self.time or 0)
+        picture = read_picture(self.path, reading.view, self.time or 0, self.series or 0)
         try:
             image, rule = normalise(picture.pixels, reading.normalise)
         except ValueError as error:
@@ -86,9 +94,11 @@ def find_images(paths: Iterable[Path], recursive: bool = False) -> list[Source]:
     """
     files: dict[Path, Path] = {}
     archived: list[Source] = []
+    paths = list(paths)
+    check_paths(paths)
     for path in paths:
-        if not path.exists():
-            raise UserError(f"no image or folder {path}")
+        if not (path.is_file() or path.is_dir()):  # reading a pipe or a device may never end
+            raise UserError(f"{path} is neither a file nor a folder: copy its content to a file, and name that")
         found = list_files(path, recursive) if path.is_dir() else [path]
         if path.suffix.lower() == ".zip" or (path.is_dir() and _is_archive(path)):
             archive = open_archive(path, "test")
@@ -118,14 +128,15 @@ def list_files(folder: Path, recursive: bool = False) -> list[Path]:
         inner = path.relative_to(folder).as_posix()
         if path.suffix.lower() in SUFFIXES and not is_clutter(inner) and path.is_file():
             found.append(path)
-    own = {parent: own_results(parent) for parent in {path.parent for path in found}}
-    return [path for path in found if path.name not in own[path.parent]]
+    # Some results lie in a folder below their record.
+    own = {file for near in {near for path in found for near in path.parents[:2]} for file in own_results(near)}
+    return [path for path in found if path not in own]
 
 
-def own_results(folder: Path) -> set[str]:
-    """Return the names of the files in a folder that this command wrote, by the records that lie beside them."""
+def own_results(folder: Path) -> set[Path]:
+    """Return the files in a folder, or in folders there, that this command wrote, by the records in that folder."""
     records = (read_record(path) for path in folder.glob(f"*{RECORD}"))
-    return {file for record in records if record for file in record["files"]}
+    return {folder / file for record in records if record for file in record["files"]}
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
@@ -134,7 +145,16 @@ def read_record(path: Path) -> dict[str, Any] | None:
         record = read_json(path)
     except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) and record.get("made_by") == MADE_BY else None
+    kinds = {"files": list, "made_from": dict, "sha256": dict}
+    whole = all(isinstance(record.get(key, kind()), kind) for key, kind in kinds.items()) and "files" in record
+    names = whole and all(isinstance(file, str) and "\0" not in file for file in record["files"])
+    return record if names and record.get("made_by") == MADE_BY and record_settings(record) is not None else None
+
+
+def record_settings(record: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the settings that a record says its results were made with; None if it is damaged there."""
+    settings = record.get("made_from", {}).get("settings", {})
+    return settings if isinstance(settings, dict) else None
 
 
 def name_files(paths: Sequence[Path]) -> list[str]:
@@ -182,17 +202,28 @@ def check_names(sources: Sequence[Source]) -> None:
             )
 
 
-def split_times(source: Source, reading: Reading) -> list[Source]:
-    """Return the images of a source: of a time series one for each time point, <name>_t000, <name>_t001 and so on.
+def split_file(source: Source, reading: Reading) -> list[Source]:
+    """Return the images of a source: of a file with several each by itself, <name>_s000, <name>_s001 and so on.
 
-    Raises UserError naming the file if it is damaged, if it is open which picture of it is wanted, or if its name is
-    too long to name results.
+    Of a time series each time point is one, <name>_t000, <name>_t001. Raises UserError naming the file if it is
+    damaged, if it is open which picture of it is wanted, or if its name is too long to name results.
     """
     if (length_bytes := len(source.name.encode())) > MAX_ID_BYTES:
         raise UserError(f"{source.path}: its name has {length_bytes} bytes, more than {MAX_ID_BYTES}: shorten it")
-    if source.archive is not None or (times := count_times(source.path, reading.view)) == 1:
+    if source.archive is not None:
         return [source]
-    return [replace(source, name=f"{source.name}_t{time:03d}", time=time) for time in range(times)]
+    images = []
+    numbers = list_series(source.path, reading.view)
+    for number in numbers:
+        image = source
+        if len(numbers) > 1 or number:
+            image = replace(source, name=f"{source.name}_s{number:03d}", series=number)
+        times = count_times(source.path, reading.view, number)
+        if times == 1:
+            images.append(image)
+        else:
+            images += [replace(image, name=f"{image.name}_t{time:03d}", time=time) for time in range(times)]
+    return images
 
 
 def check_folder(output: Path) -> None:

@@ -13,14 +13,17 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
 from nuclei.candidates.boosters import TARGETS, predict_scores, unpack_boosters
+from nuclei.candidates.outlines import grow_labels
 from nuclei.candidates.selection import paint
 from nuclei.config.load import load_config, parse_config
 from nuclei.config.schema import Config
+from nuclei.data.novelty import Novelty
 from nuclei.decoding.methods import (
     METHODS,
     Labels,
     Prediction,
     choose_candidates,
+    choose_growth,
     cut_candidates,
     method_of,
     uses_networks,
@@ -32,10 +35,11 @@ from nuclei.inference.contents import (
     check_contents,
     check_files,
     list_boosters,
-    list_folds,
     list_networks,
+    list_new,
 )
-from nuclei.inference.predictions import read_tuned
+from nuclei.inference.predictions import is_other, read_training, read_tuned
+from nuclei.inference.scale import trained_diameter
 from nuclei.networks.encoder_decoder import Network, load_weights
 from nuclei.networks.hardware import choose_precision, one_thread
 from nuclei.networks.kinds import KINDS, Forward, build
@@ -45,8 +49,8 @@ from nuclei.runs.layout import Run
 Image = NDArray[np.uint8]
 
 
-def load_network(fabric: Fabric, run: Run, config: Config, fold: int) -> Network:
-    """Build the network of a fold with its trained weights, in evaluation mode on `fabric`'s device.
+def load_network(fabric: Fabric, run: Run, config: Config, fold: int | None) -> Network:
+    """Build the network of a fold, or the whole one, with its trained weights, in evaluation mode on `fabric`'s device.
 
     Raises UserError as load_weights does.
     """
@@ -55,7 +59,7 @@ def load_network(fabric: Fabric, run: Run, config: Config, fold: int) -> Network
     return cast("Network", fabric.to_device(network.eval()))
 
 
-def load_forwards(run: Run, config: Config, folds: Iterable[int]) -> dict[int, Forward]:
+def load_forwards(run: Run, config: Config, folds: Iterable[int | None]) -> dict[int | None, Forward]:
     """Return the networks of some folds as functions: fold -> batch of images to maps, or to detections."""
     precision = choose_precision(config.train.precision)
     fabric = Fabric(accelerator="auto", devices=1, precision=precision)
@@ -81,12 +85,19 @@ def choose_jobs(jobs: int) -> int:
 
 def stamp(folder: Path) -> tuple[int, ...]:
     """Return when the networks, boosters and thresholds in the folder of runs were last written."""
-    patterns = ("*/fold*/*.safetensors", "*/scorer/fold*", "*/select.json", "*/config.yaml")
+    networks = ("*/fold*/*.safetensors", "*/whole/*.safetensors")
+    others = ("*/scorer/*.json.gz", "*/select.json", "*/config.yaml", "*/novelty.npz", "*/nuclei.json")
+    patterns = (*networks, *others)
     return tuple(path.stat().st_mtime_ns for pattern in patterns for path in sorted(folder.glob(pattern)))
 
 
 @lru_cache(maxsize=1)
-def load_once(folder: Path, config: str, folds: tuple[int, ...], written: tuple[int, ...]) -> dict[int, Forward]:  # noqa: ARG001 (a key)
+def load_once(
+    folder: Path,
+    config: str,
+    folds: tuple[int | None, ...],
+    written: tuple[int, ...],  # noqa: ARG001 (a key)
+) -> dict[int | None, Forward]:
     """Return load_forwards of the run in a folder, its config as JSON; a process loads them once."""
     return load_forwards(Run(folder.name, folder.parent), parse_config(json.loads(config), str(folder)), folds)
 
@@ -110,8 +121,8 @@ class Predictor:
         self.forwards = [] if self.members or not uses_networks(self.config) else self.load_networks()
 
     def load_networks(self) -> list[Forward]:
-        """Return the run's own networks; raise UserError if there are none, or not one of every fold."""
-        folds = list_folds(self.run)
+        """Return the run's own networks; raise UserError if there are none, or not all that new images need."""
+        folds = list_new(self.run, self.config)
         if not folds:
             raise UserError(f"{self.run.folder} has no networks: run its stage train first")
         check_files(self.run, list_networks(self.run, self.config))
@@ -127,8 +138,11 @@ class Predictor:
         maps = blend([prediction.maps for prediction in predicted], [weight for _, weight in self.members])
         return as_stored(Prediction(maps))
 
-    def segment(self, image: Image) -> tuple[Labels, NDArray[np.float32] | None]:
-        """Return the labels of an image, uint8 [H, W, 3] -> int32 [H, W], and the predicted IoU of each, if scored."""
+    def segment(self, image: Image, of_competition: bool = False) -> tuple[Labels, NDArray[np.float32] | None]:
+        """Return the labels of an image, uint8 [H, W, 3] -> int32 [H, W], and the predicted IoU of each, if scored.
+
+        of_competition: whether it is an image of the competition, of which the size says something.
+        """
         if self.method.segment:
             return self.method.segment(image, "", self.config), None
         prediction = self.predict(image)
@@ -136,8 +150,13 @@ class Predictor:
             return next(self.method.decode(prediction, self.config, [self.setting])), None
         candidates, features = cut_candidates(prediction, image, self.config)
         scores = predict_scores(self.boosters, features)
-        chosen = choose_candidates(candidates, scores, self.setting, self.config.selection.search)
-        return paint(candidates, chosen), scores[chosen, TARGETS.index("iou")]
+        settings = self.config.selection
+        other = is_other(self.run, settings, image, by_size=of_competition)
+        chosen = choose_candidates(candidates, scores, self.setting, settings, other)
+        labels = paint(candidates, chosen)
+        if growth := choose_growth(settings, other):
+            labels = grow_labels(labels, prediction.maps["mask"], growth)
+        return labels, scores[chosen, TARGETS.index("iou")]
 
     @cached_property
     def setting(self) -> Setting:
@@ -146,8 +165,19 @@ class Predictor:
         return read_tuned(self.run).new
 
     @cached_property
+    def novelty(self) -> Novelty | None:
+        """How unlike the training images an image is; None of a run that was made before that was recorded."""
+        training = read_training(self.run)
+        return training.novelty() if training else None
+
+    @cached_property
+    def trained_diameter(self) -> float:
+        """The median diameter in px of the nuclei that the networks learned; an ensemble's members learn the same."""
+        return trained_diameter(self.run, self.config)
+
+    @cached_property
     def boosters(self) -> list[dict[str, Booster]]:
-        """The sets of boosters of all folds and seeds."""
+        """The sets of boosters for new images: of all folds and seeds, or of the whole and all seeds."""
         paths = list_boosters(self.run, self.config)
         check_files(self.run, paths)
         return [unpack_boosters(path.read_bytes(), str(path)) for path in paths]

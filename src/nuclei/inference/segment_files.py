@@ -1,13 +1,14 @@
 """A trained run applied to a user's images: labels, outlines, measurements, what other tools open, a submission.
 
-Each image gets its files in exports.FORMATS and a record, <name>.json, of what they were made from. The record is
-written before them as unfinished and after them as finished: only a finished one of the same image, weights and
-settings means that there is nothing to do.
+Each image gets its files in exports.FORMATS, what the page shows of it, and a record, <name>.json, of what they were
+made from. The record is written before them as unfinished and after them as finished: only a finished one of the same
+image, weights and settings means that there is nothing to do.
 """
 
 import hashlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,12 +18,13 @@ import pandas as pd
 import tifffile
 
 from nuclei.config.load import load_config
+from nuclei.data.image_ids import FORMULA_STARTS
 from nuclei.errors import UserError
 from nuclei.evaluation.submission import validate_submission, write_submission
 from nuclei.inference.bundle import find_run
 from nuclei.inference.contents import check_files, list_required
-from nuclei.inference.exports import FORMATS, LABELS, Segmented, measure_nuclei
-from nuclei.inference.gallery import GENERATOR, draw_thumbnails, gallery_page
+from nuclei.inference.exports import FORMATS, LABELS, Segmented
+from nuclei.inference.gallery import GENERATOR, VIEW_FORMATS, VIEWS, gallery_page
 from nuclei.inference.image_files import (
     MADE_BY,
     RECORD,
@@ -33,20 +35,37 @@ from nuclei.inference.image_files import (
     describe_change,
     in_utf8,
     read_record,
-    split_times,
+    split_file,
 )
 from nuclei.inference.predictor import choose_jobs, load_predictor, stamp
-from nuclei.runs.files import atomic, file_hash, write_bytes, write_json, write_table
+from nuclei.inference.segmenter import find_nuclei
+from nuclei.runs.files import atomic, file_hash, remove_partial_files, write_bytes, write_json, write_table
 from nuclei.runs.layout import Run
+from nuclei.runs.locks import lock
 from nuclei.runs.parallel import each_image
 
-VERSION = 1  # of the results: raised by a change of the code that makes them others
+VERSION = 3  # of the results: raised by a change of the code that makes them others
 SUMMARY, PAGE = "summary.csv", "index.html"
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+ANY = "any"  # hash, where none was recorded
+CELL_STARTS = (*FORMULA_STARTS, "\t", "\r")
 MADE, UP_TO_DATE, FAILED, TO_DO = "made", "up to date", "failed", "to do"
 # What the summary takes of a record, beside the image, its file, the state and the reason.
-FACTS = ("height", "width", "axes", "channel", "plane", "pixel_size_um", "values", "normalisation", "notes")
-COLUMNS = ("image", "file", "state", "why", "nuclei", "seconds", *FACTS)
+FACTS = (
+    "novelty",
+    "known",
+    "height",
+    "width",
+    "axes",
+    "channel",
+    "plane",
+    "pixel_size_um",
+    "diameter_px",
+    "values",
+    "normalisation",
+    "notes",
+)
+FIRST_COLUMNS = ("image", "file", "state", "why", "nuclei", "seconds")  # by which a summary of any version is known
+COLUMNS = (*FIRST_COLUMNS, *FACTS)
 
 
 @dataclass
@@ -87,17 +106,36 @@ def segment_files(
     An image whose results are up to date is skipped unless `force`; one that cannot be read has the state FAILED
     and the reason, and the others are done (`check_failures` raises the error). If asked for, a `submission` whose ids
     are the images' names is written, if all were read. jobs: processes; -1: one per core. dry_run: nothing is written,
-    and what would be made has the state TO_DO. Raises what Predictor raises, and ValueError where results would
+    and what would be made has the state TO_DO. Raises what Predictor raises, and UserError where results would
     overwrite what this command did not make.
     """
     run, reading = find_run(weights), reading or Reading()
-    if not dry_run:
-        check_folder(output)
+    with ExitStack() as stack:
+        if not dry_run:
+            check_folder(output)
+            stack.enter_context(lock(output / ".predict-images", f"predict-images into {output}"))
+        return _segment_files(sources, run, output, reading, force, submission, jobs, dry_run)
+
+
+def _segment_files(
+    sources: Iterable[Source],
+    run: Run,
+    output: Path,
+    reading: Reading,
+    force: bool,
+    submission: Path | None,
+    jobs: int,
+    dry_run: bool,
+) -> pd.DataFrame:
+    """Do what segment_files does, in a folder that no other process is writing to."""
     predictor = run.folder, stamp(run.folder.parent)
     if not run.config.is_file():
         load_predictor(*predictor)  # says what is missing
     tasks = plan(sources, {"weights_sha256": hash_weights(run), "version": VERSION}, output, reading, force)
     check_results([task.source.name for task in tasks if task.state == TO_DO], output, force)
+    if not dry_run:
+        endings = (*FORMATS, RECORD)
+        remove_partial_files([output / f"{task.source.name}{ending}" for task in tasks for ending in endings])
     to_do = {task.source.name: task for task in tasks if task.state == TO_DO}
     if to_do and not dry_run:
         load_predictor(*predictor)  # reports what it lacks once, before every process does
@@ -117,6 +155,12 @@ def segment_files(
     return summary
 
 
+def list_results(name: str) -> dict[str, Callable[[Segmented], bytes]]:
+    """Return the files of an image's results, relative to their folder -> what encodes each."""
+    views = {f"{VIEWS}/{name}{ending}": encode for ending, encode in VIEW_FORMATS.items()}
+    return {f"{name}{ending}": encode for ending, encode in FORMATS.items()} | views
+
+
 def describe(summary: pd.DataFrame, output: Path, dry_run: bool) -> str:
     """Say what was done in a line, or, after a dry run, a line per image of what would be done and why."""
     if dry_run:
@@ -132,7 +176,7 @@ def escape_formulas(table: pd.DataFrame) -> pd.DataFrame:
 
     File names come from strangers, and a cell "=..." is run when the CSV is opened (OWASP, CSV injection).
     """
-    return table.map(lambda cell: f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_STARTS) else cell)
+    return table.map(lambda cell: f"'{cell}" if isinstance(cell, str) and cell.startswith(CELL_STARTS) else cell)
 
 
 def check_failures(summary: pd.DataFrame, submission: Path | None = None) -> None:
@@ -154,33 +198,44 @@ def plan(sources: Iterable[Source], common: dict[str, Any], output: Path, readin
     tasks = []
     for source in sources:
         try:
-            images, image_hash = split_times(source, reading), source.hash()
+            images, image_hash = split_file(source, reading), source.hash()
         except (ValueError, OSError) as error:
             tasks.append(Task(source, FAILED, in_utf8(str(error))))
             continue
         for image in images:
-            settings = reading.record() | {"time": image.time}
+            settings = reading.record() | {"time": image.time, "series": image.series}
             wanted = common | {"image_sha256": image_hash, "settings": settings}
             record = read_record(output / f"{image.name}{RECORD}")
             why = describe_change(record, wanted)
-            if record and not why and not all((output / file).is_file() for file in record["files"]):
-                why = "results are missing"
+            if record and not why:
+                why = find_lost(record, output)
             state = TO_DO if why or force else UP_TO_DATE
             tasks.append(Task(image, state, why or "--force" * force, wanted, record if record and not why else {}))
     check_names([task.source for task in tasks])
     return tasks
 
 
-def hash_weights(run: Run) -> str:
-    """Return a hash of all that a run segments with: settings, thresholds, networks and boosters, also of members.
+def find_lost(record: dict[str, Any], output: Path) -> str:
+    """Say which result of a finished record is not as it was written; nothing if all are."""
+    for file in record["files"]:
+        if not (output / file).is_file():
+            return "results are missing"
+        # Records of an earlier version hold no hashes.
+        if record.get("sha256", {}).get(file, ANY) not in (ANY, file_hash(output / file)):
+            return f"{file} is damaged or was changed"
+    return ""
 
-    Raises UserError naming those that are missing.
+
+def hash_weights(run: Run) -> str:
+    """Return a hash of all that a run segments with: settings, thresholds, networks, boosters, trained size.
+
+    Those of members as well. Raises UserError naming what is missing.
     """
     config = load_config(run.config)
     required = list_required(run, config)
     check_files(run, required)
     settings = [one.config for one in (run, *(Run(name, run.folder.parent) for name in config.members))]
-    files = [path for path in (*settings, *required) if path.is_file()]
+    files = [path for path in (*settings, *required, run.novelty, run.nuclei) if path.is_file()]
     lines = (f"{path.relative_to(run.folder.parent).as_posix()} {file_hash(path)}\n" for path in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -188,12 +243,12 @@ def hash_weights(run: Run) -> str:
 def check_results(names: Sequence[str], output: Path, force: bool) -> None:
     """Raise UserError if a file that results would overwrite was not made by this command, unless `force`."""
     others = [
-        output / f"{name}{ending}"
+        output / file
         for name in names
         if read_record(output / f"{name}{RECORD}") is None
-        for ending in (*FORMATS, RECORD)
+        for file in (*list_results(name), f"{name}{RECORD}")
     ]
-    for path, mark in ((output / PAGE, GENERATOR), (output / SUMMARY, ",".join(COLUMNS))):
+    for path, mark in ((output / PAGE, GENERATOR), (output / SUMMARY, ",".join(FIRST_COLUMNS))):
         if path.is_file() and mark not in path.read_text(errors="replace"):
             others.append(path)
     existing = [path for path in others if path.exists()]
@@ -218,35 +273,45 @@ def segment_one(
         picture, image, rule = source.read(reading)
     except (ValueError, OSError) as error:
         return {}, in_utf8(str(error))
-    segment = load_predictor(*predictor).segment  # takes seconds once, which are no image's
+    loaded = load_predictor(*predictor)  # takes seconds once, which are no image's
     started = time.perf_counter()
-    files = [f"{source.name}{ending}" for ending in FORMATS]
-    record: dict[str, Any] = {"made_by": MADE_BY, "finished": False, "files": files, "made_from": task.made_from}
+    results = list_results(source.name)
+    record: dict[str, Any] = {"made_by": MADE_BY, "finished": False, "files": [*results], "made_from": task.made_from}
     write_json(output / f"{source.name}{RECORD}", record)
-    labels, iou = segment(image)
-    measures = measure_nuclei(labels, picture.pixels, picture.pixel_size_um)
-    if iou is not None:
-        measures["predicted_iou"] = iou[measures["label"].to_numpy() - 1]
+    try:
+        labels, measures, diameter = find_nuclei(
+            loaded, image, picture.pixels, picture.pixel_size_um, reading.diameter, source.archive is not None
+        )
+    except UserError as error:
+        return {}, f"{source.file}: {error}"
+    novelty = loaded.novelty(image) if loaded.novelty else None
     segmented = Segmented(image, labels, measures)
-    for file, encode in zip(files, FORMATS.values(), strict=True):
-        write_bytes(output / file, encode(segmented))
+    hashes = {}
+    for file, encode in results.items():
+        content = encode(segmented)
+        write_bytes(output / file, content)
+        hashes[file] = hashlib.sha256(content).hexdigest()
     record |= {
+        "sha256": hashes,
         "finished": True,
         "image": source.name,
         "file": source.file,
         "weights": str(predictor[0].name),
+        "novelty": None if novelty is None else round(novelty, 3),
+        "known": loaded.novelty.describe(novelty) if loaded.novelty and novelty is not None else "",
         "height": image.shape[0],
         "width": image.shape[1],
         "axes": picture.axes,
         "channel": picture.channel,
         "plane": picture.plane,
         "pixel_size_um": picture.pixel_size_um,
+        "diameter_px": diameter and round(diameter, 2),
         "values": f"{picture.pixels.dtype} {picture.pixels.min():g}..{picture.pixels.max():g}",
         "normalisation": rule,
         "notes": "; ".join(picture.notes),
         "nuclei": len(measures),
+        "scored": "predicted_iou" in measures,
         "seconds": round(time.perf_counter() - started, 2),
-        "thumbnails": draw_thumbnails(image, labels),
     }
     write_json(output / f"{source.name}{RECORD}", record)
     return record, ""

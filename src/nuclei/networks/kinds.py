@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nuclei.config.schema import Config, ModelConfig, PlainConfig, PredictConfig, TrainConfig
 from nuclei.decoding.detections import make_maps
 from nuclei.decoding.methods import METHODS, Labels, Prediction, Setting
+from nuclei.errors import UserError
 from nuclei.networks.encoder_decoder import Network, build_network, check_weights, find_weights_file
 from nuclei.networks.losses import LossOf, map_loss
 from nuclei.networks.maps import average_folds
@@ -118,8 +119,13 @@ def make_loss(model: ModelConfig, train: TrainConfig) -> LossOf:
 @lru_cache(maxsize=64)
 def check_model(model: ModelConfig) -> None:
     """Raise UserError if the network of a config cannot be built, or if its initial weights are unknown or missing."""
-    with torch.device("meta"):  # shapes alone, without memory
-        build(model, None)
+    try:
+        with torch.device("meta"):  # shapes alone, without memory
+            build(model, None)
+    except UserError:
+        raise
+    except Exception as error:  # libraries raise anything
+        raise UserError(f"model: no network can be built of these settings: {error or type(error).__name__}") from error
     if find_weights_file(model.weights, "imagenet") is None and model.gives == "maps" and model.encoder:
         check_weights(model.encoder, model.weights)
 

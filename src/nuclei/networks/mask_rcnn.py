@@ -195,7 +195,7 @@ def build_mask_rcnn(model: ModelConfig, weights: str | None, options: DetectorOp
     """
     encoder, n_levels = model.encoder, len(LEVELS) + 1
     if encoder is None:
-        raise ValueError(f"{model.decoder} needs an encoder: set model.encoder, for example to resnet50_fpn")
+        raise UserError(f"{model.decoder} needs an encoder: set model.encoder, for example to resnet50_fpn")
     if len(options.anchors_px) != n_levels:
         raise ValueError(f"anchors_px {options.anchors_px} must be {n_levels} sides, one per level of the pyramid")
     arguments = options.arguments(model.box_batch)

@@ -22,6 +22,7 @@ Forward = Callable[[Tensor], Tensor]  # uint8 [B, 3, H, W] -> probabilities [B, 
 # Each list begins with the identity.
 VIEWS: dict[str, list[View]] = {
     "none": [(False, False, False)],
+    "turn": [(False, False, False), (False, True, True)],
     "flips": [(False, rows, columns) for rows in (False, True) for columns in (False, True)],
     "dihedral": [
         (turned, rows, columns) for turned in (False, True) for rows in (False, True) for columns in (False, True)

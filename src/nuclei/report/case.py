@@ -29,6 +29,7 @@ from nuclei.report.pictures import (
     Pixels,
     Values,
     Window,
+    as_bytes,
     best_of_each_node,
     busiest_window,
     colour_map,
@@ -47,6 +48,14 @@ ERROR_COLOURS = {
     "missed": SKY,
     "false": ORANGE,
 }
+# Of few colours, these are kept as they are.
+CASE_COLOURS = (
+    TRUTH_COLOUR,
+    PREDICTION_COLOUR,
+    (0, 0, 0),
+    (255, 255, 255),
+    *(as_bytes(colour) for colour in ERROR_COLOURS.values()),
+)
 PANEL_COLUMNS = 4
 TILE_PX = 385  # four of them and their gaps are 1600 pixels
 TITLE_PX = 34  # above a tile

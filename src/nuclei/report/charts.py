@@ -9,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from cycler import cycler
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nuclei.decoding.tuning import Tuned
+from nuclei.evaluation.summary import judge_gain
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -140,12 +142,14 @@ def draw_types(series: Mapping[str, Mapping[str, dict[str, Any]]], order: Sequen
         axes.barh(y, mean, thickness * 0.88, color=COLOURS[i], label=name)
         axes.errorbar(mean, y, xerr=spans(mean, low, high), fmt="none", ecolor="#1f2933", elinewidth=1.2, capsize=2.5)
         for position, (_, v) in zip(y, rows, strict=True):
-            text = f"{v['score'][0]:.3f}  (n = {v['n_images']})"
+            text = f"{v['score'][0]:.3f}  (n = {v['n_images']})" + (
+                ", no interval" if v["score"][1] == v["score"][2] else ""
+            )
             axes.text(v["score"][2] + 0.015, position, text, va="center", fontsize=8.5)
     axes.set(
         title="Score of each image type",
         xlabel="score (whiskers: 95 % interval)",
-        xlim=(0, 1.25),
+        xlim=(0, 1.25 if all(v["score"][1] < v["score"][2] for t in series.values() for v in t.values()) else 1.4),
         xticks=np.linspace(0, 1, 6),
     )
     axes.set_yticks(range(len(clusters)), [name_type(c) for c in clusters])
@@ -162,6 +166,14 @@ def spans(mean: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> NDArray[
     return whiskers
 
 
+def widen(axes: Axes, least: float = 0.002) -> None:
+    """Give the x axis at least a span, so that differences of zero are not drawn on a scale of rounding errors."""
+    low, high = axes.get_xlim()
+    if high - low < least:
+        axes.set_xlim((low + high - least) / 2, (low + high + least) / 2)
+    axes.ticklabel_format(axis="x", style="plain", useOffset=False)
+
+
 @styled
 def draw_steps(labels: Sequence[str], steps: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw the score of each step with its interval, and its paired gain: `steps` as summary.compare_steps.
@@ -169,7 +181,7 @@ def draw_steps(labels: Sequence[str], steps: Sequence[Mapping[str, Any]]) -> Fig
     labels: their names, the first line that of the method.
     """
     label_of = {(step["run"], step["method"]): label for step, label in zip(steps, labels, strict=True)}
-    figure = new_figure(1.15 + 0.52 * len(steps), WIDTH_IN + 1.4)
+    figure = new_figure(1.15 + 0.52 * len(steps), WIDTH_IN + 3)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1))
     y = np.arange(len(steps))
     mean, low, high = np.array([step["score"] for step in steps]).T
@@ -179,27 +191,20 @@ def draw_steps(labels: Sequence[str], steps: Sequence[Mapping[str, Any]]) -> Fig
     for i, step in enumerate(steps):
         if step["gain"]:
             gain, gain_low, gain_high = np.array(step["gain"])[:, None]
-            colour = GREEN if gain_low > 0 else VERMILION if gain_high < 0 else GRAY
+            colour = {"better": GREEN, "worse": VERMILION}.get(judge_gain(step["gain"]), GRAY)
             whiskers = spans(gain, gain_low, gain_high)
             right.errorbar(gain, [i], xerr=whiskers, fmt="D", color=colour, capsize=3, elinewidth=1.6)
-            right.annotate(
-                f"{round(gain[0], 3) + 0.0:+.3f}".replace("-", "−"),
-                (gain[0], i),
-                (0, 6),
-                textcoords="offset points",
-                ha="center",
-                fontsize=9,
-            )
-            over = label_of[tuple(step["over"])].replace("\n", " of ")
+            # Beside the axes, where no error bar runs through it.
+            said = f"{round(gain[0], 3) + 0.0:+.3f}".replace("-", "−")
+            over = label_of[tuple(step["over"])].replace("\n", "\nof ")
             right.text(
-                0.99,
-                i + 0.3,
-                f"over {over}",
+                1.03,
+                i,
+                f"identical to {over}" if judge_gain(step["gain"]) == "identical" else f"{said} over {over}",
                 transform=right.get_yaxis_transform(),
-                ha="right",
                 va="center",
-                fontsize=8,
-                color=GRAY,
+                fontsize=8.5,
+                linespacing=1.15,
             )
     right.axvline(0, color=GRAY, linewidth=1)
     left.set_yticks(y, labels)
@@ -208,6 +213,7 @@ def draw_steps(labels: Sequence[str], steps: Sequence[Mapping[str, Any]]) -> Fig
     right.set(title="Paired gain over an earlier step", xlabel="difference of scores (95 % interval)")
     for axes in (left, right):
         axes.margins(x=0.15)
+        widen(axes)
     return figure
 
 
@@ -291,7 +297,7 @@ def draw_threshold(title: str, x_label: str, tuned: Tuned, x: str, line: str | N
     folds_at: dict[float, dict[int, float]] = {}
     for fold, (value, score) in folds.items():
         folds_at.setdefault(value, {})[fold] = score
-    for i, (value, places) in enumerate(sorted(folds_at.items())):
+    for value, places in sorted(folds_at.items()):
         axes.plot(
             [value] * len(places),
             list(places.values()),
@@ -301,15 +307,8 @@ def draw_threshold(title: str, x_label: str, tuned: Tuned, x: str, line: str | N
             markeredgecolor=VERMILION,
             markeredgewidth=1.8,
             linestyle="none",
-            label="chosen for a fold" if i == 0 else None,
-        )
-        axes.annotate(
-            f"fold {', '.join(map(str, places))}",
-            (value, max(places.values())),
-            (0, 11),
-            textcoords="offset points",
-            ha="center",
-            fontsize=9,
+            # The legend says which: a label on the axes would lie on the curves.
+            label=f"chosen for fold {', '.join(map(str, places))}: {value:g}",
         )
     axes.plot(
         *test,

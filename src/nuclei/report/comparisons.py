@@ -7,7 +7,7 @@ Scores of the field: "Deconvoluting Convolutions", talk at a Data Science Meetup
 leaderboard's mean average precision, on images that this project has no truth of.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,24 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from nuclei.errors import UserError
-from nuclei.evaluation.summary import format_gain, format_interval, format_score
-from nuclei.report.blocks import Block, Paragraph, Picture, Table
-from nuclei.report.charts import BLUE, GRAY, GREEN, VERMILION, WIDTH_IN, new_figure, render_png, spans, styled
+from nuclei.evaluation.summary import format_gain, format_interval, format_score, judge_gain
+from nuclei.report.blocks import Block, Link, Paragraph, Picture, Table
+from nuclei.report.charts import (
+    BLUE,
+    GRAY,
+    GREEN,
+    SKY,
+    VERMILION,
+    WIDTH_IN,
+    new_figure,
+    render_png,
+    spans,
+    styled,
+    widen,
+)
+from nuclei.report.placement import place_labels
 from nuclei.report.tables import each_row, name_method
+from nuclei.report.unseen import NOT_MEASURED
 
 ABLATION_COLUMNS = (
     "ablation",
@@ -40,12 +54,14 @@ ABLATION_COLUMNS = (
     "seed_spread",
     "seconds",
 )
-VERDICTS = {"better": GREEN, "undecided": GRAY, "worse": VERMILION}  # than the base -> its colour
+VERDICTS = {"better": GREEN, "undecided": GRAY, "identical": SKY, "worse": VERMILION}  # than the base -> its colour
+FindPage = Callable[[str], str | None]  # from a run's name to the address of its report, where it has one
 MARKERS = {"retrain": "o", "post-process": "D"}
 ABOUT_ABLATIONS = (
     "Each row changes its base in one respect. The gain is the ablation's score minus that of its base on the same "
     "images, with the 95 % bootstrap interval over mosaic groups: where a part is taken away, a negative gain means "
-    "that the part helped. A change is undecided if zero is inside its interval. The interval covers the choice of "
+    "that the part helped. A change is undecided if zero is inside its interval, and identical if every image has the "
+    "score that it has in the base. The interval covers the choice of "
     "images, not the luck of a training: where several seeds were trained, the spread between them is in the table."
 )
 
@@ -72,10 +88,11 @@ def add_ablations(before: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def judge(table: pd.DataFrame) -> pd.Series:
-    """Return what can be told of each row: better or worse than its base, undecided, or base."""
-    low, high = table["gain_low"], table["gain_high"]
-    verdict = np.select([table["gain"].isna(), low > 0, high < 0], ["base", "better", "worse"], "undecided")
-    return pd.Series(verdict, table.index)
+    """Return what can be told of each row: better or worse than its base, identical, undecided, or base."""
+    gains = table[["gain", "gain_low", "gain_high"]].to_numpy(float)
+    return pd.Series(
+        ["base" if np.isnan(gain[0]) else judge_gain(gain.tolist()) for gain in gains], table.index, dtype=object
+    )
 
 
 def sort_ablations(table: pd.DataFrame) -> pd.DataFrame:
@@ -87,17 +104,27 @@ def sort_ablations(table: pd.DataFrame) -> pd.DataFrame:
     return order.drop(columns="is_base").reset_index(drop=True)
 
 
-def ablations_table(table: pd.DataFrame) -> Table:
-    """Tabulate the ablations, bases first, then by gain."""
+def find_none(_: str) -> None:
+    """Find no page of any run."""
+
+
+def link_run(name: str, find_page: FindPage) -> str:
+    """Return a run's name, as a link to its page where there is one."""
+    address = find_page(name)
+    return Link(name, address) if address else name
+
+
+def ablations_table(table: pd.DataFrame, find_page: FindPage = find_none) -> Table:
+    """Tabulate the ablations, bases first, then by gain; names of runs lead to the pages that `find_page` finds."""
     table = sort_ablations(table)
     rows = [
         (
-            row.ablation,
+            link_run(row.ablation, find_page),
             verdict,
             name_gain(row),
             as_text(row.changed),
             as_text(row.hypothesis),
-            as_text(row.base),
+            link_run(as_text(row.base), find_page),
             as_text(row.kind),
             *format_interval([row.score, row.score_low, row.score_high]),
             as_text(row.n_images, ".0f"),
@@ -134,11 +161,17 @@ def verdict_table(table: pd.DataFrame, verdict: str) -> Table:
     return Table(("ablation", "paired gain (95 % interval)", "changed", "hypothesis"), rows, n_text=4)
 
 
-def gains_table(table: pd.DataFrame) -> Table:
+def gains_table(table: pd.DataFrame, find_page: FindPage = find_none) -> Table:
     """Tabulate score, gain and verdict alone, in the order of ablations_table: narrow enough for a terminal."""
     table = sort_ablations(table)
     rows = [
-        (row.ablation, as_text(row.base), f"{row.score:.4f}", name_gain(row), verdict)
+        (
+            link_run(row.ablation, find_page),
+            link_run(as_text(row.base), find_page),
+            f"{row.score:.4f}",
+            name_gain(row),
+            verdict,
+        )
         for row, verdict in zip(each_row(table), judge(table), strict=True)
     ]
     return Table(("ablation", "base", "score", "paired gain (95 % interval)", "verdict"), rows, n_text=2)
@@ -186,9 +219,11 @@ def draw_ablations(table: pd.DataFrame) -> Figure:
     axes.set_ylim(max(len(table), 1) - 0.4, -0.6)
     axes.set(title="What each change gains or loses", xlabel="score minus that of the base (95 % interval)")
     axes.margins(x=0.08)
+    widen(axes)
     marks = [
         Line2D([], [], marker="s", linestyle="none", color=colour, label=verdict)
         for verdict, colour in VERDICTS.items()
+        if verdict != "identical" or verdict in set(judge(table))
     ]
     marks += [
         Line2D([], [], marker=marker, linestyle="none", color=GRAY, markerfacecolor="none", label=kind)
@@ -199,8 +234,8 @@ def draw_ablations(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def ablation_blocks(table: pd.DataFrame) -> Iterator[Block]:
-    """Explain, draw and tabulate all ablations."""
+def ablation_blocks(table: pd.DataFrame, find_page: FindPage = find_none) -> Iterator[Block]:
+    """Explain, draw and tabulate all ablations; names of runs lead to the pages that `find_page` finds."""
     yield Paragraph(ABOUT_ABLATIONS)
     table = sort_ablations(table)
     if table["gain"].notna().any():
@@ -208,8 +243,10 @@ def ablation_blocks(table: pd.DataFrame) -> Iterator[Block]:
             "ablations",
             render_png(draw_ablations(table)),
             "Paired gain of each ablation over its base: green above zero, gray undecided, red below zero.",
+            alt="Chart of gains: " + "; ".join(f"{row.ablation} {name_gain(row)}" for row in each_row(table)),
+            chart=True,
         )
-    yield ablations_table(table)
+    yield ablations_table(table, find_page)
 
 
 CLIMB_COLUMNS = (
@@ -235,11 +272,11 @@ ABOUT_CLIMB = (
 )
 
 
-def climb_table(table: pd.DataFrame) -> Table:
-    """Tabulate the steps of a climb, columns CLIMB_COLUMNS."""
+def climb_table(table: pd.DataFrame, find_page: FindPage = find_none) -> Table:
+    """Tabulate the steps of a climb, columns CLIMB_COLUMNS; a step leads to the page that `find_page` finds."""
     rows = [
         (
-            f"{row.run}: {name_method(row.method)}",
+            Link(name_climber(row), address) if (address := find_page(row.run)) else name_climber(row),
             name_score(row),
             name_gain(row),
             f"{row.mean_over_types:.4f}",
@@ -251,10 +288,15 @@ def climb_table(table: pd.DataFrame) -> Table:
     return Table(columns, rows)
 
 
+def name_climber(row: Any) -> str:
+    """Return a step of the climb by its run and its method."""
+    return f"{row.run}: {name_method(row.method)}"
+
+
 @styled
 def draw_climb(table: pd.DataFrame) -> Figure:
     """Draw each step's score, with its interval, against the operations that training took, on a logarithmic axis."""
-    figure = new_figure(3.6)
+    figure = new_figure(4.4, WIDTH_IN + 1.4)
     axes = figure.subplots()
     trained = table[table["training_pflop"] > 0]
     score, low, high = (trained[name].to_numpy() for name in ("score", "score_low", "score_high"))
@@ -263,31 +305,22 @@ def draw_climb(table: pd.DataFrame) -> Figure:
     )
     if len(trained):
         axes.set_xscale("log")
-    middle = np.sqrt(trained["training_pflop"].min() * trained["training_pflop"].max())
-    for row in each_row(trained):
-        right = row.training_pflop <= middle  # a label goes towards the middle, where it has room
-        axes.annotate(
-            row.run,
-            (row.training_pflop, row.score),
-            xytext=(6 if right else -6, 0),
-            textcoords="offset points",
-            ha="left" if right else "right",
-            va="center" if right else "bottom",
-            fontsize=8,
-        )
-    for row in each_row(table[table["training_pflop"] == 0]):
+    untrained = table[table["training_pflop"] == 0]
+    for row in each_row(untrained):
         axes.axhline(row.score, color=GRAY, linestyle="--", linewidth=1)
-        axes.annotate(
-            f"{row.run}, no training",
-            (1, row.score),
-            xycoords=("axes fraction", "data"),
-            ha="right",
-            va="bottom",
-            fontsize=8,
-        )
     axes.set(xlabel="operations of training, PFLOP", ylabel="out-of-fold score")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.margins(x=0.15)
+    axes.margins(x=0.3, y=0.12)
+    axes.autoscale_view()
+    figure.canvas.draw()  # places are free or taken in the final layout
+    left, right = axes.get_xlim()
+    bars = [np.array([(r.training_pflop, r.score_low), (r.training_pflop, r.score_high)]) for r in each_row(trained)]
+    bars += [np.array([(left, row.score), (right, row.score)]) for row in each_row(untrained)]
+    points = [(row.training_pflop, row.score) for row in each_row(trained)]
+    points += [(right, row.score) for row in each_row(untrained)]
+    texts = [name_climber(row) for row in each_row(trained)]
+    texts += [f"{name_climber(row)}, no training" for row in each_row(untrained)]
+    place_labels(axes, points, texts, bars)
     return figure
 
 
@@ -314,6 +347,13 @@ SYSTEM_COLUMNS = (
     "score_low",
     "score_high",
     "mean_over_types",
+    "recall",
+    "offset_percent",
+    "unseen_score",
+    "unseen_low",
+    "unseen_high",
+    "unseen_recall",
+    "unseen_offset_percent",
     "train_seconds",
     "trainings",
     "train_budget",
@@ -332,13 +372,19 @@ def sort_systems(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return table.assign(place=place).sort_values(["place", "score"]).drop(columns="place").reset_index(drop=True)
 
 
-def systems_table(table: pd.DataFrame) -> Table:
-    """Tabulate runs, columns SYSTEM_COLUMNS, beside the talk's scores of their systems."""
+def systems_table(table: pd.DataFrame, find_page: FindPage = find_none, with_talk: bool = True) -> Table:
+    """Tabulate runs, columns SYSTEM_COLUMNS, beside the talk's scores of their systems, unless of synthetic images.
+
+    Names of runs lead to the pages that `find_page` finds.
+    """
     columns = (
         "system",
-        "in the talk",
+        *(("in the talk",) if with_talk else ()),
         "run",
         "out-of-fold score (95 % interval)",
+        "on unseen kinds (95 % interval)",
+        "recall at IoU 0.5, seen / unseen",
+        "outline offset, % of the radius, seen / unseen",
         "mean over types",
         "training, minutes",
         "allowed each",
@@ -348,9 +394,12 @@ def systems_table(table: pd.DataFrame) -> Table:
     )
     rows = [
         (
-            *name_system(SYSTEMS.get(row.system)),
-            row.run,
+            *name_system(SYSTEMS.get(row.system))[: 2 if with_talk else 1],
+            link_run(row.run, find_page),
             name_score(row),
+            _or_not(format_score, (row.unseen_score, row.unseen_low, row.unseen_high)),
+            " / ".join(_or_not("{:.3f}".format, value) for value in (row.recall, row.unseen_recall)),
+            " / ".join(_or_not("{:+.1f}".format, value) for value in (row.offset_percent, row.unseen_offset_percent)),
             f"{row.mean_over_types:.4f}",
             f"{row.trainings} x {row.train_seconds / 60 / row.trainings:.1f}" if row.trainings else "none",
             row.train_budget,
@@ -358,9 +407,14 @@ def systems_table(table: pd.DataFrame) -> Table:
             f"{row.parameters / 1e6:.1f}" if row.parameters else "none",
             row.weights,
         )
-        for row in each_row(table)
+        for row in each_row(table.reindex(columns=SYSTEM_COLUMNS))  # one that was published before has fewer
     ]
-    return Table(columns, rows, n_text=3)
+    return Table(columns, rows, n_text=3 if with_talk else 2)
+
+
+def _or_not(write: Callable[[Any], str], value: Any) -> str:
+    """Write a value, or an interval, that is known; NOT_MEASURED of one that is not."""
+    return NOT_MEASURED if pd.isna(np.atleast_1d(value)[0]) else write(value)
 
 
 def name_system(system: System | None) -> tuple[str, str]:

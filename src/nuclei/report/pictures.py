@@ -150,6 +150,12 @@ def as_rgb(colour: tuple[int, int, int]) -> tuple[float, float, float]:
     return red, green, blue
 
 
+def as_bytes(colour: str) -> tuple[int, int, int]:
+    """Return a colour that matplotlib knows, such as '#0072b2', as red, green and blue in 0..255."""
+    red, green, blue = (round(255 * part) for part in mpl.colors.to_rgb(colour))
+    return red, green, blue
+
+
 def draw_overview(examples: Sequence[Example]) -> Figure:
     """Draw a run at a glance: examples with their outlines in rows of three, OVERVIEW_PX wide, and one legend."""
     size_px = (OVERVIEW_PX - GAP_PX) // OVERVIEW_COLUMNS - GAP_PX

@@ -21,13 +21,16 @@ from nuclei.data.labels import count_touching
 from nuclei.decoding.methods import is_scored, method_of, uses_networks
 from nuclei.decoding.tuning import Tuned
 from nuclei.evaluation.summary import bin_predictions
-from nuclei.inference.predictions import read_prediction, read_tuned
-from nuclei.report.blocks import Block, Missing, Picture, render_html, render_markdown
+from nuclei.inference.predictions import is_other_of, read_prediction, read_tuned
+from nuclei.report.blocks import Block, Missing, Picture
+from nuclei.report.comparisons import FindPage
+from nuclei.report.markdown import render_markdown
+from nuclei.report.page import render_html
 from nuclei.report.pictures import ImageSteps, Labels, Pixels
 from nuclei.report.readme import find_place, replace_block
-from nuclei.report.tables import each_row
+from nuclei.report.tables import DEMO_RESULTS, RESULTS, each_row, name_results
 from nuclei.runs.files import named, read_arrays, read_image, read_json, read_labels, read_table, write_bytes
-from nuclei.runs.layout import Dataset, Run, comparison
+from nuclei.runs.layout import Dataset, Run, comparison, counterpart
 
 REPORTS = ("report", "writeup")  # stages that a report is not about
 NUCLEI_OF_EXAMPLE = (20, 80)  # of the typical image: enough for some to touch, few enough to be seen
@@ -83,6 +86,16 @@ class RunReader:
         names = [name for name, members in self.parts.items() if not members]
         return [Run(name, self.root) for name in names] if self.has_networks else []
 
+    @property
+    def results(self) -> dict[str, dict[str, Any]]:
+        """Return what was scored, by a name to read."""
+        return name_results(self.metrics, self.titles)
+
+    @property
+    def titles(self) -> Mapping[str, str]:
+        """Return what the parts of the metrics are called."""
+        return DEMO_RESULTS if self.dataset.is_synthetic else RESULTS
+
     # Settings
 
     @cached_property
@@ -107,7 +120,7 @@ class RunReader:
     @cached_property
     def fold_table(self) -> pd.DataFrame:
         """Read the fold table: a row per training image, whether the run is about its fold or not."""
-        return read_table(self.dataset.folds)
+        return self.dataset.read_fold_table()
 
     @cached_property
     def folds(self) -> list[int]:
@@ -125,6 +138,22 @@ class RunReader:
     def per_image(self) -> pd.DataFrame:
         """Read the out-of-fold scores: a row per image."""
         return read_table(self.run.per_image("oof"))
+
+    @property
+    def counterpart_name(self) -> str:
+        """Name the run that is the same on folds by kind, whether it exists or not."""
+        return counterpart(self.run).name
+
+    @cached_property
+    def unseen_metrics(self) -> dict[str, Any] | None:
+        """Read the out-of-fold summary of the run's counterpart on unseen kinds; None if that has not finished."""
+        path = counterpart(self.run).metrics
+        return read_json(path)["oof"] if path.is_file() else None
+
+    @cached_property
+    def unseen_per_image(self) -> pd.DataFrame:
+        """Read the out-of-fold scores of the run's counterpart on unseen kinds: a row per image."""
+        return read_table(counterpart(self.run).per_image("oof"))
 
     @cached_property
     def tuned(self) -> Tuned:
@@ -213,6 +242,11 @@ class RunReader:
         """Read the predicted nuclei of an image of a split, int32 [H, W]."""
         return read_labels(self.run.instances(split) / f"{image_id}.png")
 
+    def is_other(self, split: str, image_id: str) -> bool:
+        """Tell whether an image was acquired otherwise than those of training, and is treated otherwise for that."""
+        fold = self.dataset.fold_of(split, image_id)
+        return is_other_of(self.run, self.config.selection, self.dataset, image_id, fold)
+
     def scores(self, split: str, image_id: str) -> NDArray[np.float32]:
         """Read the scores of an image's candidates, float32 [N, 11], columns as boosters.TARGETS."""
         return read_array(self.run.scores(split) / f"{image_id}.npz", "scores")
@@ -286,10 +320,22 @@ def find_parts(name: str, members: list[str], root: Path) -> dict[str, list[str]
     return found | {name: members}
 
 
+def find_reports(root: Path) -> FindPage:
+    """Return what finds a run's report for a page of runs/comparisons/, by an address relative to that."""
+    return lambda name: f"../{name}/report/report.html" if (Run(name, root).report / "report.html").is_file() else None
+
+
 def read_configs(names: Iterable[str], root: Path) -> dict[str, dict[str, Any]]:
     """Return the saved configs of the named runs of a folder, of those that have one."""
     paths = {name: Run(name, root).config for name in names}
     return {name: read_yaml(path) for name, path in paths.items() if path.is_file()}
+
+
+def find_config(name: str, is_ensemble: bool) -> str:
+    """Return the path of the config of a run: the one that exists, or else where it ought to be."""
+    folders = {True: Path("ensembles"), False: Path("configs")}
+    found = (path for folder in folders.values() for path in sorted(folder.rglob(f"{name}.yaml")))
+    return str(next(found, folders[is_ensemble] / f"{name}.yaml"))
 
 
 def read_metas(folder: Path) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ A block lies between the markers <!-- name --> and <!-- /name -->; its name is t
 and one of results, types and made. README.md has one line, `scores`; the tables lie beside what made them.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,13 +14,15 @@ import pandas as pd
 
 from nuclei.errors import UserError
 from nuclei.evaluation.summary import format_gain, format_score
-from nuclei.report.blocks import Table, render_block
+from nuclei.report.blocks import Table
 from nuclei.report.charts import name_type
-from nuclei.report.comparisons import climb_table, gains_table, systems_table
+from nuclei.report.comparisons import FindPage, climb_table, gains_table, systems_table
+from nuclei.report.markdown import as_text, render_block
 from nuclei.report.tables import Meta, name_method
+from nuclei.report.unseen import NOT_MEASURED
 
 # Tables that compare runs, from the published file of the name.
-COMPARISONS: dict[str, Callable[[pd.DataFrame], Table]] = {
+COMPARISONS: dict[str, Callable[[pd.DataFrame, FindPage], Table]] = {
     "leaderboard": systems_table,
     "ablations": gains_table,
     "climb": climb_table,
@@ -57,8 +60,14 @@ def run_blocks(name: str, metrics: Mapping[str, Any], made: Mapping[str, Any]) -
 
 
 def comparison_block(kind: str, table: pd.DataFrame) -> str:
-    """Return the block of a published comparison, one of COMPARISONS."""
-    return render_block(COMPARISONS[kind](table))
+    """Return the block of a published comparison, one of COMPARISONS; runs lead to their published reports."""
+    place = find_place(kind).parent
+
+    def find_page(name: str) -> str | None:
+        page = PUBLISHED.parent / name / "report.html"
+        return Path(os.path.relpath(page, place)).as_posix() if page.is_file() else None
+
+    return render_block(COMPARISONS[kind](table, find_page))
 
 
 def results_table(metrics: Mapping[str, Any]) -> Table:
@@ -98,11 +107,16 @@ def name_step(run: str, method: str) -> str:
     return f"{run}: {name_method(method)}"
 
 
-def scores_line(published: Iterable[tuple[str, Mapping[str, Any], Mapping[str, Any]]], stage1: pd.DataFrame) -> str:
+def scores_line(
+    published: Iterable[tuple[str, Mapping[str, Any], Mapping[str, Any]]],
+    stage1: pd.DataFrame,
+    unseen: Mapping[str, Mapping[str, Any]] | None = None,
+) -> str:
     """Say in a few lines what the best of the published runs scores, beside the competition, and what it took.
 
     published: (name, metrics.json, made.json) of each; the best is that with the highest out-of-fold score. stage1: the
-    submissions that were scored with the truth of stage1_test, elsewhere; columns run and score.
+    submissions that were scored with the truth of stage1_test, elsewhere; columns run and score. unseen: metrics.json
+    of the counterparts of runs on unseen kinds, by the run; None: nothing is said of them.
     """
     name, metrics, made = max(published, key=lambda one: one[1]["oof"]["score"][0])
     stages = [(stage.startswith("train_"), meta) for own in made.values() for stage, meta in own.items()]
@@ -110,6 +124,9 @@ def scores_line(published: Iterable[tuple[str, Mapping[str, Any], Mapping[str, A
     score = format_score(metrics["oof"]["score"], spelled_out=True)
     elsewhere = stage1.loc[stage1["run"] == name, "score"].tolist()
     tested = f", **{elsewhere[0]:.4f}** on stage1_test (official truth, scored elsewhere)" if elsewhere else ""
+    if unseen is not None:
+        said = f"**{format_score(unseen[name]['oof']['score'], True)}**" if name in unseen else NOT_MEASURED
+        tested += f"; on kinds of images that training has never seen: {said}"
     return (
         f"Best published run, `{name}`: **{score}** out of fold over {metrics['oof']['n_images']} images{tested}. "
         f"{COMPETITION} {len(trained)} networks trained for {add_minutes(trained)} in all; all other stages took "
@@ -121,4 +138,4 @@ def add_minutes(metas: Sequence[Meta]) -> str:
     """Return the time of stages added up, and the processors that they ran on, where that was recorded."""
     processors = sorted({meta["processor"] for meta in metas if meta.get("processor")})
     minutes = f"{sum(meta['seconds'] for meta in metas) / 60:.0f} minutes"
-    return f"{minutes} ({', '.join(processors)})" if processors else minutes
+    return f"{minutes} ({as_text(', '.join(processors))})" if processors else minutes

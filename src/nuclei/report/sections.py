@@ -19,12 +19,13 @@ from nuclei.data.image_types import IMAGE_TYPES
 from nuclei.data.labels import count_touching
 from nuclei.decoding.methods import plain_methods
 from nuclei.decoding.tuning import Tuned
-from nuclei.evaluation.summary import summarise_bins
+from nuclei.evaluation.summary import format_gain, format_score, summarise_bins
 from nuclei.report import charts, pictures, tables
 from nuclei.report.blocks import Block, Heading, Missing, Paragraph, Picture
 from nuclei.report.charts import name_type
 from nuclei.report.reader import RunReader, Shown, rank_by_median
 from nuclei.report.tables import ID_LENGTH
+from nuclei.report.unseen import unseen_blocks
 
 N_GALLERY, N_EXAMPLES, N_WORST = 4, 3, 20  # images of a gallery, of each type, of the table
 KEPT = (pictures.TRUTH_COLOUR, pictures.PREDICTION_COLOUR, (0, 0, 0), (255, 255, 255))  # where colours are few
@@ -46,7 +47,11 @@ ABOUT_SCORES = (
     "The score is the competition's: precision TP / (TP + FP + FN) at ten IoU thresholds from 0.50 to 0.95, averaged "
     "over thresholds, then over images. Out of fold, each image was predicted, scored and selected by models and "
     "thresholds that had not seen it. Intervals are 95 % percentile bootstrap intervals over groups of images, since "
-    "tiles of one field of view resemble each other."
+    "tiles of one field of view resemble each other; images of a single group have no interval."
+)
+ABOUT_SYNTHETIC = (
+    "All images are synthetic: drawn by the command `nuclei demo`, to try the program. Their scores say nothing of "
+    "real images, and compare with those of no other data."
 )
 ABOUT_GALLERIES = (
     "Dark images are brightened; of large ones the square with the most outlines is shown. Where truth and prediction "
@@ -73,8 +78,9 @@ def compose(sections: Sequence[Section], reader: RunReader, numbered: bool = Fal
         yield from reader.attempt(partial(section.make, reader))
 
 
-def make_picture(name: str, figure: Figure, caption: str) -> Picture:
-    return Picture(name, charts.render_png(figure), caption)
+def make_picture(name: str, figure: Figure, caption: str, alt: str = "") -> Picture:
+    """Return a chart with its caption and, for those who do not see it, what it shows."""
+    return Picture(name, charts.render_png(figure), caption, alt=alt, chart=True)
 
 
 def pipeline_section(reader: RunReader) -> Iterator[Block]:
@@ -89,14 +95,16 @@ def pipeline_section(reader: RunReader) -> Iterator[Block]:
     )
     if steps.candidates is not None:
         caption += " Of the candidates, the best at each node of the tree is outlined."
-    yield Picture("pipeline", charts.render_png(pictures.draw_pipeline(steps)), caption, wide=True)
+    drawn = ["image", *(f"{name} map" for name in steps.maps), "candidates" if steps.candidates else "energy", "nuclei"]
+    alt = f"One part of an image, side by side: {', '.join(drawn)}"
+    yield Picture("pipeline", charts.render_png(pictures.draw_pipeline(steps)), caption, wide=True, alt=alt)
 
 
 def scores_section(reader: RunReader) -> Iterator[Block]:
     """Tabulate the scores with their intervals, and name the solutions there is no score for."""
     yield Paragraph(ABOUT_SCORES)
-    yield tables.scores_table(reader.metrics)
-    for name in tables.SOLUTION_TITLES:
+    yield tables.scores_table(reader.metrics, reader.titles)
+    for name in reader.titles:
         if name not in reader.metrics:
             yield Missing(f"data/{reader.dataset.name}/{name}.csv, or a submission of its images")
 
@@ -109,30 +117,54 @@ def steps_section(reader: RunReader) -> Iterator[Block]:
             "steps",
             charts.draw_steps(tables.name_steps(steps), steps),
             "Out-of-fold score of each step and its paired gain: green above zero, gray undecided, red below zero.",
+            "Chart of scores: "
+            + "; ".join(
+                f"{step['run']}, {tables.name_method(step['method'])} {format_score(step['score'])}"
+                + (f", gain {format_gain(step['gain'])}" if step["gain"] else "")
+                for step in steps
+            ),
         )
     yield tables.steps_table(steps)
 
 
+def unseen_section(reader: RunReader) -> Iterator[Block]:
+    """Show seen kinds and unseen ones side by side."""
+    unseen = reader.unseen_metrics
+    per_image = [reader.per_image, reader.unseen_per_image] if unseen else []
+    yield from unseen_blocks(reader.metrics["oof"], unseen, per_image, reader.counterpart_name)
+
+
 def precision_section(reader: RunReader) -> Iterator[Block]:
     """Show precision against the IoU threshold."""
-    curves = {name: result["by_threshold"] for name, result in tables.name_results(reader.metrics).items()}
+    curves = {name: result["by_threshold"] for name, result in reader.results.items()}
     yield make_picture(
         "precision",
         charts.draw_precision(curves),
         "Mean precision over images at each IoU threshold; the score is the mean of a curve.",
+        "Chart of falling curves: "
+        + "; ".join(
+            f"{name} from {max(curve.values()):.2f} at IoU {min(curve)} to {min(curve.values()):.2f} at {max(curve)}"
+            for name, curve in curves.items()
+        ),
     )
-    yield tables.precision_table(reader.metrics)
+    yield tables.precision_table(reader.metrics, reader.titles)
 
 
 def types_section(reader: RunReader) -> Iterator[Block]:
     """Show the score of each image type."""
-    types = {name: result["by_cluster"] for name, result in tables.name_results(reader.metrics).items()}
+    types = {name: result["by_cluster"] for name, result in reader.results.items()}
     yield make_picture(
         "types",
         charts.draw_types(types, IMAGE_TYPES),
         "Mean score of each image type with its 95 % interval and number of images.",
+        "Chart of bars: "
+        + "; ".join(
+            f"{name}, {name_type(cluster)} {one['score'][0]:.3f}"
+            for name, clusters in types.items()
+            for cluster, one in clusters.items()
+        ),
     )
-    yield tables.type_scores_table(reader.metrics, IMAGE_TYPES)
+    yield tables.type_scores_table(reader.metrics, IMAGE_TYPES, reader.titles)
 
 
 def errors_section(reader: RunReader) -> Iterator[Block]:
@@ -143,6 +175,12 @@ def errors_section(reader: RunReader) -> Iterator[Block]:
         "errors",
         charts.draw_errors(counts, tables.WRONG),
         "Errors out of fold. Each true nucleus is counted once; false predictions come on top.",
+        "Chart of bars, errors per 100 nuclei: "
+        + "; ".join(
+            f"{name_type(name)} "
+            + ", ".join(f"{100 * c[kind] / max(c['n_true'], 1):.0f} {name_type(kind)}" for kind in tables.WRONG)
+            for name, c in counts.items()
+        ),
     )
 
 
@@ -232,7 +270,13 @@ def gallery_picture(name: str, examples: Iterable[Shown]) -> Picture:
     ]
     figure = pictures.draw_gallery([part for part in (shown[:2], shown[2:]) if part])
     caption = f"{GALLERIES[name]} {len(shown)} images, out of fold."
-    return Picture(f"gallery_{name}", charts.render_png(figure, KEPT, N_COLOURS), caption)
+    alt = f"Images with the outlines of truth and prediction: {list_examples(shown)}"
+    return Picture(f"gallery_{name}", charts.render_png(figure, KEPT, N_COLOURS), caption, alt=alt)
+
+
+def list_examples(examples: Iterable[pictures.Example]) -> str:
+    """Return the captions of examples in one line."""
+    return "; ".join(" ".join(example.caption.split()) for example in examples)
 
 
 def type_picture(cluster: str, examples: Iterable[Shown], n_images: int) -> Picture:
@@ -249,7 +293,8 @@ def type_picture(cluster: str, examples: Iterable[Shown], n_images: int) -> Pict
         "without and with outlines."
     )
     figure = pictures.draw_gallery([plain, outlined], 340, 256)
-    return Picture(f"type_{cluster}", charts.render_png(figure, KEPT, N_COLOURS), caption, wide=True)
+    alt = f"Images without outlines and with those of truth and prediction: {list_examples(outlined)}"
+    return Picture(f"type_{cluster}", charts.render_png(figure, KEPT, N_COLOURS), caption, wide=True, alt=alt)
 
 
 def reliability_picture(sums: NDArray[np.float64]) -> Picture:
@@ -260,20 +305,24 @@ def reliability_picture(sums: NDArray[np.float64]) -> Picture:
         charts.draw_reliability(**summarise_bins(sums)),
         f"Predicted and true IoU of {n:,} out-of-fold candidates; root mean squared "
         f"error {np.sqrt(squared_error / max(n, 1)):.3f}.",
+        "Chart of the mean true IoU against the predicted one, beside the diagonal of perfect predictions; below, how "
+        "many candidates there are of each predicted IoU",
     )
 
 
 def importance_picture(importance: Mapping[str, float]) -> Picture:
     """Show the features that the candidates' scores come from."""
     caption = "Share of the total gain of the boosted trees, averaged over all of them."
-    return make_picture("importance", charts.draw_importance(importance), caption)
+    first = sorted(importance.items(), key=lambda item: (-item[1], item[0]))[:5]
+    alt = f"Chart of bars, the largest: {', '.join(f'{name} {100 * share:.1f} %' for name, share in first)}"
+    return make_picture("importance", charts.draw_importance(importance), caption, alt)
 
 
 def keep_picture(tuned: Tuned) -> Picture:
     """Show the curve of the keep threshold of scored candidates."""
     tuned = replace(tuned, options=[{"keep": value} for value in tuned.options])
     figure = charts.draw_threshold("Which candidates to keep", "expected gain a candidate must exceed", tuned, "keep")
-    return make_picture("keep", figure, "Score against the keep threshold of the selection.")
+    return make_picture("keep", figure, "Score against the keep threshold of the selection.", describe_curve(tuned))
 
 
 def plain_picture(method: str, tuned: Tuned) -> Picture:
@@ -281,7 +330,17 @@ def plain_picture(method: str, tuned: Tuned) -> Picture:
     line = next((name for name in tuned.new if name != "mask_threshold"), None)
     title, x_label = f"Plain decoding by {method}", "threshold of the mask map"
     figure = charts.draw_threshold(title, x_label, tuned, "mask_threshold", line)
-    return make_picture(method, figure, f"Score of the plain decoding by {method} against its thresholds.")
+    return make_picture(
+        method, figure, f"Score of the plain decoding by {method} against its thresholds.", describe_curve(tuned)
+    )
+
+
+def describe_curve(tuned: Tuned) -> str:
+    """Return in words what the chart of a tuning shows."""
+    chosen = ", ".join(
+        f"{name_type(name)} {value:g}" for name, value in tuned.new.items() if not isinstance(value, list)
+    )
+    return f"Chart of scores from {min(tuned.curve):.3f} to {max(tuned.curve):.3f}; chosen for new images: {chosen}"
 
 
 def training_picture(run: str, histories: Mapping[str, pd.DataFrame]) -> Picture:
@@ -291,6 +350,8 @@ def training_picture(run: str, histories: Mapping[str, pd.DataFrame]) -> Picture
         charts.draw_training("Training loss", histories),
         f"Training of {run}, one network per fold. The score on the right is a "
         "quick look at some images of the fold left out; it chooses nothing that is reported.",
+        "Chart of losses against the optimiser's step, at the end: "
+        + ", ".join(f"fold {fold} {table['loss'].iloc[-1]:.3f}" for fold, table in histories.items()),
     )
 
 
@@ -301,7 +362,8 @@ def overview_picture(reader: RunReader) -> Picture:
         for row, image, truth, prediction in reader.examples(choose_overview(reader))
     ]
     caption = "Out-of-fold predictions: an image of median score of each type, and one with a clump."
-    return Picture("gallery", charts.render_png(pictures.draw_overview(examples), KEPT, N_COLOURS), caption, wide=True)
+    png = charts.render_png(pictures.draw_overview(examples), KEPT, N_COLOURS)
+    return Picture("gallery", png, caption, wide=True, alt=f"Outlined images: {list_examples(examples)}")
 
 
 def choose_overview(reader: RunReader) -> pd.DataFrame:

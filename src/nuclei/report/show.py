@@ -7,7 +7,7 @@ from pathlib import Path
 from nuclei.decoding.methods import choose_candidates
 from nuclei.errors import UserError
 from nuclei.evaluation.metric import score_image
-from nuclei.report.case import draw_case
+from nuclei.report.case import CASE_COLOURS, draw_case
 from nuclei.report.charts import render_png
 from nuclei.report.pictures import ImageSteps
 from nuclei.report.reader import RunReader
@@ -40,20 +40,30 @@ def show_image(name: str, image_id: str, root: Path) -> Path:
     labels_path = run.instances(split) / f"{image_id}.png"
     if not labels_path.is_file():
         raise UserError(f"{labels_path} is missing: run the stages of {name} up to select first")
-    with_maps = reader.maps_path(split, image_id).is_file()  # which may have been deleted to save space
+    path = run.folder / "show" / f"{image_id}.png"
+    write_bytes(path, draw_steps_of(reader, split, image_id))
+    return path
+
+
+def draw_steps_of(reader: RunReader, split: str, image_id: str) -> bytes:
+    """Draw truth, maps, candidates and selection of one image of a run, as PNG.
+
+    Raises FileNotFoundError naming a file that is missing; maps may have been deleted to save space.
+    """
+    with_maps = reader.maps_path(split, image_id).is_file()
     steps = add_chosen(reader, reader.steps(split, image_id, with_maps), split, image_id)
-    title = f"{image_id}, {split}, by {name}"
+    title = f"{image_id}, {split}, by {reader.run.name}"
     if steps.truth is not None:
         title += f": score {score_image(steps.truth, steps.instances)[0]:.3f}"
-    path = run.folder / "show" / f"{image_id}.png"
-    write_bytes(path, render_png(draw_case(steps, title)))
-    return path
+    return render_png(draw_case(steps, title), CASE_COLOURS)
 
 
 def add_chosen(reader: RunReader, steps: ImageSteps, split: str, image_id: str) -> ImageSteps:
     """Return the steps with the candidates that the selection chose, if the run scores candidates."""
     if steps.candidates is None:
         return steps
-    setting = reader.tuned.setting(reader.dataset.fold_of(split, image_id))
-    scores = reader.scores(split, image_id)
-    return replace(steps, chosen=choose_candidates(steps.candidates, scores, setting, reader.config.selection.search))
+    scores, setting = reader.scores(split, image_id), reader.tuned.setting(reader.dataset.fold_of(split, image_id))
+    chosen = choose_candidates(
+        steps.candidates, scores, setting, reader.config.selection, reader.is_other(split, image_id)
+    )
+    return replace(steps, chosen=chosen)

@@ -20,6 +20,8 @@ Meta = Mapping[str, Any]
 Metas = Mapping[str, Sequence[Meta]]
 SOLUTION_TITLES = {name: TITLES[split] for split, name in SOLUTIONS.items()}
 RESULTS = {"oof": TITLES["oof"], **SOLUTION_TITLES}
+# Of the demo, whose images are of no stage of the competition.
+DEMO_RESULTS = {"oof": "out of fold, synthetic", SOLUTIONS["test"]: "test, synthetic"}
 SEARCH_SENTENCES = {
     "exact": "Dynamic programming on the tree picks, exactly, the non-overlapping candidates with the greatest "
     "expected gain of the metric",
@@ -47,18 +49,18 @@ def name_method(method: str) -> str:
     return METHODS[method].title if method in METHODS else method
 
 
-def name_results(metrics: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def name_results(metrics: Mapping[str, Any], titles: Mapping[str, str] = RESULTS) -> dict[str, dict[str, Any]]:
     """Return what was scored, by a name to read: the summaries out of fold and of each solution file."""
-    first = [key for key in RESULTS if key in metrics]
-    others = sorted(key for key, value in metrics.items() if isinstance(value, dict) and key not in RESULTS)
-    return {RESULTS.get(key, key): metrics[key] for key in first + others}
+    first = [key for key in titles if key in metrics]
+    others = sorted(key for key, value in metrics.items() if isinstance(value, dict) and key not in titles)
+    return {titles.get(key, key): metrics[key] for key in first + others}
 
 
-def scores_table(metrics: Mapping[str, Any]) -> Table:
+def scores_table(metrics: Mapping[str, Any], titles: Mapping[str, str] = RESULTS) -> Table:
     """Tabulate the score out of fold and of each solution, with its interval."""
     rows = [
         (name, str(r["n_images"]), *format_interval(r["score"]), f"{r['mean_over_clusters']:.4f}")
-        for name, r in name_results(metrics).items()
+        for name, r in name_results(metrics, titles).items()
     ]
     return Table(("images", "n", "score", "95 % interval", "mean over image types"), rows)
 
@@ -83,9 +85,9 @@ def steps_table(steps: Sequence[Mapping[str, Any]]) -> Table:
     )
 
 
-def precision_table(metrics: Mapping[str, Any]) -> Table:
+def precision_table(metrics: Mapping[str, Any], titles: Mapping[str, str] = RESULTS) -> Table:
     """Tabulate the mean precision at each IoU threshold."""
-    results = name_results(metrics)
+    results = name_results(metrics, titles)
     rows = [
         (t, *(f"{r['by_threshold'][t]:.4f}" for r in results.values())) for t in sorted(metrics["oof"]["by_threshold"])
     ]
@@ -97,9 +99,9 @@ def order_types(names: Iterable[str], order: Sequence[str]) -> list[str]:
     return sorted(set(names), key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
-def type_scores_table(metrics: Mapping[str, Any], order: Sequence[str]) -> Table:
+def type_scores_table(metrics: Mapping[str, Any], order: Sequence[str], titles: Mapping[str, str] = RESULTS) -> Table:
     """Tabulate the score of each image type, out of fold and of each solution."""
-    results = name_results(metrics)
+    results = name_results(metrics, titles)
     rows = []
     for cluster in order_types((c for r in results.values() for c in r["by_cluster"]), order):
         cells: list[str] = []

@@ -1,19 +1,15 @@
 """What is up to date: fingerprints of settings, code and inputs, and the guard of a stage."""
 
-import os
 import shutil
-import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from nuclei.errors import UserError
+from nuclei.runs.cores import say_cores
 from nuclei.runs.files import (
     as_json,
     content_hash,
@@ -24,13 +20,19 @@ from nuclei.runs.files import (
     remove_partial_files,
     write_json,
 )
+from nuclei.runs.locks import describe_process, find_holder, lock
 from nuclei.runs.outputs import Damage, find_damage, record_outputs
 from nuclei.runs.provenance import cpu_seconds, provenance
+from nuclei.runs.rehearsal import foresee, foreseen, is_made, rehearses
 from nuclei.runs.stage_table import stage_of
 
 WHOLE = "all"  # the one part of a stage that is not divided
 NEW = "not made yet"
 FEW = 3  # reasons said in full
+
+
+class RefusedError(UserError):
+    """Say why what a stage has made is not replaced without being asked."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ def expected_fingerprint(
 
 def read_meta(meta: Path) -> dict[str, Any]:
     """Read what a finished stage left; raise UserError naming the file and the fix if it is missing or damaged."""
+    if (content := foreseen(meta)) is not None:
+        return content
     if not meta.is_file():
         raise UserError(f"{meta} is missing: the stage before this one has not finished; run it first")
     maker = f"the stage {stage_of(meta.stem)}"
@@ -122,7 +126,7 @@ def is_up_to_date(
     And whether what it made is still as it was.
     """
     recipe = Recipe(settings, version, code or {}, {WHOLE: inputs})
-    if not meta.is_file():
+    if not is_made(meta):
         return False
     found = read_meta(meta)
     return not any(_compare(found, recipe, WHOLE)) and not find_damage(found.get("files", {}), meta.parent.parent)
@@ -142,6 +146,7 @@ def stage(
     protect: bool = False,
     share: bool = False,
     twin: Path | None = None,
+    notes: Mapping[str, Any] | None = None,
 ) -> Iterator[list[str]]:
     """Guard one stage: yield the parts of it that must be made, none if `meta` says that all are up to date.
 
@@ -160,11 +165,18 @@ def stage(
     write the stage holds a lock: another process that wants it waits, and then finds it up to date.
 
     share: take the outputs of another run whose stage was made of the same, if there is one; not for outputs that name
-    the run. twin: meta of a stage whose outputs are to be taken whatever its inputs.
+    the run. twin: meta of a stage whose outputs are to be taken whatever its inputs. notes: what the meta is to say
+    beside, which decides nothing; of a twin its own are taken.
+
+    In a rehearsal (runs/rehearsal.py) it says what would be made and why, yields no part, and writes nothing.
     """
     parts = parts or {WHOLE: Part({}, outputs)}
     own = {name: {**inputs, **part.inputs} for name, part in parts.items()}
     job = _Job(meta, Recipe(settings, version, code or {}, own), dict(inputs), parts, list(outputs))
+    if rehearses():
+        job.rehearse(force, protect, share, twin)
+        yield []
+        return
     with lock(meta, job.name):
         needed, why = job.decide(force, protect)
         if not needed:
@@ -180,9 +192,9 @@ def stage(
             # Whoever asks how the outputs were made, and in what time, means the run that made them.
             made = {"shared_with": twin.parent.parent.name} | theirs
         else:
-            print(f"{job.name}: running{why}", flush=True)
+            print(f"{job.name}: running{why}, {say_cores()}", flush=True)
             yield needed
-            made = {"stage": meta.stem} | provenance()
+            made = {"stage": meta.stem, **(notes or {})} | provenance()
             made |= {"seconds": time.monotonic() - start, "cpu_seconds": cpu_seconds() - cpu_start}
         job.finish(needed, made)
 
@@ -222,15 +234,15 @@ class _Job:
         settings = compared[next(iter(compared))][0]
         if settings or (protect and changed):
             lines = dict.fromkeys([*settings, *(line for changes in changed.values() for line in changes)])
-            raise UserError(
+            raise RefusedError(
                 f"{self.name} was made with other settings, inputs or code:\n  "
                 + "\n  ".join(lines)
-                + "\nadd --force to replace it, or give the config another file name"
+                + "\nadd --force to replace it, or give the run another name: --name, or another file name"
             )
         damage = find_damage(self.found.get("files", {}), self.folder)
         if protect and damage:
             lines = dict.fromkeys(one.text for one in damage)
-            raise UserError(
+            raise RefusedError(
                 f"what {self.name} made is no longer whole:\n  "
                 + "\n  ".join(lines)
                 + "\nput it back from a copy, or add --force to make all of it again"
@@ -252,14 +264,42 @@ class _Job:
         ]
         return owners or list(self.parts)
 
-    def begin(self, needed: list[str], force: bool) -> None:
-        """Clear what must not stay, and note on the disk what is begun."""
-        begun = self._read_begun()
+    def rehearse(self, force: bool, protect: bool, share: bool, twin: Path | None) -> None:
+        """Say what would be made and why, and note what the stage would leave, so that later stages can say it too."""
+        needed, why = self.decide(force, protect)
+        if not needed:
+            print(f"{self.name}: up to date", flush=True)
+            return
+        self.keep(needed, force)
+        why = why or f" ({'--force' if force and self.found else NEW})"
+        twin = twin or (find_twin(self.meta, self.recipe, needed) if share else None)
+        if holder := find_holder(self.meta):
+            what = f"would wait for {holder}"
+        elif twin:
+            what = f"would take that of {twin.parent.parent}"
+        elif self.list_resumed(needed):
+            what = "would go on where it was stopped"
+        else:
+            what = "would run"
+        print(f"{self.name}: {what}{why}", flush=True)
+        made = {"shared_with": twin.parent.parent.name} | read_meta(twin) if twin else {}
+        foresee(self.meta, self.describe(needed, made))
+
+    def list_resumed(self, needed: list[str]) -> set[str]:
+        """Return the parts that a killed process had begun with all the same."""
+        begun, recorded = self._read_begun(), _list_parts(self.found, self.recipe)
+        return {part for part in needed if part not in recorded and begun.get(part) == self.recipe.of(part)}
+
+    def keep(self, needed: list[str], force: bool) -> None:
+        """Note the records of the parts that stay as they are."""
         recorded = _list_parts(self.found, self.recipe)
-        resumed = {part for part in needed if part not in recorded and begun.get(part) == self.recipe.of(part)}
-        resumed |= self.damaged.keys()
         everything = len(needed) == len(self.parts)
         self.kept = {} if force or everything else {k: v for k, v in recorded.items() if k not in needed}
+
+    def begin(self, needed: list[str], force: bool) -> None:
+        """Clear what must not stay, and note on the disk what is begun."""
+        resumed = self.list_resumed(needed) | self.damaged.keys()
+        self.keep(needed, force)
         if not self.kept:
             self.meta.unlink(missing_ok=True)
         elif self.found:
@@ -270,7 +310,7 @@ class _Job:
         damage = [one for found in self.damaged.values() for one in found if not one.incomplete]
         _remove({self.folder / one.name for one in damage})
         remove_partial_files([self.meta, self.begun, *self.outputs, *self.outputs_of(needed)])
-        write_json(self.begun, {"by": _describe_process(), "parts": {part: self.recipe.of(part) for part in needed}})
+        write_json(self.begun, {"by": describe_process(), "parts": {part: self.recipe.of(part) for part in needed}})
 
     def outputs_of(self, needed: list[str]) -> list[Path]:
         """Return the outputs of some parts; of all parts, those of the stage, which may hold more than theirs."""
@@ -296,7 +336,13 @@ class _Job:
         return meta if unchanged else None
 
     def finish(self, needed: list[str], made: dict[str, Any]) -> None:
-        """Write the meta: how the parts were made, and of what."""
+        """Write the meta: how the parts were made, of what, and what they are."""
+        described = self.describe(needed, made) | {"files": record_outputs(self.all_outputs(), self.folder)}
+        write_json(self.meta, as_json(described))
+        self.begun.unlink(missing_ok=True)
+
+    def describe(self, needed: list[str], made: dict[str, Any]) -> dict[str, Any]:
+        """Return the meta, all but the files: how the parts were made, and of what."""
         name, recipe = self.meta.stem, self.recipe
         twins = _list_parts(made, recipe) if "shared_with" in made else {}
         records = dict(self.kept)
@@ -309,13 +355,9 @@ class _Job:
                 made[key] = made.get(key, 0) + self.found.get(key, 0)
         made |= {key: round(made[key], 1) for key in ("seconds", "cpu_seconds") if key in made}
         made |= {"settings": recipe.settings, "version": recipe.version, "code": recipe.code, "inputs": self.inputs}
-        made["files"] = record_outputs(self.all_outputs(), self.folder)
         if list(self.parts) == [WHOLE]:
-            made["fingerprint"] = records[WHOLE]["fingerprint"]
-        else:
-            made |= {"parts": records, "fingerprint": content_hash([name, records])}
-        write_json(self.meta, as_json(made))
-        self.begun.unlink(missing_ok=True)
+            return made | {"fingerprint": records[WHOLE]["fingerprint"]}
+        return made | {"parts": records, "fingerprint": content_hash([name, records])}
 
     def _clear(self, parts: list[str]) -> None:
         _remove(self.outputs_of(parts))
@@ -365,39 +407,6 @@ def _compare(found: dict[str, Any], recipe: Recipe, part: str) -> tuple[list[str
         return settings, [NEW]
     made_of = {"version": found.get("version", 1), "code": found.get("code", {}), "inputs": records[part]["inputs"]}
     return settings, differences(made_of, {key: wanted[key] for key in made_of})
-
-
-@contextmanager
-def lock(meta: Path, name: str) -> Iterator[None]:
-    """Hold a stage for this process; while another has it, say which, and wait.
-
-    The operating system releases the lock of a process that dies. Between machines it holds as far as their shared
-    folder passes flock on: NFS does unless it is mounted with nolock or local_lock, and then two machines can still
-    make the same stage twice, each file whole and the same.
-    """
-    meta.parent.mkdir(parents=True, exist_ok=True)
-    file = FileLock(meta.with_suffix(".lock"))
-    try:
-        file.acquire(blocking=False)
-    except Timeout:
-        print(f"{name}: waiting for {_describe_holder(meta.with_suffix('.begun'))}", flush=True)
-        file.acquire()
-    try:
-        yield
-    finally:
-        file.release()
-
-
-def _describe_process() -> dict[str, Any]:
-    return {"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now().isoformat(" ", "seconds")}
-
-
-def _describe_holder(begun: Path) -> str:
-    try:
-        by = read_json(begun)["by"]
-        return f"process {by['pid']} on {by['host']}, which has been making it since {by['since']}"
-    except (OSError, ValueError, TypeError, KeyError):  # it has only just come, or has just finished
-        return "another process"
 
 
 def find_twin(meta: Path, recipe: Recipe, needed: list[str]) -> Path | None:

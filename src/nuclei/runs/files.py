@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 
 from nuclei.data.images import decode_image, decode_labels_png
 from nuclei.errors import UserError
+from nuclei.runs.rehearsal import rehearses
 
 _PARTIAL = ".partial."
 _DAMAGE = (OSError, EOFError, ValueError, KeyError, zlib.error, zipfile.BadZipFile, SafetensorError, RecursionError)
@@ -26,6 +27,7 @@ _DAMAGE = (OSError, EOFError, ValueError, KeyError, zlib.error, zipfile.BadZipFi
 MADE_BY = {
     "images": "the stage prepare",
     "labels": "the stage prepare",
+    "copies": "the stage external",
     "crops": "the stage crops",
     "maps": "the stage predict, of an ensemble the stage ensemble,",
     "detections": "the stage predict, of an ensemble the stage ensemble,",
@@ -42,6 +44,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
     An OSError of the block that names no file, as of a full disk, or the temporary one, names `path`.
     """
+    assert not rehearses(), f"a rehearsal writes nothing, and would have written {path}"
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last: writers such as cv2 and numpy choose the format by it.
     temporary = path.with_name(f".{os.getpid()}{_PARTIAL}{path.name}")

@@ -11,7 +11,6 @@ from nuclei.runs.files import file_hash
 Records = dict[str, dict[str, Any]]
 PER_IMAGE = (".npz", ".png")
 FIGURES = "figures"  # of a report: few, and all looked at
-LARGE_BYTES = 100_000_000  # a file of more is compared by its size alone
 LOGS = ("tensorboard",)  # which nothing is made of, and people thin out
 
 
@@ -45,9 +44,8 @@ def record_outputs(outputs: Iterable[Path], folder: Path) -> Records:
 
 
 def record_file(path: Path) -> dict[str, Any]:
-    """Return the size of a file, and its sha256 unless it is large."""
-    size = path.stat().st_size
-    return {"bytes": size} | ({"sha256": file_hash(path)} if size <= LARGE_BYTES else {})
+    """Return the size and the sha256 of a file."""
+    return {"bytes": path.stat().st_size, "sha256": file_hash(path)}
 
 
 def find_damage(records: Mapping[str, Mapping[str, Any]], folder: Path) -> list[Damage]:

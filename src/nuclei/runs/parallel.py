@@ -3,16 +3,19 @@
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from threading import Thread
 from typing import Any, TypeVar
 
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
+from joblib.parallel import get_active_backend
 from tqdm import tqdm
 
 from nuclei.errors import UserError
+from nuclei.runs.cores import count_jobs, use_threads
 
 Result = TypeVar("Result")
 WATCH_S = 1.0  # how often a worker looks whether its parent still lives
@@ -23,19 +26,20 @@ def each_image(
 ) -> list[Result]:
     """Call `work(image_id, *values)` for every image, in `jobs` processes, under a progress bar called `title`.
 
-    more: further arguments of `work`, each a sequence with one value per image. jobs: as joblib counts; -1 for one
-    process per core. The images are done in any order, so that the bar moves whenever one is; the results come in the
-    order of `image_ids`. `work` must pickle: a function of a module, or a functools.partial of one. If results of a
-    killed process are to be kept, `work` itself skips what exists. Raises what `work` raises, and UserError if a
-    process was killed.
+    more: further arguments of `work`, each a sequence with one value per image. jobs: as cores.count_jobs takes it; -1
+    for one process per core. Where there are several, each computes with one thread. The images are done in any order,
+    so that the bar moves whenever one is; the results come in the order of `image_ids`. `work` must pickle: a function
+    of a module, or a functools.partial of one. If results of a killed process are to be kept, `work` itself skips what
+    exists. Raises what `work` raises, and UserError if a process was killed.
     """
     tasks = (
         delayed(follow)(os.getpid(), _numbered, number, work, *values)
         for number, values in enumerate(zip(image_ids, *more, strict=True))
     )
     try:
-        done = Parallel(jobs, return_as="generator_unordered")(tasks)
-        results = dict(tqdm(done, title, len(image_ids), unit="image", mininterval=2))
+        with _one_thread_each():
+            done = Parallel(count_jobs(jobs), return_as="generator_unordered")(tasks)
+            results = dict(tqdm(done, title, len(image_ids), unit="image", mininterval=2))
     except TerminatedWorkerError as error:
         raise UserError(
             f"{title}: one of its processes was killed, most likely for lack of memory: use fewer by --jobs, then "
@@ -46,7 +50,7 @@ def each_image(
 
 def follow(parent: int, work: Callable[..., Result], *values: Any) -> Result:
     """Return `work(*values)`; if this is a child of the process `parent`, it ends from now on when that does."""
-    _watch(parent)
+    _settle(parent)
     return work(*values)
 
 
@@ -59,11 +63,24 @@ def _numbered(number: int, work: Callable[..., Result], *values: Any) -> tuple[i
     return number, work(*values)
 
 
+def _one_thread_each() -> AbstractContextManager[object]:
+    """Have the processes that joblib starts in this block compute with one thread each.
+
+    Its own choice lets them share all cores, or have as many threads each as OMP_NUM_THREADS says.
+    """
+    starts_processes = get_active_backend()[0].supports_inner_max_num_threads
+    return parallel_config("loky", inner_max_num_threads=1) if starts_processes else nullcontext()
+
+
 @cache
-def _watch(parent: int) -> None:
-    """Watch the process `parent` in a thread, if this is a child of it; a killed one cannot end its children."""
+def _settle(parent: int) -> None:
+    """Watch the process `parent` in a thread, if this is a child of it; a killed one cannot end its children.
+
+    And compute with one thread: the others of a machine have processes of their own.
+    """
     if os.getppid() != parent:
         return
+    use_threads(1)
 
     def watch() -> None:
         while os.getppid() == parent:

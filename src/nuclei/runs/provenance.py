@@ -8,6 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from nuclei.runs.cores import count_cores
+
 PACKAGES = (
     "torch",
     "timm",
@@ -22,7 +24,8 @@ PACKAGES = (
 def provenance() -> dict[str, Any]:
     """Return the commit, its dirty flag, versions and machine that a result was made with; None for what is unknown.
 
-    threads: those that one operation of torch may use, if this process has loaded it.
+    cpus: of the machine; cores: those that this process may use; threads: those of one operation of torch, if this
+    process has loaded it.
     """
     status, torch = ask_git("status", "--porcelain"), sys.modules.get("torch")
     return {
@@ -30,6 +33,7 @@ def provenance() -> dict[str, Any]:
         "dirty": None if status is None else bool(status),
         "python": platform.python_version(),
         "cpus": os.cpu_count(),
+        "cores": count_cores(),
         "threads": torch.get_num_threads() if torch else None,
         "processor": name_processor(),
         "versions": {package: find_version(package) for package in PACKAGES},
@@ -39,7 +43,7 @@ def provenance() -> dict[str, Any]:
 def ask_git(*words: str) -> str | None:
     """Return what git answers in the current folder; None outside a repository and where git is not installed."""
     try:
-        done = subprocess.run(["git", *words], capture_output=True, text=True)
+        done = subprocess.run(["git", *words], capture_output=True, text=True, errors="replace")
     except OSError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None

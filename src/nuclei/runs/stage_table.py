@@ -18,9 +18,16 @@ class StageEntry:
 
 # Each is a module of nuclei.stages with a function `main(run, config, options)`.
 STAGES = {
-    "download": StageEntry("fetch the official archives into --data, where they are missing", "data"),
+    "download": StageEntry(
+        "fetch the official archives, and the external data sets that the config names, into --data, where missing",
+        "data",
+    ),
     "prepare": StageEntry("decode the official archives into images, label images and a manifest", "data"),
+    "external": StageEntry(
+        "prepare the external data sets that the config names, and leave out copies of the competition's images", "data"
+    ),
     "folds": StageEntry("find mosaics and deal the training images into folds", "data"),
+    "novelty": StageEntry("measure the training images, so that unlike ones are known later", "data"),
     "crops": StageEntry(
         "make the training crops that the folds share, where the config asks for a pool of them", "training"
     ),
@@ -34,6 +41,9 @@ STAGES = {
         "decode maps by components and by watershed, thresholds tuned on the other folds", "post-processing"
     ),
     "candidates": StageEntry("cut maps into nested candidates and measure their features", "post-processing"),
+    "outside": StageEntry(
+        "cut candidates of external images from the maps of networks that never learned from them", "post-processing"
+    ),
     "score": StageEntry(
         "train LightGBM on the candidates, by the networks' folds, and score all candidates", "post-processing"
     ),

@@ -4,19 +4,19 @@ Augmentation costs a core milliseconds a crop, and a GPU with a small network ta
 serves all folds but its own, and the crops of a run serve every other run that asks for the same ones.
 """
 
-import os
-
 import numpy as np
 from numpy.lib.format import open_memmap
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from nuclei.config.schema import Config
-from nuclei.inference.bundle import find_published
+from nuclei.inference.bundle import has_networks
 from nuclei.networks.hardware import single_thread
 from nuclei.runs.cache import stage
-from nuclei.runs.files import atomic, read_table
-from nuclei.runs.layout import Dataset, Options, Run, read_pairs
+from nuclei.runs.cores import count_jobs
+from nuclei.runs.files import atomic
+from nuclei.runs.layout import Dataset, Options, Run, add_external, read_training_pairs
+from nuclei.stages.external import external_inputs
 from nuclei.training.crops import Crops, make_source, pool_settings
 
 VERSION = 1
@@ -25,17 +25,13 @@ BATCH = 32
 
 def main(run: Run, config: Config, options: Options) -> None:
     dataset, channels, size = Dataset(config.data, run.folder.parent), config.model.channels, config.train.crop_px
-    networks = [
-        run.meta(f"train_fold{fold}").is_file() or (options.published and find_published(config, dataset, fold))
-        for fold in dataset.list_folds()
-    ]
-    if all(networks) and not options.force:
+    if has_networks(run, config, dataset, options.published) and not options.force:
         print(f"{run.name} crops: not needed, the networks are there", flush=True)
         return
     with stage(
         run.meta("crops"),
         pool_settings(config),
-        dataset.inputs(),
+        dataset.inputs() | external_inputs(dataset),
         [run.crops],
         options.force,
         version=VERSION,
@@ -44,12 +40,12 @@ def main(run: Run, config: Config, options: Options) -> None:
         if not needed:
             return
         n = config.train.pool
-        table = read_table(dataset.folds)
-        pairs = read_pairs(dataset, table["image_id"], config.model.min_side_px)
-        source = make_source(pairs, table, config.train, by_fold=True)
+        table = dataset.read_fold_table()
+        external = dataset.external_table()
+        pairs = read_training_pairs(dataset, table, external, config.model.min_side_px)
+        source = make_source(pairs, add_external(table, external), config.train, by_fold=True)
         crops = Crops(source, config.model, config.train, n, config.train.seed)
-        jobs = (os.cpu_count() or 1) if options.jobs < 0 else options.jobs
-        loader = DataLoader(crops, BATCH, num_workers=jobs, worker_init_fn=single_thread)
+        loader = DataLoader(crops, BATCH, num_workers=count_jobs(options.jobs), worker_init_fn=single_thread)
         with (
             atomic(run.crops / "images.npy") as image_path,
             atomic(run.crops / "targets.npy") as target_path,

@@ -3,14 +3,14 @@
 from functools import partial
 from pathlib import Path
 
-from nuclei.config.load import load_config
 from nuclei.config.schema import Config
+from nuclei.data.fold_table import read_folds
 from nuclei.data.folds import match_folds
 from nuclei.errors import UserError
 from nuclei.networks.maps import blend, dequantise, quantise
 from nuclei.runs.cache import Part, link_outputs, recorded_inputs, stage
-from nuclei.runs.files import file_hash, read_arrays, read_table, write_arrays
-from nuclei.runs.layout import Dataset, Options, Run, find_fingerprint, find_meta
+from nuclei.runs.files import file_hash, read_arrays, write_arrays
+from nuclei.runs.layout import Dataset, Options, Run, find_fingerprint, find_meta, read_config
 from nuclei.runs.parallel import each_image
 
 VERSION = 1
@@ -50,7 +50,7 @@ def main(run: Run, config: Config, options: Options) -> None:
 def check_member(member: Run, config: Config, folds: str) -> None:
     """Raise UserError if a member has no maps yet, or has those of other data or of other folds."""
     theirs_folds = recorded_inputs(find_meta(member, "maps"), "oof")["folds"]
-    data = load_config(member.config).data
+    data = read_config(member).data
     for key in ("dataset", "only_folds", "unseen"):
         ours, theirs = getattr(config.data, key), getattr(data, key)
         if ours != theirs:
@@ -60,7 +60,7 @@ def check_member(member: Run, config: Config, folds: str) -> None:
     try:  # finer folds will do: each network of the member has seen no less of the other folds, and nothing of its own
         if theirs_folds != file_hash(Path(data.folds)):
             raise UserError(f"{data.folds} has changed since")
-        match_folds(read_table(Path(data.folds)), read_table(Path(config.data.folds)))
+        match_folds(read_folds(Path(data.folds)), read_folds(Path(config.data.folds)))
     except (ValueError, OSError) as error:
         raise UserError(
             f"member {member.name} was trained on other folds than {config.data.folds}: its out-of-fold maps would "

@@ -8,15 +8,15 @@ import pandas as pd
 from nuclei.config.schema import Config
 from nuclei.data.competition import SOLUTIONS
 from nuclei.decoding.methods import list_steps, plain_methods
-from nuclei.evaluation.metric import count_errors, score_image
-from nuclei.evaluation.submission import SCORE_COLUMNS, read_solution, read_submission, score_submission
-from nuclei.evaluation.summary import compare_steps, format_score, summarise
+from nuclei.evaluation.submission import read_solution, read_submission, score_submission
+from nuclei.evaluation.summary import compare_steps, format_score, score_labels, summarise
 from nuclei.runs.cache import fingerprint, stage
 from nuclei.runs.files import file_hash, read_json, read_labels, read_table, write_json, write_table
 from nuclei.runs.layout import Dataset, Options, Run, find_fingerprint
 from nuclei.runs.parallel import each_image
+from nuclei.runs.rehearsal import is_made, rehearses
 
-VERSION = 1
+VERSION = 2
 
 
 def main(run: Run, config: Config, options: Options) -> None:
@@ -27,7 +27,7 @@ def main(run: Run, config: Config, options: Options) -> None:
         if dataset.solution(name).is_file() and run.submission(split).is_file()
     }
     members = [Run(name, run.folder.parent) for name in config.members]
-    members = [member for member in members if member.meta("evaluate").is_file()]
+    members = [member for member in members if is_made(member.meta("evaluate"))]
     inputs = {"instances": find_fingerprint(run, "instances", "oof")}
     if plain_methods(config):
         inputs["plain"] = fingerprint(run.meta("plain"))
@@ -52,7 +52,8 @@ def main(run: Run, config: Config, options: Options) -> None:
                 write_table(run.per_image(split), scores)
                 metrics[path.stem] = summarise(scores)
             write_json(run.metrics, metrics)
-    print(describe(run), flush=True)
+    if not rehearses():
+        print(describe(run, dataset.is_synthetic), flush=True)
 
 
 def score_out_of_fold(run: Run, config: Config, dataset: Dataset, options: Options) -> pd.DataFrame:
@@ -62,7 +63,8 @@ def score_out_of_fold(run: Run, config: Config, dataset: Dataset, options: Optio
         table["image_id"].tolist(), partial(score_one, run, dataset), f"{run.name} evaluate", options.jobs
     )
     scores = pd.DataFrame(rows)
-    table = table[["image_id", "group", "cluster", "fold"]].merge(scores, on="image_id")
+    kind = ["kind"] if "kind" in table else []  # of a fold table that keeps kinds together
+    table = table[["image_id", "group", "cluster", *kind, "fold"]].merge(scores, on="image_id")
     for method in plain_methods(config):
         plain = read_table(run.plain / f"{method}.csv").rename(columns={"score": method})
         table = table.merge(plain, on="image_id")
@@ -73,11 +75,7 @@ def score_one(run: Run, dataset: Dataset, image_id: str) -> dict[str, Any]:
     """Score the instances of one image and count its errors: a row of per_image.csv."""
     paths = dataset.labels(image_id), run.instances("oof") / f"{image_id}.png"
     truth, prediction = (read_labels(path) for path in paths)
-    score, precision = score_image(truth, prediction)
-    counts = {"n_true": int(truth.max()), "n_pred": int(prediction.max())}
-    return (
-        dict(zip(SCORE_COLUMNS, [image_id, score, *precision], strict=True)) | counts | count_errors(truth, prediction)
-    )
+    return {"image_id": image_id} | score_labels(truth, prediction)
 
 
 def compare(run: Run, config: Config, table: pd.DataFrame, members: list[Run]) -> list[dict[str, Any]]:
@@ -95,10 +93,12 @@ def compare(run: Run, config: Config, table: pd.DataFrame, members: list[Run]) -
     return compare_steps(steps, table["group"].to_numpy())
 
 
-def describe(run: Run) -> str:
-    """Say the scores of metrics.json in a line each."""
+def describe(run: Run, synthetic: bool = False) -> str:
+    """Say the scores of metrics.json in a line each; of synthetic images, that they are."""
     metrics = read_json(run.metrics)
     names = {"oof": "out-of-fold", **{name: name for name in SOLUTIONS.values() if name in metrics}}
+    if synthetic:
+        names = {key: "synthetic test" if key != "oof" else "synthetic out-of-fold" for key in names}
     return "\n".join(
         f"{run.name}: {said} score {format_score(metrics[key]['score'], spelled_out=True)} "
         f"of {metrics[key]['n_images']} images"

@@ -11,11 +11,11 @@ from nuclei.inference.predictions import write_prediction
 from nuclei.inference.predictor import choose_jobs, load_once, predict_image, stamp
 from nuclei.runs.cache import Part, fingerprint, stage
 from nuclei.runs.files import read_image
-from nuclei.runs.layout import Dataset, Options, Run
+from nuclei.runs.layout import Dataset, Options, Run, name_fold
 from nuclei.runs.parallel import each_image
 
 VERSION = 1
-Networks = tuple[Path, str, tuple[int, ...], tuple[int, ...]]  # arguments of load_once
+Networks = tuple[Path, str, tuple[int | None, ...], tuple[int, ...]]  # arguments of load_once
 
 
 def main(run: Run, config: Config, options: Options) -> None:
@@ -23,10 +23,12 @@ def main(run: Run, config: Config, options: Options) -> None:
     table = dataset.read_folds()
     folds = sorted(table["fold"].unique().tolist())
     splits = dataset.splits()
+    whole = config.predict.new_images == "whole"
+    trained: list[int | None] = [*folds, *([None] if whole else [])]
     with stage(
         run.meta("predict"),
         {"predict": config.predict.record(), "images": dataset.choice()},
-        {f"fold{fold}": fingerprint(run.meta(f"train_fold{fold}")) for fold in folds},
+        {name_fold(fold): fingerprint(run.meta(f"train_{name_fold(fold)}")) for fold in trained},
         [run.folder / "maps", run.folder / "detections"],
         options.force,
         version=VERSION,
@@ -34,15 +36,16 @@ def main(run: Run, config: Config, options: Options) -> None:
         share=True,
     ) as needed:
         fold_of = dict(zip(table["image_id"], table["fold"], strict=True))
-        networks = run.folder, config.model_dump_json(), tuple(folds), stamp(run.folder.parent)
+        networks = run.folder, config.model_dump_json(), tuple(trained), stamp(run.folder.parent)
+        new = {"folds": folds, "first": folds[:1], "whole": [None]}[config.predict.new_images]
         for split in needed:
-            chosen = [[fold_of[i]] if split == "oof" else folds for i in splits[split]]
+            chosen = [[fold_of[i]] if split == "oof" else new for i in splits[split]]
             work = partial(predict_one, run, dataset, config, split, networks)
             each_image(splits[split], work, f"{run.name} predict {split}", choose_jobs(options.jobs), chosen)
 
 
 def predict_one(
-    run: Run, dataset: Dataset, config: Config, split: str, networks: Networks, image_id: str, folds: list[int]
+    run: Run, dataset: Dataset, config: Config, split: str, networks: Networks, image_id: str, folds: list[int | None]
 ) -> None:
     """Predict one image by the networks of some folds, which are load_once(*networks), and write its maps."""
     path = run.maps(split) / f"{image_id}.npz"

@@ -37,6 +37,7 @@ def main(run: Run, config: Config, options: Options) -> None:
     solutions = {name: dataset.solution(name) for name in SOLUTIONS.values() if name in found}
     parts |= {name: Part({name: source_hash(found[name])}, [path]) for name, path in solutions.items()}
     outputs = [dataset.folder / "images", dataset.folder / "labels", dataset.manifest, *solutions.values()]
+    check_mark(dataset)
     # The manifest has rows of every split: without it none can be kept.
     force = options.force or (dataset.meta.is_file() and not dataset.manifest.is_file())
     with stage(dataset.meta, {}, {}, outputs, force, version=VERSION, parts=parts) as needed:
@@ -57,6 +58,16 @@ def main(run: Run, config: Config, options: Options) -> None:
             write_table(dataset.manifest, manifest_table(rows))
         for name in filter(solutions.__contains__, needed):
             write_bytes(solutions[name], found[name].read_bytes())
+
+
+def check_mark(dataset: Dataset) -> None:
+    """Raise UserError if there are images where the data are to be, but nothing that says that this stage made them."""
+    for path in (dataset.folder / "images", dataset.folder / "labels"):
+        if path.exists() and not (dataset.meta.parent.is_dir() or dataset.manifest.is_file()):
+            raise UserError(
+                f"{path} was not made by this stage, and would be replaced: move it away, or give data.dataset another "
+                "name"
+            )
 
 
 def list_images(dataset: Dataset, split: str) -> list[Path]:

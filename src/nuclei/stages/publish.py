@@ -13,30 +13,49 @@ from nuclei.report.readme import run_blocks, scores_line
 from nuclei.report.sections import overview_picture
 from nuclei.runs.cache import fingerprint
 from nuclei.runs.files import read_json, read_table, write_bytes, write_json
-from nuclei.runs.layout import Options, Run
+from nuclei.runs.layout import Options, Run, counterpart
+from nuclei.runs.locks import publishing
 
 ENSEMBLES = Path("ensembles")
-KEPT = ("seconds", "commit", "dirty", "cpus", "processor", "python", "versions", "settings", "fingerprint")
+UNSEEN = "metrics_unseen_kinds.json"  # of the run's counterpart on folds by kind
+KEPT = (
+    *("seconds", "commit", "dirty", "cpus", "threads", "processor", "python", "versions", "settings", "fingerprint"),
+    "external",
+)
 
 
 def main(run: Run, config: Config, options: Options) -> None:
     folder = ENSEMBLES / run.name
     for stage in ("evaluate", "submit"):
         fingerprint(run.meta(stage))
+    with publishing(run.folder.parent):
+        publish(run, config, folder)
+
+
+def publish(run: Run, config: Config, folder: Path) -> None:
+    """Copy the results of a run to a folder of ENSEMBLES, and write the blocks that tell of it."""
     members = [Run(name, run.folder.parent) for name in config.members]
     copies = {run.metrics: "metrics.json", run.per_image("oof"): "per_image.csv"}
-    copies |= {member.metrics: f"metrics_{member.name}.json" for member in members}
+    scored = [member for member in members if member.metrics.is_file()]
+    copies |= {member.metrics: f"metrics_{member.name}.json" for member in scored}
+    unseen = counterpart(run)
+    copies |= {path: name for path, name in ((unseen.metrics, UNSEEN),) if path.is_file()}
     optional = (run.report / "figures/pipeline.png", run.report / "report.html", run.writeup / "writeup.html")
     copies |= {path: path.name for path in optional if path.is_file()}
     for path, name in copies.items():
         write_bytes(folder / name, path.read_bytes())
     write_json(folder / "made.json", {one.name: read_metas(one) for one in (*members, run)})
-    compressed = gzip.compress(run.submission("test").read_bytes(), 9, mtime=0)
-    write_bytes(folder / "submission_stage1_test.csv.gz", compressed)
+    submissions = {"submission_stage1_test": run.submission("test")}
+    for growth in config.submit.growths:
+        path = run.submission("test", growth)
+        submissions[path.stem.replace("submission", "stage1_test")] = path
+    for name, path in submissions.items():
+        write_bytes(folder / f"{name}.csv.gz", gzip.compress(path.read_bytes(), 9, mtime=0))
     picture = overview_picture(RunReader(run, config))
     write_bytes(folder / f"{picture.name}.png", picture.png)
     published = {path.parent.name: read_published(path.parent) for path in sorted(ENSEMBLES.glob("*/metrics.json"))}
-    scores = {"scores": scores_line(((name, *files) for name, files in published.items()), read_stage1())}
+    everything = ((name, *files) for name, files in published.items())
+    scores = {"scores": scores_line(everything, read_stage1(), read_unseen())}
     places = write_blocks(run_blocks(run.name, *published[run.name]) | scores)
     print(write_bundle(run, folder))
     print(f"{folder} and the blocks of {' and '.join(map(str, places))} are those of {run.folder}", flush=True)
@@ -46,6 +65,11 @@ def read_stage1() -> pd.DataFrame:
     """Return the scores that submissions for stage1_test got elsewhere; none if there is no such table."""
     path = ENSEMBLES / "stage1_test.csv"
     return read_table(path) if path.is_file() else pd.DataFrame({"run": [], "score": []})
+
+
+def read_unseen() -> dict[str, dict[str, Any]]:
+    """Return the scores on unseen kinds of the published runs that have a counterpart, by the run."""
+    return {path.parent.name: read_json(path) for path in sorted(ENSEMBLES.glob(f"*/{UNSEEN}"))}
 
 
 def read_published(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

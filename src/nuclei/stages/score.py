@@ -18,7 +18,9 @@ from nuclei.candidates.boosters import (
 )
 from nuclei.candidates.features import feature_names, features_table
 from nuclei.config.schema import Config
+from nuclei.data.competition import EXTERNAL_FOLD
 from nuclei.runs.cache import Part, fingerprint, stage
+from nuclei.runs.cores import count_jobs, count_threads
 from nuclei.runs.files import read_arrays, write_arrays, write_bytes, write_json
 from nuclei.runs.layout import Dataset, Options, Run
 
@@ -31,6 +33,7 @@ def main(run: Run, config: Config, options: Options) -> None:
     splits, table = dataset.splits(), dataset.read_folds()
     made_of = {s: fingerprint(run.meta("candidates"), s) for s in splits}
     boosters_of = list(list_boosters(run, config, table).values())
+    outside = {"outside": fingerprint(run.meta("outside"))} if config.scorer.outside else {}
     with stage(
         run.meta("score"),
         {"scorer": config.scorer.record()},
@@ -40,7 +43,7 @@ def main(run: Run, config: Config, options: Options) -> None:
         version=VERSION,
         parts={
             # The boosters learn from the out-of-fold candidates, and score them all.
-            s: Part({"candidates": made_of[s]}, [*boosters_of, run.scorer / "features.json", run.scores(s)])
+            s: Part({"candidates": made_of[s], **outside}, [*boosters_of, run.scorer / "features.json", run.scores(s)])
             if s == "oof"
             else Part({"candidates": made_of[s], "boosters": made_of["oof"]}, [run.scores(s)])
             for s in splits
@@ -49,55 +52,59 @@ def main(run: Run, config: Config, options: Options) -> None:
     ) as needed:
         if not needed:
             return
-        boosters = train_all(run, config, table, options.jobs)
-        everyone = [b for sets in boosters.values() for b in sets]
+        threads = options.jobs if options.jobs > 0 else min(count_threads(), count_jobs(options.jobs))
+        boosters = train_all(run, config, table, threads)
+        new = boosters.pop(None, None) or [b for sets in boosters.values() for b in sets]
         fold_of = dict(zip(table["image_id"], table["fold"], strict=True))
         for split in needed:
             for image_id in tqdm(splits[split], f"{run.name} score {split}", unit="image", mininterval=2):
                 stored = read_arrays(run.candidates(split) / f"{image_id}.npz", ["features"])["features"]
-                chosen = boosters[fold_of[image_id]] if split == "oof" else everyone
-                scores = predict_scores(chosen, features_table(stored, feature_names()))
+                chosen = boosters[fold_of[image_id]] if split == "oof" else new
+                scores = predict_scores(chosen, features_table(stored, feature_names()), threads)
                 write_arrays(run.scores(split) / f"{image_id}.npz", {"scores": scores})
         if "oof" in needed:
-            write_json(run.scorer / "features.json", {"importance": feature_importance(everyone)})
+            write_json(run.scorer / "features.json", {"importance": feature_importance(new)})
 
 
-def list_boosters(run: Run, config: Config, table: pd.DataFrame) -> dict[tuple[int, int], Path]:
-    """Return the files of boosters, by the fold that they never saw and the number of their seed."""
-    return {
-        (fold, seed): run.scorer / f"fold{fold}_seed{seed}.json.gz"
-        for fold in sorted(table["fold"].unique().tolist())
-        for seed in range(config.scorer.seeds)
-    }
+def list_boosters(run: Run, config: Config, table: pd.DataFrame) -> dict[tuple[int | None, int], Path]:
+    """Return the files of boosters, by the fold that they never saw, None for the whole, and their seed's number."""
+    folds = [*sorted(table["fold"].unique().tolist()), *([None] if config.scorer.new_images == "whole" else [])]
+    return {(fold, seed): run.boosters(fold, seed) for fold in folds for seed in range(config.scorer.seeds)}
 
 
-def train_all(run: Run, config: Config, table: pd.DataFrame, jobs: int) -> dict[int, list[Boosters]]:
+def train_all(run: Run, config: Config, table: pd.DataFrame, threads: int) -> dict[int | None, list[Boosters]]:
     """Return fold -> boosters of each seed, from disk where a run that was killed had trained them already."""
     names, paths = feature_names(config.scorer.leave_out), list_boosters(run, config, table)
     if not all(path.is_file() for path in paths.values()):
-        features, iou, fold, weight = read_rows(run, table)
-        for (held_out, seed), path in tqdm(paths.items(), f"{run.name} score: boosters", unit="set"):
+        features, iou, fold, weight = read_rows(run, table, bool(config.scorer.outside))
+        for (held_out, seed), path in tqdm(paths.items(), f"{run.name} score: boosters", unit="set", mininterval=2):
             if path.is_file():
                 continue
-            rows = dict(fold_rows(fold))[held_out]
+            rows = np.ones(len(fold), bool) if held_out is None else dict(fold_rows(fold))[held_out]
             derived = config.scorer.seed + 1000 * seed
-            trained = train_boosters(features.loc[rows, names], iou[rows], weight[rows], config.scorer, derived, jobs)
+            trained = train_boosters(
+                features.loc[rows, names], iou[rows], weight[rows], config.scorer, derived, threads
+            )
             write_bytes(path, pack_boosters(trained))
-    boosters: dict[int, list[Boosters]] = {held_out: [] for held_out, _ in paths}
+    boosters: dict[int | None, list[Boosters]] = {held_out: [] for held_out, _ in paths}
     for (held_out, _), path in paths.items():
         boosters[held_out].append(unpack_boosters(path.read_bytes(), str(path)))
     return boosters
 
 
-def read_rows(run: Run, table: pd.DataFrame) -> Rows:
+def read_rows(run: Run, table: pd.DataFrame, outside: bool) -> Rows:
     """Read the out-of-fold candidates: a table of all features, true IoU, fold and weight [N].
 
-    The metric is a mean over images, so a candidate of a crowded image weighs less; by the root only, since crowded
-    images also teach more.
+    outside: those of external images too, of EXTERNAL_FOLD, from which the boosters of every fold learn. The metric is
+    a mean over images, so a candidate of a crowded image weighs less; by the root only, since crowded images also teach
+    more.
     """
+    paths = [(run.candidates("oof") / f"{i}.npz", k) for i, k in zip(table["image_id"], table["fold"], strict=True)]
+    if outside:
+        paths += [(path, EXTERNAL_FOLD) for path in sorted(run.outside.glob("*.npz"))]
     features, iou, fold, weight = [], [], [], []
-    for image_id, image_fold in zip(table["image_id"], table["fold"], strict=True):
-        arrays = read_arrays(run.candidates("oof") / f"{image_id}.npz", ["features", "iou"])
+    for path, image_fold in paths:
+        arrays = read_arrays(path, ["features", "iou"])
         n = len(arrays["iou"])
         features.append(arrays["features"])
         iou.append(arrays["iou"])

@@ -7,14 +7,22 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from nuclei.candidates.outlines import grow_labels
 from nuclei.candidates.selection import SEARCHES, expected_gain, paint, score_selection
 from nuclei.candidates.table import Candidates
 from nuclei.config.schema import Config
 from nuclei.data.images import encode_labels_png
-from nuclei.decoding.methods import Labels, choose_candidates, is_scored, method_of
+from nuclei.decoding.methods import (
+    Labels,
+    choose_candidates,
+    choose_growth,
+    is_scored,
+    method_of,
+    treats_others,
+)
 from nuclei.decoding.tuning import Setting, Tuned, choose_per_fold
 from nuclei.evaluation.metric import THRESHOLDS
-from nuclei.inference.predictions import read_prediction, read_scored, read_tuned
+from nuclei.inference.predictions import is_other_of, read_prediction, read_scored, read_tuned
 from nuclei.runs.cache import Part, fingerprint, stage
 from nuclei.runs.files import read_arrays, read_json, write_bytes, write_json
 from nuclei.runs.layout import Dataset, Options, Run, find_fingerprint
@@ -36,6 +44,8 @@ def main(run: Run, config: Config, options: Options) -> None:
             if scored
             else {"plain": fingerprint(run.meta("plain")), "maps": find_fingerprint(run, "maps", split)}
         )
+        if treats_others(config.selection):
+            made_of["novelty"] = fingerprint(run.meta("novelty"))
         parts[split] = Part(made_of, [run.instances(split), *([run.tuned] if split == "oof" else [])])
     with stage(
         run.meta("select"),
@@ -58,24 +68,38 @@ def main(run: Run, config: Config, options: Options) -> None:
         tuned = read_tuned(run)
         fold_of = dict(zip(table["image_id"], table["fold"].tolist(), strict=True))
         for split in needed:
-            chosen = [tuned.setting(fold_of[i] if split == "oof" else None) for i in splits[split]]
-            work = partial(write_instances, run, config, split)
-            each_image(splits[split], work, f"{run.name} select {split}", options.jobs, chosen)
+            folds = [fold_of[i] if split == "oof" else None for i in splits[split]]
+            work = partial(write_instances, run, dataset, config, split)
+            settings = [tuned.setting(fold) for fold in folds]
+            each_image(splits[split], work, f"{run.name} select {split}", options.jobs, settings, folds)
 
 
-def write_instances(run: Run, config: Config, split: str, image_id: str, setting: Setting) -> None:
+def write_instances(
+    run: Run, dataset: Dataset, config: Config, split: str, image_id: str, setting: Setting, fold: int | None
+) -> None:
     """Decode one image and write its label image."""
     path = run.instances(split) / f"{image_id}.png"
     if not path.is_file():  # else by a run that was killed
-        write_bytes(path, encode_labels_png(decode_one(run, config, split, image_id, setting)))
+        labels = decode_one(run, dataset, config, split, image_id, setting, fold)
+        write_bytes(path, encode_labels_png(labels))
 
 
-def decode_one(run: Run, config: Config, split: str, image_id: str, setting: Setting) -> Labels:
-    """Return the labels of the best candidates, or of a plain decoding, under what was tuned."""
+def decode_one(
+    run: Run, dataset: Dataset, config: Config, split: str, image_id: str, setting: Setting, fold: int | None
+) -> Labels:
+    """Return the labels of the best candidates, or of a plain decoding, under what was tuned, their outlines moved.
+
+    fold: that which holds the image out; None for a new image.
+    """
+    other = is_other_of(run, config.selection, dataset, image_id, fold)
     if decode := method_of(config).decode:
-        return next(decode(read_prediction(run, split, image_id), config, [setting]))
-    candidates, scores = read_scored(run, split, image_id)
-    return paint(candidates, choose_candidates(candidates, scores, setting, config.selection.search))
+        labels = next(decode(read_prediction(run, split, image_id), config, [setting]))
+    else:
+        candidates, scores = read_scored(run, split, image_id)
+        labels = paint(candidates, choose_candidates(candidates, scores, setting, config.selection, other))
+    if growth := choose_growth(config.selection, other):
+        labels = grow_labels(labels, read_prediction(run, split, image_id).maps["mask"], growth)
+    return labels
 
 
 def tune(run: Run, config: Config, table: pd.DataFrame, options: Options) -> Tuned:

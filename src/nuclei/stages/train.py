@@ -1,6 +1,11 @@
-"""Folds and images -> fold<k>/weights.safetensors: one network per fold, trained on the other folds."""
+"""Folds and images -> fold<k>/weights.safetensors: one network per fold, trained on the other folds.
 
-from collections.abc import Mapping
+And whole/weights.safetensors, trained on all images, where the config applies such a one to new images.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
@@ -14,64 +19,81 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch.utils.tensorboard import SummaryWriter
 
-from nuclei.config.load import load_config
 from nuclei.config.schema import Config
+from nuclei.data.fold_table import read_folds
 from nuclei.data.folds import match_folds
+from nuclei.data.images import enlargement, scale_image
 from nuclei.errors import UserError
 from nuclei.evaluation.metric import score_image
 from nuclei.inference.bundle import find_published
 from nuclei.networks.encoder_decoder import load_weights
 from nuclei.networks.hardware import choose_precision
 from nuclei.networks.kinds import KINDS, build, make_loss
-from nuclei.runs.cache import expected_fingerprint, fingerprint, is_up_to_date, stage
-from nuclei.runs.files import as_json, differences, file_hash, named, read_json, read_table, write_bytes, write_table
-from nuclei.runs.layout import Dataset, Options, Run, read_pair, read_pairs
+from nuclei.networks.tiling import network_forward
+from nuclei.runs.cache import expected_fingerprint, fingerprint, is_up_to_date, read_meta, stage
+from nuclei.runs.cores import count_threads, use_threads
+from nuclei.runs.files import as_json, differences, file_hash, named, read_image, write_bytes, write_table
+from nuclei.runs.layout import (
+    Dataset,
+    Options,
+    Run,
+    add_external,
+    name_fold,
+    read_config,
+    read_pair,
+    read_training_pairs,
+)
+from nuclei.runs.rehearsal import is_made, rehearses
 from nuclei.stages import crops as crops_stage
-from nuclei.training.crops import Crops, Pool, make_source, pool_settings
+from nuclei.stages.external import describe_external, external_inputs
+from nuclei.training.crops import Crops, Pool, add_unlabelled, make_source, pool_settings
 from nuclei.training.engine import Outlets, State, Task, Trainer, all_finite
+from nuclei.training.teacher import Voice, taught_loss
 
 VERSION = 1
+NO_FOLD = 2**16  # seeds the network that learns from all images
 
 
 def main(run: Run, config: Config, options: Options) -> None:
     dataset = Dataset(config.data, run.folder.parent)
-    folds = dataset.list_folds()
+    folds: list[int | None] = [*dataset.list_folds()]
+    if config.predict.new_images == "whole":
+        folds.append(None)
     if options.fold is not None:
         if options.fold not in folds:
-            raise UserError(f"{run.name} has no fold {options.fold}; it has {folds}")
+            raise UserError(f"{run.name} has no fold {options.fold}; it has {dataset.list_folds()}")
         folds = [options.fold]
     settings = config.record_training()
-    inputs = dataset.inputs()
+    published = {fold: find_published(config, dataset, fold) for fold in folds} if options.published else {}
+    metas = [run.meta(f"train_{name_fold(fold)}") for fold in folds] + [meta for meta in published.values() if meta]
+    inputs = dataset.inputs() | external_inputs(dataset, metas)
     if config.train.pool:
         inputs["crops"] = expected_fingerprint("crops", pool_settings(config), inputs, crops_stage.VERSION)
-    starts = find_starts(run, config, dataset) if config.train.start else {}
+    starts = {fold: find_start(run, config, dataset, fold) for fold in folds} if config.train.start else {}
+    teachers = {fold: find_teachers(run, config, dataset, fold) for fold in folds}
+    if config.train.unlabelled:
+        inputs |= {f"unlabelled_{split}": dataset.inputs(split)["data"] for split in dataset.splits() if split != "oof"}
     if not starts and config.model.weights and Path(config.model.weights).is_file():
         inputs["weights"] = file_hash(Path(config.model.weights))
 
-    def inputs_of(fold: int) -> dict[str, str]:
-        return inputs | ({"start": file_hash(starts[fold])} if starts else {})
+    def inputs_of(fold: int | None) -> dict[str, str]:
+        taught = {
+            f"teacher_{teacher.run.name}_{path.parent.name}": file_hash(path)
+            for teacher in teachers[fold]
+            for path in teacher.weights
+        }
+        return inputs | ({"start": file_hash(starts[fold])} if starts else {}) | taught
 
     if (
-        all(is_up_to_date(run.meta(f"train_fold{fold}"), settings, inputs_of(fold), VERSION) for fold in folds)
+        all(is_up_to_date(run.meta(f"train_{name_fold(fold)}"), settings, inputs_of(fold), VERSION) for fold in folds)
         and not options.force
     ):
         print(f"{run.name} train: up to date", flush=True)
         return
-    published = {fold: find_published(config, dataset, fold) for fold in folds} if options.published else {}
-    fabric = Fabric(
-        accelerator="auto",
-        devices=options.devices,
-        precision=choose_precision(config.train.precision),
-        strategy="auto" if options.devices == 1 else "ddp_find_unused_parameters_true",
-    )
-    fabric.launch()
-    for fold in folds:
-        if not fabric.is_global_zero:  # one process keeps the books, and says what it found there
-            if fabric.broadcast(False):
-                train_fold(fabric, run, config, dataset, fold, starts.get(fold))
-            continue
-        with stage(
-            run.meta(f"train_fold{fold}"),
+
+    def guard(fold: int | None) -> AbstractContextManager[list[str]]:
+        return stage(
+            run.meta(f"train_{name_fold(fold)}"),
             settings,
             inputs_of(fold),
             [run.fold(fold)],
@@ -80,47 +102,133 @@ def main(run: Run, config: Config, options: Options) -> None:
             protect=True,
             share=True,
             twin=published.get(fold),
-        ) as needed:
+            notes=describe_external(dataset),
+        )
+
+    if rehearses():
+        for fold in folds:
+            with guard(fold):
+                pass
+        return
+    fabric = Fabric(
+        accelerator="auto",
+        devices=options.devices,
+        precision=choose_precision(config.train.precision),
+        strategy="auto" if options.devices == 1 else "ddp_find_unused_parameters_true",
+    )
+    fabric.launch()
+    if options.devices > 1:  # each is a process, and they share the cores
+        use_threads(max(1, count_threads() // options.devices))
+    if fabric.is_global_zero:
+        each = f" in each of {options.devices} processes" if options.devices > 1 else ""
+        print(f"{run.name} train: {torch.get_num_threads()} threads{each}", flush=True)
+    for fold in folds:
+        if not fabric.is_global_zero:  # one process keeps the books, and says what it found there
+            if fabric.broadcast(False):
+                train_fold(fabric, run, config, dataset, fold, starts.get(fold), teachers[fold])
+            continue
+        with guard(fold) as needed:
             if fabric.broadcast(bool(needed)):
-                train_fold(fabric, run, config, dataset, fold, starts.get(fold))
+                train_fold(fabric, run, config, dataset, fold, starts.get(fold), teachers[fold])
 
 
-def find_starts(run: Run, config: Config, dataset: Dataset) -> dict[int, Path]:
-    """Return the weights that each fold's training starts from: those of train.start that saw nothing of the fold.
+@dataclass(frozen=True)
+class Teacher:
+    """Hold a run whose maps are learned, its weight beside others, and the files of the networks that may be asked."""
 
-    Raises UserError if that run has not trained yet, has networks of another build, or has folds that these cross.
+    run: Run
+    config: Config
+    weights: tuple[Path, ...]
+    weight: float
+
+
+def find_start(run: Run, config: Config, dataset: Dataset, fold: int | None) -> Path:
+    """Return the weights that a fold's training starts from: those of train.start that saw nothing of the fold.
+
+    The network that learns from all images starts from the first of them. Raises UserError as find_weights does, and if
+    that run has networks of another build.
     """
     start = Run(str(config.train.start), run.folder.parent)
-    if not start.config.is_file():
-        raise UserError(f"{run.name} starts from {start.name}, which {start.folder} does not have: train it first")
-    theirs = load_config(start.config)
+    found = find_weights(run, start, dataset, fold)
+    theirs = read_config(start)
     built = [{key: value for key, value in c.model.record().items() if key != "weights"} for c in (theirs, config)]
     if differs := differences(as_json(built[0]), as_json(built[1])):
         raise UserError(f"{run.name} cannot start from {start.name}, whose model differs: {'; '.join(differs)}")
+    return found[0]
+
+
+def find_teachers(run: Run, config: Config, dataset: Dataset, fold: int | None) -> list[Teacher]:
+    """Return the teachers of a fold's network, members of train.teacher if that is an ensemble, none without one.
+
+    Raises UserError as find_weights does, and if a teacher gives other channels.
+    """
+    if not config.train.teacher:
+        return []
+    head = Run(config.train.teacher, run.folder.parent)
+    if not is_made(head.config):
+        raise UserError(f"{run.name} learns from {head.name}, which {head.folder} does not have: run it first")
+    members = read_config(head).members or {head.name: 1.0}
+    teachers = []
+    for name, weight in members.items():
+        teacher = Run(name, run.folder.parent)
+        weights = find_weights(run, teacher, dataset, fold)
+        theirs = read_config(teacher)
+        if theirs.model.channels != config.model.channels or theirs.model.min_side_px != config.model.min_side_px:
+            raise UserError(
+                f"{run.name} cannot learn from {name}: model.channels and model.min_side_px must be the same"
+            )
+        teachers.append(Teacher(teacher, theirs, tuple(weights), weight))
+    return teachers
+
+
+def find_weights(run: Run, other: Run, dataset: Dataset, fold: int | None) -> list[Path]:
+    """Return the weights of another run that saw nothing of a fold of ours; of all its folds for None.
+
+    Raises UserError if that run has not trained yet, or has folds that these cross.
+    """
+    if not is_made(other.config):
+        raise UserError(f"{run.name} builds on {other.name}, which {other.folder} does not have: train it first")
+    theirs = read_config(other)
     try:
-        matched = match_folds(dataset.read_folds(), read_table(Path(theirs.data.folds)))
+        matched = match_folds(dataset.read_folds(), read_folds(Path(theirs.data.folds)))
     except (ValueError, OSError) as error:
         raise UserError(
-            f"{run.name} cannot start from {start.name}: of {dataset.folds} and {theirs.data.folds}, {error}"
+            f"{run.name} cannot build on {other.name}: of {dataset.folds} and {theirs.data.folds}, {error}"
         ) from error
-    for fold in matched.values():
-        fingerprint(start.meta(f"train_fold{fold}"))
-        if read_json(start.meta(f"train_fold{fold}"))["inputs"]["folds"] != file_hash(Path(theirs.data.folds)):
-            raise UserError(f"{start.name} was trained on other folds than {theirs.data.folds} now has: train it again")
-    return {fold: start.fold(other) / "weights.safetensors" for fold, other in matched.items()}
+    chosen = sorted(set(matched.values())) if fold is None else [matched[fold]]
+    for one in chosen:
+        fingerprint(other.meta(f"train_fold{one}"))
+        if read_meta(other.meta(f"train_fold{one}"))["inputs"]["folds"] != file_hash(Path(theirs.data.folds)):
+            raise UserError(f"{other.name} was trained on other folds than {theirs.data.folds} now has: train it again")
+    return [other.fold(one) / "weights.safetensors" for one in chosen]
 
 
-def find_crops(run: Run, config: Config, dataset: Dataset, table: pd.DataFrame, fold: int, seed: int) -> Crops | Pool:
-    """Return the crops that the network of `fold` learns from, of the other folds of a fold table."""
+def find_crops(
+    run: Run, config: Config, dataset: Dataset, table: pd.DataFrame, fold: int | None, seed: int
+) -> Crops | Pool:
+    """Return the crops that the network of `fold` learns from, of the other folds of a fold table; None: of all."""
     n = config.train.steps * config.train.batch_size
     if config.train.pool:
         fingerprint(run.meta("crops"))  # which says so where there are none
         images, targets, fold_of = (map_array(run.crops / f"{name}.npy") for name in ("images", "targets", "folds"))
-        rows = np.flatnonzero(fold_of != fold)
+        rows = np.flatnonzero(np.ones(len(fold_of), bool) if fold is None else fold_of != fold)
+        if not len(rows):
+            raise UserError(
+                f"{run.name}: of train.pool {len(fold_of)} crops none is left without fold {fold}: raise it"
+            )
         return Pool(images, targets, rows, config.train, n, seed)
-    table = table[table["fold"] != fold]
-    pairs = read_pairs(dataset, table["image_id"], config.model.min_side_px)
-    return Crops(make_source(pairs, table, config.train), config.model, config.train, n, seed)
+    table, external = table if fold is None else table[table["fold"] != fold], dataset.external_table()
+    pairs = read_training_pairs(dataset, table, external, config.model.min_side_px, config.train.scale)
+    source = make_source(pairs, add_external(table, external), config.train)
+    if config.train.unlabelled:
+        unseen = [image_id for split, ids in dataset.splits().items() if split != "oof" for image_id in ids]
+        more = (read_image(dataset.image(image_id)) for image_id in unseen)
+        scaled = (
+            scale_image(image, enlargement(image.shape, config.model.min_side_px) * config.train.scale)
+            for image in more
+        )
+        source = add_unlabelled(source, scaled, config.train.unlabelled)
+    return Crops(source, config.model, config.train, n, seed)
 
 
 def map_array(path: Path) -> NDArray[Any]:
@@ -130,12 +238,23 @@ def map_array(path: Path) -> NDArray[Any]:
         return array
 
 
-def train_fold(fabric: Fabric, run: Run, config: Config, dataset: Dataset, fold: int, start: Path | None) -> None:
-    """Train the network that never sees `fold`: resume from last.ckpt if it exists, else begin from `start`, if any."""
+def train_fold(
+    fabric: Fabric,
+    run: Run,
+    config: Config,
+    dataset: Dataset,
+    fold: int | None,
+    start: Path | None,
+    teachers: Sequence[Teacher],
+) -> None:
+    """Train the network that never sees `fold`: resume from last.ckpt if it exists, else begin from `start`, if any.
+
+    fold None: the network that sees all images; what it is then scored on while it learns, it learns from.
+    """
     fabric.barrier()  # what an earlier run left has been cleared by now
-    table = read_table(dataset.folds)
-    folder, held_out = run.fold(fold), table[table["fold"] == fold]
-    seed = int(np.random.default_rng([config.train.seed, fold]).integers(2**31))
+    table = dataset.read_fold_table()
+    folder, held_out = run.fold(fold), table if fold is None else table[table["fold"] == fold]
+    seed = int(np.random.default_rng([config.train.seed, NO_FOLD if fold is None else fold]).integers(2**31))
     crops = find_crops(run, config, dataset, table, fold, seed)
     torch.manual_seed(seed)
     network = build(config.model, None if start else config.model.weights)
@@ -159,8 +278,13 @@ def train_fold(fabric: Fabric, run: Run, config: Config, dataset: Dataset, fold:
         write_bytes(checkpoint, buffer.getvalue())
 
     writer = open_tensorboard(folder / "tensorboard", resume) if fabric.is_global_zero else None
-    task = Task(network.to(memory_format=torch.channels_last), crops, make_loss(config.model, config.train), evaluate)
-    outlets = Outlets(save, f"{run.name} fold {fold}", writer.add_scalar if writer else None)
+    loss_of = make_loss(config.model, config.train)
+    if teachers:
+        loss_of = taught_loss(loss_of, load_voices(fabric, teachers), config.train.scale, config.train.teacher_share)
+    task = Task(network.to(memory_format=torch.channels_last), crops, loss_of, evaluate)
+    outlets = Outlets(
+        save, f"{run.name} {'whole' if fold is None else f'fold {fold}'}", writer.add_scalar if writer else None
+    )
     state = Trainer(fabric, task, config.train, outlets).fit(resume)
     if writer:
         writer.close()
@@ -169,6 +293,18 @@ def train_fold(fabric: Fabric, run: Run, config: Config, dataset: Dataset, fold:
         write_table(folder / "history.csv", pd.DataFrame(state["history"]))
         checkpoint.unlink()  # its optimiser state is five times the weights
     fabric.barrier()
+
+
+def load_voices(fabric: Fabric, teachers: Sequence[Teacher]) -> list[Voice]:
+    """Load the networks of teachers onto `fabric`'s device."""
+    voices = []
+    for teacher in teachers:
+        networks = [build(teacher.config.model, None) for _ in teacher.weights]
+        for network, path in zip(networks, teacher.weights, strict=True):
+            load_weights(network, path, str(teacher.run.config))
+        forwards = [network_forward(fabric, fabric.to_device(network.eval())) for network in networks]
+        voices.append(Voice(forwards, teacher.config.predict, teacher.weight))
+    return voices
 
 
 def read_checkpoint(path: Path) -> State:

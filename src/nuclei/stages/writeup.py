@@ -6,8 +6,9 @@ from nuclei.report.writeup import writeup_blocks
 from nuclei.runs.cache import fingerprint, stage
 from nuclei.runs.files import file_hash
 from nuclei.runs.layout import Options, Run, comparison
+from nuclei.runs.rehearsal import rehearses
 
-VERSION = 1
+VERSION = 2
 
 
 def main(run: Run, config: Config, options: Options) -> None:
@@ -19,6 +20,9 @@ def main(run: Run, config: Config, options: Options) -> None:
     with stage(run.meta("writeup"), settings, inputs, [folder], options.force, version=VERSION) as needed:
         if not needed:
             return
-        title = f"{run.name}: a solution of the 2018 Data Science Bowl"
-        write_page(folder, "writeup", title, list(writeup_blocks(RunReader(run, config))))
-    print(f"{run.name}: {folder / 'writeup.html'}", flush=True)
+        reader = RunReader(run, config)
+        synthetic = reader.dataset.is_synthetic
+        subject = "a trial on synthetic images" if synthetic else "a solution of the 2018 Data Science Bowl"
+        write_page(folder, "writeup", f"{run.name}: {subject}", list(writeup_blocks(reader)))
+    if not rehearses():
+        print(f"{run.name}: {folder / 'writeup.html'}", flush=True)

@@ -12,32 +12,55 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from nuclei.config.schema import Config, ModelConfig, TrainConfig
+from nuclei.data.competition import EXTERNAL_FOLD
 from nuclei.training.augment import Image, Labels, Pair, augment, leave_out, turn
 from nuclei.training.targets import make_targets
+
+UNLABELLED = -2  # the fold, as it were, of images without masks: no other image is in a mosaic with them
 
 
 @dataclass(frozen=True)
 class Source:
     """The K images that crops are cut from: each with its labels, its weight in the draw, and its fold.
 
-    The other images of a mosaic are of the same fold as its first.
+    The other images of a mosaic are of the same fold as its first. External images are of the fold EXTERNAL_FOLD, which
+    no network holds out. The last `n_unlabelled` images have no truth: their labels are empty, and they are in mosaics
+    of their own alone.
     """
 
     images: Sequence[Image]
     labels: Sequence[Labels]
     weights: NDArray[np.float64]
     folds: NDArray[np.int64]
+    n_unlabelled: int = 0
 
 
 def make_source(pairs: Iterable[Pair], table: pd.DataFrame, train: TrainConfig, by_fold: bool = False) -> Source:
     """Return the images of a fold table as a Source; by_fold: no crop is to have content of two folds.
 
     pairs: the table's images, uint8 [H, W, 3], and labels, uint16 [H, W], enlarged as the config asks, in its order.
+    The weights of external images count whatever the sampling.
     """
     images, labels = zip(*pairs, strict=True)
-    weights = table["weight"].to_numpy() if train.sampling == "balanced" else np.ones(len(table))
+    as_given = (table["fold"] == EXTERNAL_FOLD) | (train.sampling == "balanced")
+    weights = np.where(as_given, table["weight"], 1.0)
     folds = table["fold"].to_numpy() if by_fold else np.zeros(len(table), int)
     return Source(images, labels, weights, folds)
+
+
+def add_unlabelled(source: Source, images: Iterable[Image], share: float) -> Source:
+    """Return a source with images without masks, uint8 [H, W, 3], beside its own, which get a share of the draws."""
+    more = list(images)
+    if not more:
+        return source
+    weight = source.weights.sum() * share / (1 - share) / len(more)
+    return Source(
+        [*source.images, *more],
+        [*source.labels, *(np.zeros(image.shape[:2], np.uint16) for image in more)],
+        np.append(source.weights, np.full(len(more), weight)),
+        np.append(source.folds, np.full(len(more), UNLABELLED)),
+        len(more),
+    )
 
 
 def draw_images(weights: NDArray[np.float64], n: int, seed: int, block: int = 4096) -> NDArray[np.int64]:
@@ -57,7 +80,7 @@ def draw_images(weights: NDArray[np.float64], n: int, seed: int, block: int = 40
 
 class Crops(Dataset[tuple[Tensor, Tensor]]):
     """Give n augmented crops: image uint8 [3, S, S] and targets float16 [C, S, S] or, without channels, labels int32
-    [1, S, S].
+    [1, S, S]. Targets of images without truth are NaN.
 
     Crop i depends on the seed and i alone, whatever process makes it and however many follow, so a training resumed
     at crop i sees what an uninterrupted one would have seen. `fold_of` int64 [n]: the fold of each crop. Raises
@@ -85,6 +108,8 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
         first = self.order[i]
         image, ids = augment(images[first], labels[first], self.groups, self.crop_px, rng, draw_partner)
         targets = make_targets(ids, self.channels).astype(np.float16) if self.channels else ids[None]
+        if first >= len(images) - self.source.n_unlabelled:
+            targets = np.full_like(targets, np.nan)
         return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), torch.from_numpy(targets)
 
 
@@ -125,4 +150,5 @@ def pool_settings(config: Config) -> dict[str, Any]:
     settings = {
         key: getattr(config.train, key) for key in ("pool", "crop_px", "augment", "leave_out", "sampling", "seed")
     }
-    return settings | {"channels": config.model.channels, "min_side_px": config.model.min_side_px}
+    settings |= {"channels": config.model.channels, "min_side_px": config.model.min_side_px}
+    return settings | config.data.record_external()

@@ -187,6 +187,7 @@ class Trainer:
                 self.checkpoint()
                 bar.update()
                 if self.is_over:
+                    bar.total = bar.n  # where time has ended the training, its steps are all there are
                     break
                 self.clock = time.thread_time()
         return self.snapshot()

@@ -131,7 +131,7 @@ def check_channels(names: Iterable[str]) -> None:
 def make_targets(labels: Labels, channels: tuple[str, ...]) -> NDArray[np.float32]:
     """Stack the targets of `channels`: labels int [H, W], 0..65535 -> float32 [C, H, W].
 
-    Raises ValueError on an unknown channel or a label out of range.
+    Raises UserError on an unknown channel, and ValueError on a label out of range.
     """
     check_channels(channels)
     return np.stack([TARGETS[channel].make(labels) for channel in channels])

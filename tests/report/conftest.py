@@ -1,0 +1,13 @@
+"""Reports of these tests draw every step of a few images only, which takes most of a report's time."""
+
+import pytest
+
+from nuclei.report import browser
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_cases():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(browser, "N_WORST", 2)
+        patch.setattr(browser, "N_BEST", 1)
+        yield
