@@ -11,6 +11,7 @@ from small_project import run_one, write_project
 
 from nuclei.config.load import load_config
 from nuclei.errors import UserError
+from nuclei.inference.predictions import read_training
 from nuclei.pipeline import list_runs, list_stages, run_stage
 from nuclei.runs.files import read_arrays, read_image
 from nuclei.runs.layout import Dataset, Options, Run
@@ -86,3 +87,16 @@ def test_a_run_that_learned_from_the_set_cannot_say_how_unseen_images_fare(here)
 
 def test_a_run_without_it_has_no_such_stage():
     assert "outside" not in list_stages(load_config(Path(__file__).parents[2] / "configs/mobilenetv2.yaml"))
+
+
+@pytest.mark.usefixtures("here")
+def test_images_like_the_external_ones_are_not_new_to_what_learned_from_them():
+    dataset = Dataset(load_config(CONFIG).data)
+    table = dataset.external_table()
+    images = [read_image(dataset.external("ours").image(i)) for i in table["image_id"]]
+    taught, plain = (read_training(Run(name)) for name in ("taught", "small"))
+    assert len(taught.folds) == len(plain.folds) + len(images)
+    assert [taught.novelty(fold)(image) for fold in (None, 0) for image in images] == pytest.approx(
+        [0] * 2 * len(images)
+    )
+    assert min(plain.novelty()(image) for image in images) > 0

@@ -119,7 +119,8 @@ def named(path: Path, maker: str | None = None) -> Iterator[None]:
         if (isinstance(error, OSError) and error.filename) or (isinstance(error, UserError) and not maker):
             raise
         # What a decoder says already names the file, and another fix.
-        said = "" if isinstance(error, UserError) else f" ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
+        kind = type(error).__name__ if type(error).__name__ != "error" else type(error).__module__  # such as zlib's
+        said = "" if isinstance(error, UserError) else f" ({kind}: {str(error).partition(chr(10))[0]})"
         raise UserError(
             f"{path} is damaged, or no {path.suffix.lstrip('.').upper()} file{said}: delete it and run "
             f"{maker or 'the stage that makes it'} again"
