@@ -106,7 +106,7 @@ def kinds_table(
     rows = []
     for kind, own in folds.groupby("kind"):
         fold = int(own["fold"].iloc[0])
-        others = distance.loc[kind, sorted(folds.loc[folds["fold"] != fold, "kind"].unique())]
+        others = distance[kind][sorted(folds.loc[folds["fold"] != fold, "kind"].unique())]  # it is symmetric
         sizes = pd.Series([f"{h}x{w}" for h, w in (shapes[i] for i in own["image_id"])])
         rows.append(
             {
