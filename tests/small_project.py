@@ -8,7 +8,11 @@ from pathlib import Path
 import yaml
 
 from nuclei.pipeline import list_runs, list_stages, run_stage
+from nuclei.report import browser
 from nuclei.runs.layout import Options
+
+# Every step of an image takes a second to draw: a report of these projects shows those of two images, and of each type.
+browser.N_WORST = browser.N_BEST = 1
 
 SMALL: dict[str, dict] = {
     "data": {"dataset": "demo", "folds": "runs/data/demo/folds.csv", "n_folds": 2},

@@ -17,6 +17,7 @@ STAGE_FILES = [name for name in MODULES if name.startswith("stages/")]
 # `nuclei.runs` is the disk: everything that may not import it is pure.
 MAY_IMPORT = {
     "errors": set(),
+    "limits": {"errors"},
     "config.schema": set(),
     "config": {"config.schema"},
     "evaluation": set(),
@@ -144,6 +145,7 @@ def allowed(module: str) -> set[str]:
     return MAY_IMPORT.get(module, MAY_IMPORT[package]) | {
         package if module not in MAY_IMPORT or module == package else module,
         "errors",
+        "limits",
     }
 
 

@@ -204,6 +204,6 @@ def test_one_fold_has_no_others():
 
 
 def test_boosters_that_unpack_to_more_than_the_limit_are_refused(monkeypatch):
-    monkeypatch.setattr("nuclei.candidates.boosters.MAX_BYTES", 1000)
+    monkeypatch.setattr("nuclei.candidates.boosters.MAX_BOOSTERS_BYTES", 1000)
     with pytest.raises(ValueError, match=r"fold0_seed1\.json\.gz is damaged.*more than 1,000 bytes"):
         unpack_boosters(gzip.compress(b'{"p50": "' + b"x" * 2000 + b'"}'), "fold0_seed1.json.gz")

@@ -473,3 +473,10 @@ def test_external_data_are_recorded_where_there_are_any_and_a_weight_of_0_leaves
     assert record({"tnbc": 2}) != one
     with pytest.raises(ValueError, match="cannot be a name"):
         record({"../tnbc": 1})
+
+
+@pytest.mark.parametrize("name", ["external", "External"])
+def test_no_data_set_lies_where_external_sets_do(name):
+    with pytest.raises(UserError, match=f"{name!r} cannot name a data set"):
+        parse_config({"data": {"dataset": name}}, "a test")
+    assert parse_config({"data": {"dataset": "externals"}}, "a test").data.dataset == "externals"

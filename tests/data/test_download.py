@@ -189,7 +189,7 @@ def test_an_archive_at_hand_is_unpacked_without_the_network_unless_it_changed(tm
     ],
 )
 def test_an_archive_that_cannot_be_used_leaves_no_folder(tmp_path, monkeypatch, content, said):
-    monkeypatch.setattr(download, "MAX_UNPACKED_BYTES", 9 if "9" in said else 1 << 30)
+    monkeypatch.setattr(download, "MAX_ARCHIVE_BYTES", 9 if "9" in said else 1 << 30)
     (tmp_path / ARCHIVE).write_bytes(content)
     with pytest.raises(UserError, match=said):
         fetch_external(tmp_path, "ours", SET)

@@ -403,7 +403,7 @@ def test_missing_columns_are_named():
 @pytest.mark.parametrize("name", ["bomb.csv.gz", "bomb.csv"])
 @pytest.mark.parametrize("read", [read_submission, read_solution])
 def test_a_file_that_unpacks_to_more_than_the_limit_is_refused_by_name(tmp_path, monkeypatch, name, read):
-    monkeypatch.setattr("nuclei.evaluation.sheets.MAX_BYTES", 10_000)
+    monkeypatch.setattr("nuclei.evaluation.sheets.MAX_TABLE_BYTES", 10_000)
     content = b"ImageId,EncodedPixels\n" + b"a,1 1\n" * 2_000
     path = tmp_path / name
     path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)

@@ -18,12 +18,12 @@ from nuclei.config.schema import ScorerConfig
 from nuclei.errors import UserError
 from nuclei.evaluation.metric import THRESHOLDS
 from nuclei.evaluation.sheets import gunzip
+from nuclei.limits import MAX_BOOSTERS_BYTES
 
 # One target per threshold t, "IoU > t", and the IoU itself.
 TARGETS = (*(f"p{round(100 * t)}" for t in THRESHOLDS), "iou")
 # A set of boosters: one per target of TARGETS.
 Boosters = dict[str, lgb.Booster]
-MAX_BYTES = 1 << 28  # what a set of boosters may unpack to
 END_OF_MODEL = "\nend of parameters\n\npandas_categorical:null\n"
 # LightGBM's text of a model names the threads that trained it, on which nothing else in it depends.
 _THREADS = re.compile(r"^\[num_threads: -?\d+\]$", re.MULTILINE)
@@ -131,7 +131,7 @@ def pack_boosters(boosters: Boosters) -> bytes:
 def unpack_boosters(content: bytes, name: str) -> Boosters:
     """Return the set of boosters that `pack_boosters` packed; raise UserError naming the file `name` if damaged."""
     try:
-        texts = json.loads(gunzip(content, MAX_BYTES))
+        texts = json.loads(gunzip(content, MAX_BOOSTERS_BYTES))
         if not isinstance(texts, dict) or set(texts) != set(TARGETS):
             raise ValueError(f"it holds no model for each of {', '.join(TARGETS)}")
         for text in texts.values():

@@ -26,6 +26,7 @@ _GROWTH = re.compile(r"-?[0-9]{1,3}(\.[0-9]{1,3})?(px|%)")
 _T = TypeVar("_T")
 # Folders beside those of runs.
 RESERVED = ("data", "comparisons")
+EXTERNAL = "external"  # the folder of external sets, beside those of data sets
 
 
 def check_name(name: str) -> str:
@@ -40,6 +41,13 @@ def check_run_name(name: str) -> str:
     """Return the name of a run; raise ValueError as `check_name` does, and for what lies beside the runs."""
     if check_name(name).casefold() in RESERVED:
         raise ValueError(f"{name!r} cannot name a run: that folder is for other things; valid: any other name")
+    return name
+
+
+def check_data_name(name: str) -> str:
+    """Return the name of a data set; raise ValueError as `check_name` does, and for what lies beside the data sets."""
+    if check_name(name).casefold() == EXTERNAL:
+        raise ValueError(f"{name!r} cannot name a data set: external sets lie in that folder; valid: any other name")
     return name
 
 
@@ -153,7 +161,9 @@ def is_changed(section: Section, key: str) -> bool:
 class DataConfig(Section):
     """Which images are learned and predicted, and how they are dealt into folds."""
 
-    dataset: Name = Field("dsb2018", description="name of the prepared data: runs/data/<dataset>")
+    dataset: Annotated[str, AfterValidator(check_data_name)] = Field(
+        "dsb2018", description="name of the prepared data: runs/data/<dataset>"
+    )
     folds: FilePath = Field("folds/dsb2018.csv", description="fold table: image_id, group, cluster, fold, weight")
     n_folds: int = Field(4, gt=1, description="folds dealt where the fold table does not exist yet")
     folds_seed: int = Field(2018, ge=0, description="seed of the order in which groups of equal size are dealt")

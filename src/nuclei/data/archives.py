@@ -21,10 +21,10 @@ from nuclei.data.image_ids import find_id_fault
 from nuclei.data.image_types import image_type
 from nuclei.data.images import MASK_COUNTS, decode_image, decode_mask, merge_masks
 from nuclei.errors import UserError
+from nuclei.limits import MAX_FILE_BYTES
 
 MANIFEST_COLUMNS = ("image_id", "split", "height", "width", "cluster", "n_nuclei", *MASK_COUNTS, "sha256")
 # Files of an archive that unpack to more are refused before they are read.
-MAX_FILE_BYTES = 1 << 30
 # What zipfile raises on damaged bytes, according to where they are.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, RuntimeError, ValueError)
 _AGAIN = "delete it and download it again"

@@ -20,10 +20,10 @@ from nuclei.data.archives import is_clutter
 from nuclei.data.competition import FILES
 from nuclei.data.external import PublishedSet
 from nuclei.errors import UserError
+from nuclei.limits import MAX_ARCHIVE_BYTES
 
 BASE_URL = "https://data.broadinstitute.org/bbbc/BBBC038/"
 CONTENTS = {file.file_name: file.content for file in FILES.values()}
-MAX_UNPACKED_BYTES = 1 << 35
 _BLOCK_BYTES = 1 << 18
 
 
@@ -98,7 +98,7 @@ def fetch_external(folder: Path, name: str, published: PublishedSet, attempts: i
 def unpack(archive: Path, target: Path, pattern: str) -> None:
     """Unpack those files of a zip whose paths match into a new folder, which is there whole or not at all.
 
-    Raises UserError naming an archive that is damaged, unpacks to more than MAX_UNPACKED_BYTES or has no such file.
+    Raises UserError naming an archive that is damaged, unpacks to more than MAX_ARCHIVE_BYTES or has no such file.
     """
     temporary = target.with_name(target.name + ".part")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -113,8 +113,8 @@ def unpack(archive: Path, target: Path, pattern: str) -> None:
                 raise UserError(
                     f"{archive} holds nothing that matches {pattern}: is it another archive? Put the right one"
                 )
-            if (size := sum(info.file_size for info in wanted)) > MAX_UNPACKED_BYTES:
-                raise UserError(f"{archive} is refused: it unpacks to {size:,} bytes, more than {MAX_UNPACKED_BYTES:,}")
+            if (size := sum(info.file_size for info in wanted)) > MAX_ARCHIVE_BYTES:
+                raise UserError(f"{archive} is refused: it unpacks to {size:,} bytes, more than {MAX_ARCHIVE_BYTES:,}")
             for info in tqdm(wanted, f"unpack {archive.name}", unit="file", mininterval=2):
                 file.extract(info, temporary)  # which writes nothing outside of the folder
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:

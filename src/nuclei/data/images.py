@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from nuclei.data.labels import renumber
 from nuclei.errors import UserError
+from nuclei.limits import MAX_PIXELS
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Of the header, so that an image of more is refused before its memory is taken.
-MAX_PIXELS = 1 << 28
 MAX_ENLARGEMENT = 2.0
 MASK_COUNTS = ("overlap_px", "empty_masks", "wrong_shape_masks", "split_masks", "duplicate_masks")
 

@@ -10,8 +10,9 @@ import tifffile
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from nuclei.data.images import MAX_PIXELS, decode_png
+from nuclei.data.images import decode_png
 from nuclei.errors import UserError
+from nuclei.limits import MAX_PIXELS
 
 SUFFIXES = (".png", ".tif", ".tiff")
 LARGEST_LABEL = 65535  # of the label images of a run

@@ -30,8 +30,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from tifffile import PHOTOMETRIC, TiffFile, TiffPageSeries
 
-from nuclei.data.images import MAX_PIXELS, PNG_SIGNATURE, to_8_bits
+from nuclei.data.images import PNG_SIGNATURE, to_8_bits
 from nuclei.errors import UserError
+from nuclei.limits import MAX_PIXELS, MAX_VALUES
 
 VENDOR_SUFFIXES = (".czi", ".nd2", ".lif")
 SUFFIXES = (
@@ -39,7 +40,6 @@ SUFFIXES = (
     *VENDOR_SUFFIXES,
 )
 READER_EXTRA = "microscopes"
-MAX_VALUES = 4 * MAX_PIXELS  # of a stack that is read to be projected
 # Little and big endian, of classic and of BigTIFF.
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Of the values of an image that is not of 8 bits; what lies outside is clipped, as stardist does by default.

@@ -18,9 +18,9 @@ import pandas as pd
 
 from nuclei.errors import UserError
 from nuclei.evaluation.rle import quote
+from nuclei.limits import MAX_TABLE_BYTES
 
 # Ten times the largest official file; its cells take a multiple of it in memory.
-MAX_BYTES = 1 << 27
 _LONGEST_FIELD = 2**31 - 1
 CsvFile = str | PathLike[str] | TextIO
 Row = tuple[int, list[str]]  # number in the file, the header's being 1, and cells
@@ -96,12 +96,12 @@ def _read_text(source: CsvFile, kind: str) -> tuple[str, str]:
     if not isinstance(source, str | PathLike):
         return kind, source.read().removeprefix("\ufeff")
     path = Path(source)
-    if (size_bytes := path.stat().st_size) > MAX_BYTES:
-        raise UserError(f"{path} is refused: {size_bytes:,} bytes, more than {MAX_BYTES:,}")
+    if (size_bytes := path.stat().st_size) > MAX_TABLE_BYTES:
+        raise UserError(f"{path} is refused: {size_bytes:,} bytes, more than {MAX_TABLE_BYTES:,}")
     data = path.read_bytes()
     if path.suffix.lower() == ".gz":
         try:
-            data = gunzip(data, MAX_BYTES)
+            data = gunzip(data, MAX_TABLE_BYTES)
         except OverflowError as error:
             raise UserError(f"{path} is refused: {error}") from None
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuclei.config.schema import Config
-from nuclei.data.images import MAX_PIXELS
 from nuclei.data.labels import renumber
 from nuclei.errors import UserError
+from nuclei.limits import MAX_PIXELS
 from nuclei.runs.files import read_json, read_labels
 from nuclei.runs.layout import Dataset, Run
 

@@ -99,8 +99,9 @@ def render_part(block: Block) -> str:
 
 
 def _text(text: str) -> str:
-    """Escape running text, and keep its percent signs with their numbers."""
-    return html.escape(text).replace(" %", "&nbsp;%")
+    """Escape running text, mark its code, and keep its percent signs with their numbers."""
+    escaped = html.escape(text).replace(" %", "&nbsp;%")
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped)
 
 
 def _table(table: Table) -> str:

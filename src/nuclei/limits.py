@@ -1,0 +1,26 @@
+"""How large inputs may be: limits against damaged and hostile files, checked from headers before anything is decoded.
+
+Each is raised, or lowered, by an environment variable, which the processes that a command starts inherit.
+"""
+
+import os
+
+from nuclei.errors import UserError
+
+
+def read_limit(variable: str, default: int) -> int:
+    """Return a limit: what the environment variable says, else the default; raise UserError if it is no such number."""
+    text = os.environ.get(variable, "").strip()
+    if not text:
+        return default
+    if not (text.isascii() and text.isdecimal() and 0 < int(text[:30]) < 2**62):
+        raise UserError(f"{variable}={text[:80]} is no limit: give a whole number from 1 on, or unset it")
+    return int(text)
+
+
+MAX_PIXELS = read_limit("NUCLEI_MAX_PIXELS", 1 << 28)  # of an image
+MAX_VALUES = 4 * MAX_PIXELS  # of a stack that is read to be projected
+MAX_FILE_BYTES = read_limit("NUCLEI_MAX_FILE_BYTES", 1 << 30)  # of a file of an archive, unpacked
+MAX_TABLE_BYTES = read_limit("NUCLEI_MAX_TABLE_BYTES", 1 << 27)  # of a submission, solution or fold table, unpacked
+MAX_BOOSTERS_BYTES = read_limit("NUCLEI_MAX_BOOSTERS_BYTES", 1 << 28)  # of a set of boosters, unpacked
+MAX_ARCHIVE_BYTES = read_limit("NUCLEI_MAX_ARCHIVE_BYTES", 1 << 35)  # of an external set, unpacked
