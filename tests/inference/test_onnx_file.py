@@ -39,7 +39,7 @@ def test_the_exported_network_gives_what_torch_gives_at_two_sizes(tmp_path):
 
 def test_what_there_is_no_network_of_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("nuclei.inference.onnx_file.load_onnx", lambda: None)
-    with pytest.raises(UserError, match="choose whose network by --member, long_mobilenetv2 or long_mobilenetv1"):
+    with pytest.raises(UserError, match="choose whose network by --member, outside_mobilenetv2 or outside_mobilenetv1"):
         export_onnx(find_default(), 0)
     with pytest.raises(UserError, match="no network of fold 7: choose --fold, one of 0, 1, 2, 3"):
         export_onnx(find_default(), 7, "long_mobilenetv1")

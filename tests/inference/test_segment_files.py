@@ -38,7 +38,7 @@ class Threshold:
     novelty = None  # as of a run that was made before its training images were recorded
     trained_diameter = 10
 
-    def segment(self, image):
+    def segment(self, image, of_competition=False):  # noqa: ARG002 (as a Predictor takes it)
         gray = image[..., 0]
         if gray.min() == gray.max():
             return np.zeros(gray.shape, np.int32), None
