@@ -18,14 +18,14 @@ from nuclei.runs.layout import Run
 def test_the_exported_network_gives_what_torch_gives_at_two_sizes(tmp_path):
     pytest.importorskip("onnx", reason="the extra onnx is not installed")
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-    path = export_onnx(find_default(), 2, "long_mobilenetv2", tmp_path / "a.onnx")
+    path = export_onnx(find_default(), 2, "outside_mobilenetv2", tmp_path / "a.onnx")
     assert [one.name for one in tmp_path.iterdir()] == ["a.onnx"]
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     said = session.get_modelmeta().custom_metadata_map
     assert said["channels"] == "mask,border,center"
-    assert (said["stride"], said["source"]) == ("32", "long_mobilenetv2, fold 2")
+    assert (said["stride"], said["source"]) == ("32", "outside_mobilenetv2, fold 2")
     assert "0..255" in said["input"]
-    run = Run("long_mobilenetv2", find_run(find_default()).folder.parent)
+    run = Run("outside_mobilenetv2", find_run(find_default()).folder.parent)
     network = load_network(Fabric(accelerator="cpu", devices=1), run, load_config(run.config), 2)
     for shape in ((1, 3, 96, 160), (2, 3, 192, 128)):
         image = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32)
@@ -42,7 +42,7 @@ def test_what_there_is_no_network_of_is_named(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="choose whose network by --member, outside_mobilenetv2 or outside_mobilenetv1"):
         export_onnx(find_default(), 0)
     with pytest.raises(UserError, match="no network of fold 7: choose --fold, one of 0, 1, 2, 3"):
-        export_onnx(find_default(), 7, "long_mobilenetv1")
+        export_onnx(find_default(), 7, "outside_mobilenetv1")
     with pytest.raises(UserError, match="nowhere is no run"):
         export_onnx(tmp_path / "nowhere", 0)
 
@@ -50,4 +50,4 @@ def test_what_there_is_no_network_of_is_named(tmp_path, monkeypatch):
 def test_without_the_extra_its_name_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(UserError, match=r"pip install 'nuclei\[onnx\]'"):
-        export_onnx(find_default(), 0, "long_mobilenetv1")
+        export_onnx(find_default(), 0, "outside_mobilenetv1")
