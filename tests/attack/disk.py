@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,7 +97,16 @@ def small_disk(place: Place) -> Iterator[Disk]:
         yield Disk(folder, True)
     finally:
         os.chdir(place.folder)
-        subprocess.run(["umount", folder], check=True)
+        unmount(folder)
+
+
+def unmount(folder: Path) -> None:
+    """Unmount a disk, whose folder workers of a stage that has ended may still be in: they see that within a second."""
+    for _ in range(20):
+        if subprocess.run(["umount", folder], capture_output=True).returncode == 0:
+            return
+        time.sleep(0.5)
+    subprocess.run(["umount", folder], check=True)
 
 
 @cache
