@@ -9,6 +9,8 @@ from nuclei.report.show import draw_steps_of
 from nuclei.runs.files import write_bytes
 from nuclei.runs.parallel import each_image
 
+FEW = 40  # images
+
 
 def write_pictures(reader: RunReader, folder: Path, jobs: int) -> None:
     """Write the layers of every out-of-fold image, and every step of choose_cases, into a folder's own for them.
@@ -21,6 +23,8 @@ def write_pictures(reader: RunReader, folder: Path, jobs: int) -> None:
     cases = choose_cases(images)
     image_ids = images["image_id"].tolist()
     work = partial(write_picture, reader, folder / FOLDER)
+    # Further processes take longer to start than a few pictures take to draw.
+    jobs = jobs if len(image_ids) > FEW else 1
     each_image(image_ids, work, f"{reader.run.name} report", jobs, [image_id in cases for image_id in image_ids])
 
 
