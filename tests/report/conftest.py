@@ -10,4 +10,5 @@ def few_cases():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(browser, "N_WORST", 2)
         patch.setattr(browser, "N_BEST", 1)
+        patch.setattr(browser, "N_OF_TYPE", 1)
         yield
