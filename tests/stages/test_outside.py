@@ -85,6 +85,19 @@ def test_a_run_that_learned_from_the_set_cannot_say_how_unseen_images_fare(here)
         run_stage("outside", "again", nowhere, Options(here / "archives", jobs=1), Path("runs"))
 
 
+@pytest.mark.parametrize("prepared", [True, False])
+def test_the_same_images_under_another_name_are_no_less_seen(here, tmp_path, prepared):
+    shutil.copytree("runs", tmp_path / "runs")
+    if prepared:
+        shutil.copytree("runs/data/external/ours", tmp_path / "runs/data/external/alias")
+    for name, external in (("small", {"alias": 1}), ("taught", {"ours": 4})):
+        path = tmp_path / f"runs/{name}/config.yaml"
+        content = yaml.safe_load(path.read_text())
+        path.write_text(yaml.safe_dump(content | {"data": content["data"] | {"external": external}}))
+    with pytest.raises(UserError, match="small has learned from alias"):
+        run_stage("outside", "taught", load_config(CONFIG), Options(here / "archives", jobs=1), tmp_path / "runs")
+
+
 def test_a_run_without_it_has_no_such_stage():
     assert "outside" not in list_stages(load_config(Path(__file__).parents[2] / "configs/mobilenetv2.yaml"))
 

@@ -4,6 +4,7 @@ Networks that learned from an image tell nothing of how they fare on images like
 candidates come from the run that `scorer.outside` names, whose networks learned from none of the external sets.
 """
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from nuclei.inference.bundle import PUBLISHED, find_run
 from nuclei.inference.contents import check_files, list_networks
 from nuclei.inference.predictor import choose_jobs, load_predictor, stamp
 from nuclei.runs.cache import stage
-from nuclei.runs.files import as_json, content_hash, file_hash, read_image, read_labels, write_arrays
+from nuclei.runs.files import as_json, content_hash, file_hash, read_image, read_labels, read_table, write_arrays
 from nuclei.runs.layout import Dataset, Options, Run
 from nuclei.runs.parallel import each_image
 from nuclei.stages.external import external_inputs
@@ -33,7 +34,7 @@ def main(run: Run, config: Config, options: Options) -> None:
     if not config.scorer.outside or not dataset.settings.external_sets():
         raise UserError(f"{run.name} needs both scorer.outside and data.external, to cut candidates of external images")
     other = find_other(run, config)
-    check_unseen(other, config)
+    check_unseen(other, config, dataset)
     with stage(
         run.meta("outside"),
         {"watershed": config.watershed.record()},
@@ -76,16 +77,29 @@ def hash_networks(other: Run) -> str:
     return content_hash(as_json({"weights": weights, "applied": applied}))
 
 
-def check_unseen(other: Run, config: Config) -> None:
-    """Raise UserError if the networks of the other run learned from one of the external sets."""
+def check_unseen(other: Run, config: Config, dataset: Dataset) -> None:
+    """Raise UserError if the networks of the other run learned from one of the external sets.
+
+    By name, and by content: a set of another name may hold the same images, and one that is not prepared any.
+    """
+    ours = config.data.external_sets().keys()
     theirs = load_config(other.config)
     parts = [theirs, *(load_config(Run(name, other.folder.parent).config) for name in theirs.members)]
-    seen = {name for one in parts for name in one.data.external_sets()} & config.data.external_sets().keys()
+    learned = dict.fromkeys(name for one in parts for name in one.data.external_sets())
+    seen = [name for name in learned if name in ours or shares_images(name, ours, dataset)]
     if seen:
         raise UserError(
             f"scorer.outside: {other.name} has learned from {', '.join(sorted(seen))}: name a run that has not, or "
             "leave these sets out of data.external"
         )
+
+
+def shares_images(name: str, others: Iterable[str], dataset: Dataset) -> bool:
+    """Return whether an external set has an image of others; of one that is not prepared that cannot be excluded."""
+    if not dataset.external(name).manifest.is_file():
+        return True
+    content = set(read_table(dataset.external(name).manifest)["content"])
+    return any(content & set(read_table(dataset.external(other).manifest)["content"]) for other in others)
 
 
 def cut_one(
