@@ -91,10 +91,12 @@ def save_config(run: Run, config: Config, replace: bool = True) -> None:
 
     What killed processes left of such a file is removed: the lock says that no other is writing it.
     """
-    content = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode()
     with lock(run.meta("config"), f"{run.name} config"):
         remove_partial_files([run.config])
-        if not run.config.is_file() or (replace and run.config.read_bytes() != content):
+        if run.config.is_file() and not replace:
+            return
+        content = yaml.dump(config.model_dump(mode="json"), Dumper=yaml.CSafeDumper, sort_keys=False).encode()
+        if not run.config.is_file() or run.config.read_bytes() != content:
             write_bytes(run.config, content)
 
 
@@ -140,7 +142,9 @@ def rehearse(plan: Mapping[str, Config], options: Options, runs: Path) -> None:
                     reason = "the data, which would change" if anything_foreseen(data) else "".join(needs[:1])
                 if not reason:
                     try:
-                        load_stage(stage)(run, config, options)
+                        main = load_stage(stage)
+                        use_threads(options.threads)  # which are part of what a training leaves
+                        main(run, config, options)
                         continue
                     except (UserError, OSError) as error:
                         if isinstance(error, RefusedError) or not anything_foreseen():

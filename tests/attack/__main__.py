@@ -11,6 +11,8 @@ import time
 import traceback
 from pathlib import Path
 
+from tqdm import tqdm
+
 from attack import artefacts, disk, inputs, kills, pairs, submissions, threads
 from attack.case import Case, Place, deal
 from attack.project import measure_peak_mb
@@ -63,7 +65,8 @@ def main() -> int:
             module, n, few = ATTACKS[attack]
             start, before = time.monotonic(), faulty
             cases = list(deal(module.KINDS, options.seed, options.n or (few if options.sample else n)))
-            for case in (case for case in cases if options.number in (None, case.number)):
+            wanted = [case for case in cases if options.number in (None, case.number)]
+            for case in tqdm(wanted, attack, unit="case", mininterval=5, dynamic_ncols=True):
                 tried += 1
                 if fault := find_fault(attack, case, place):
                     faulty += 1

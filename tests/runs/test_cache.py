@@ -122,6 +122,14 @@ def test_the_meta_of_a_time_without_versions_counts_as_the_first(meta, outputs):
     assert fingerprint(meta) == "76669add4d89c356"
 
 
+def test_facts_are_part_of_the_fingerprint_and_make_nothing_stale(meta, outputs):
+    assert make(meta, outputs, notes={"devices": 2}, facts=["devices"])
+    assert fingerprint(meta) == expected_fingerprint("train", {"steps": 1}, {}, facts={"devices": 2})
+    assert fingerprint(meta) != expected_fingerprint("train", {"steps": 1}, {}, facts={"devices": 4})
+    assert not make(meta, outputs, notes={"devices": 4}, facts=["devices"])
+    assert not make(meta, outputs)
+
+
 def test_force_repeats_a_stage_that_is_up_to_date(meta, outputs):
     make(meta, outputs)
     assert make(meta, outputs, force=True, text="again")

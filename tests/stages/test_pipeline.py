@@ -30,7 +30,7 @@ from nuclei.inference.image_files import find_images
 from nuclei.inference.predictor import Predictor
 from nuclei.inference.segment_files import segment_files
 from nuclei.pipeline import list_runs, run_stage
-from nuclei.runs.files import read_arrays, read_image, read_json, read_labels, read_table, write_table
+from nuclei.runs.files import read_arrays, read_image, read_json, read_labels, read_table, write_bytes, write_table
 from nuclei.runs.layout import Dataset, Options, Run, comparison
 from nuclei.stages.train import read_checkpoint
 
@@ -368,6 +368,45 @@ def test_an_ensemble_refuses_members_of_other_folds(project, demo_folder, monkey
     Path("ensembles/leaking.yaml").write_text(content)
     with pytest.raises(UserError, match="was trained on other folds"):
         run_one(project / "ensembles/leaking.yaml", "ensemble", demo_folder)
+
+
+def test_a_training_resumes_with_the_threads_that_it_was_begun_with(project, demo_folder, tmp_path, monkeypatch, capsys):
+    """And is the training that was never stopped, bit for bit; its threads are in its fingerprint."""
+    own = torch.get_num_threads()
+    shutil.copytree(project, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    path, run = Path("configs/small.yaml"), Run("small", Path("runs"))
+    config = load_config(path)
+
+    def train_anew(threads, force=True):
+        torch.set_num_threads(threads)
+        monkeypatch.setenv("NUCLEI_THREADS", str(threads))
+        try:
+            run_stage("train", "small", config, Options(demo_folder, fold=0, jobs=1, force=force), Path("runs"))
+            meta = read_json(run.meta("train_fold0"))
+            return run.fold(0).joinpath("weights.safetensors").read_bytes(), meta["threads"], meta["fingerprint"]
+        finally:
+            torch.set_num_threads(own)
+
+    one, two = train_anew(1), train_anew(2)
+    assert one[1:2] == (1,) and two[1:2] == (2,)
+    assert one[2] != two[2]
+    assert one[0] != two[0]
+    # Other cores make nothing stale.
+    assert train_anew(1, force=False) == two
+    assert "train: up to date" in capsys.readouterr().out
+
+    def die(path, data, write=write_bytes):
+        write(path, data)
+        if path.name == "last.ckpt":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nuclei.stages.train.write_bytes", die)
+        with pytest.raises(KeyboardInterrupt):
+            train_anew(2)
+    assert train_anew(1, force=False) == two
+    assert "begun with 2 threads, now 1; the threads are kept" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

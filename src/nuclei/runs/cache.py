@@ -69,11 +69,16 @@ def expected_fingerprint(
     inputs: Mapping[str, str],
     version: int = 1,
     code: Mapping[str, Any] | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> str:
-    """Return the fingerprint of a stage, or part of one, that is run with these settings, inputs, version and code."""
+    """Return the fingerprint of a stage, or part of one, that is run with these settings, inputs, version and code.
+
+    facts: of how it was run, on which its outputs depend as well.
+    """
     made_of: dict[str, Any] = {"settings": settings, "inputs": inputs}
     # Left out where they say nothing, so that what was made before there were versions keeps its fingerprint.
     made_of |= ({"version": version} if version > 1 else {}) | ({"code": code} if code else {})
+    made_of |= {"facts": facts} if facts else {}
     return content_hash([stage, as_json(made_of)])
 
 
@@ -147,6 +152,7 @@ def stage(
     share: bool = False,
     twin: Path | None = None,
     notes: Mapping[str, Any] | None = None,
+    facts: Sequence[str] = (),
 ) -> Iterator[list[str]]:
     """Guard one stage: yield the parts of it that must be made, none if `meta` says that all are up to date.
 
@@ -166,15 +172,18 @@ def stage(
 
     share: take the outputs of another run whose stage was made of the same, if there is one; not for outputs that name
     the run. twin: meta of a stage whose outputs are to be taken whatever its inputs. notes: what the meta is to say
-    beside, which decides nothing; of a twin its own are taken.
+    beside, which decides nothing; of a twin its own are taken. facts: which of the notes, and of what
+    provenance.provenance says at the end, the outputs depend on: they are part of the fingerprint, so that later
+    stages see which of several possible results they are made of, but what is finished stays up to date where this
+    process would run otherwise.
 
     In a rehearsal (runs/rehearsal.py) it says what would be made and why, yields no part, and writes nothing.
     """
     parts = parts or {WHOLE: Part({}, outputs)}
     own = {name: {**inputs, **part.inputs} for name, part in parts.items()}
-    job = _Job(meta, Recipe(settings, version, code or {}, own), dict(inputs), parts, list(outputs))
+    job = _Job(meta, Recipe(settings, version, code or {}, own), dict(inputs), parts, list(outputs), tuple(facts))
     if rehearses():
-        job.rehearse(force, protect, share, twin)
+        job.rehearse(force, protect, share, twin, (notes or {}) | (provenance() if facts else {}))
         yield []
         return
     with lock(meta, job.name):
@@ -208,6 +217,7 @@ class _Job:
     inputs: dict[str, str]
     parts: Mapping[str, Part]
     outputs: list[Path]
+    facts: tuple[str, ...] = ()
     found: dict[str, Any] | None = None
     kept: dict[str, dict[str, Any]] = field(default_factory=dict)  # records of the parts that stay as they are
     damaged: dict[str, list[Damage]] = field(default_factory=dict)  # of the parts that are else up to date
@@ -264,8 +274,13 @@ class _Job:
         ]
         return owners or list(self.parts)
 
-    def rehearse(self, force: bool, protect: bool, share: bool, twin: Path | None) -> None:
-        """Say what would be made and why, and note what the stage would leave, so that later stages can say it too."""
+    def rehearse(
+        self, force: bool, protect: bool, share: bool, twin: Path | None, known: Mapping[str, Any]
+    ) -> None:
+        """Say what would be made and why, and note what the stage would leave, so that later stages can say it too.
+
+        known: the facts, as far as they are known now.
+        """
         needed, why = self.decide(force, protect)
         if not needed:
             print(f"{self.name}: up to date", flush=True)
@@ -282,7 +297,7 @@ class _Job:
         else:
             what = "would run"
         print(f"{self.name}: {what}{why}", flush=True)
-        made = {"shared_with": twin.parent.parent.name} | read_meta(twin) if twin else {}
+        made = {"shared_with": twin.parent.parent.name} | read_meta(twin) if twin else {k: known[k] for k in self.facts}
         foresee(self.meta, self.describe(needed, made))
 
     def list_resumed(self, needed: list[str]) -> set[str]:
@@ -345,9 +360,11 @@ class _Job:
         """Return the meta, all but the files: how the parts were made, and of what."""
         name, recipe = self.meta.stem, self.recipe
         twins = _list_parts(made, recipe) if "shared_with" in made else {}
-        records = dict(self.kept)
+        records, facts = dict(self.kept), {key: made[key] for key in self.facts if key in made}
         for part in needed:
-            expected = expected_fingerprint(name, recipe.settings, recipe.inputs[part], recipe.version, recipe.code)
+            expected = expected_fingerprint(
+                name, recipe.settings, recipe.inputs[part], recipe.version, recipe.code, facts
+            )
             own = twins[part]["fingerprint"] if part in twins else self.parts[part].same_as or expected
             records[part] = {"inputs": recipe.inputs[part], "fingerprint": own}
         if self.kept and self.found:  # the time that all which is there took

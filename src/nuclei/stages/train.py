@@ -51,6 +51,9 @@ from nuclei.training.engine import Outlets, State, Task, Trainer, all_finite
 from nuclei.training.teacher import Voice, taught_loss
 
 VERSION = 1
+# What rounds a training otherwise, and is part of its fingerprint.
+FACTS = ("threads", "devices")
+RUN_WITH = "run_with"  # in a checkpoint: the facts of its training's beginning
 NO_FOLD = 2**16  # seeds the network that learns from all images
 
 
@@ -102,7 +105,8 @@ def main(run: Run, config: Config, options: Options) -> None:
             protect=True,
             share=True,
             twin=published.get(fold),
-            notes=describe_external(dataset),
+            notes=describe_external(dataset) | {"devices": options.devices},
+            facts=FACTS,
         )
 
     if rehearses():
@@ -122,7 +126,9 @@ def main(run: Run, config: Config, options: Options) -> None:
     if fabric.is_global_zero:
         each = f" in each of {options.devices} processes" if options.devices > 1 else ""
         print(f"{run.name} train: {torch.get_num_threads()} threads{each}", flush=True)
+    threads = torch.get_num_threads()
     for fold in folds:
+        use_threads(threads)  # a fold that resumed has those that it was begun with
         if not fabric.is_global_zero:  # one process keeps the books, and says what it found there
             if fabric.broadcast(False):
                 train_fold(fabric, run, config, dataset, fold, starts.get(fold), teachers[fold])
@@ -269,12 +275,14 @@ def train_fold(
         seen = (score_image(truth, kind.glance(fabric, average, config.model, image))[0] for image, truth in pairs)
         return float(np.mean(list(seen)))
 
+    title = f"{run.name} {'whole' if fold is None else f'fold {fold}'}"
     checkpoint = folder / "last.ckpt"
     resume = read_checkpoint(checkpoint) if checkpoint.is_file() else None
+    run_with = keep_threads(fabric, title, resume)
 
     def save(state: State) -> None:
         buffer = BytesIO()  # so that it is the disk that says when it is full, not torch
-        torch.save(state, buffer)
+        torch.save(state | {RUN_WITH: run_with}, buffer)
         write_bytes(checkpoint, buffer.getvalue())
 
     writer = open_tensorboard(folder / "tensorboard", resume) if fabric.is_global_zero else None
@@ -282,9 +290,7 @@ def train_fold(
     if teachers:
         loss_of = taught_loss(loss_of, load_voices(fabric, teachers), config.train.scale, config.train.teacher_share)
     task = Task(network.to(memory_format=torch.channels_last), crops, loss_of, evaluate)
-    outlets = Outlets(
-        save, f"{run.name} {'whole' if fold is None else f'fold {fold}'}", writer.add_scalar if writer else None
-    )
+    outlets = Outlets(save, title, writer.add_scalar if writer else None)
     state = Trainer(fabric, task, config.train, outlets).fit(resume)
     if writer:
         writer.close()
@@ -293,6 +299,21 @@ def train_fold(
         write_table(folder / "history.csv", pd.DataFrame(state["history"]))
         checkpoint.unlink()  # its optimiser state is five times the weights
     fabric.barrier()
+
+
+def keep_threads(fabric: Fabric, title: str, resume: State | None) -> dict[str, int]:
+    """Compute from now on with the threads that a training was begun with, and return the FACTS of its beginning.
+
+    That they are other ones than this process would take is said, and that there are other devices, which cannot be
+    had at will.
+    """
+    now = {"threads": torch.get_num_threads(), "devices": fabric.world_size}
+    begun: dict[str, int] = now | (resume or {}).get(RUN_WITH, {})
+    use_threads(begun["threads"])
+    if changes := [f"{begun[key]} {key}, now {now[key]}" for key in FACTS if begun[key] != now[key]]:
+        if fabric.is_global_zero:
+            print(f"{title}: begun with {' and '.join(changes)}; the threads are kept", flush=True)
+    return begun
 
 
 def load_voices(fabric: Fabric, teachers: Sequence[Teacher]) -> list[Voice]:
