@@ -1,10 +1,12 @@
 """Find every nucleus in a microscope image. Each command explains itself: nuclei COMMAND --help."""
 
 import json
+import math
+import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -20,6 +22,9 @@ REPORT = (
     "This is a fault of the program, not of yours. Please report it with the lines above, the command, and the "
     "output of `git rev-parse HEAD` and `pip list`."
 )
+
+
+_EMPTY_OPTION = re.compile(r"--[a-z-]+=\s*")
 
 
 class Commands(TyperGroup):
@@ -40,6 +45,14 @@ class Commands(TyperGroup):
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
 )
+
+
+def check_finite(value: float | None) -> float | None:
+    """Return an option's number; raise BadParameter on nan and inf, which no range of typer's keeps out."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
+
 
 Configs = Annotated[list[Path], typer.Argument(help="YAML files of runs; a file's name is its run's name")]
 Data = Annotated[Path, typer.Option(help="folder of the official archives, zips or extracted")]
@@ -305,7 +318,8 @@ def predict_images(
         ),
     ] = True,
     pixel_size: Annotated[
-        float | None, typer.Option(min=1e-6, help="side of a pixel in µm, instead of what the files say")
+        float | None,
+        typer.Option(min=1e-6, callback=check_finite, help="side of a pixel in µm, instead of what the files say"),
     ] = None,
     diameter: Annotated[
         str | None,
@@ -392,7 +406,11 @@ def score_labelled(
     output: Annotated[Path, typer.Option(help="folder to write scores.csv and metrics.json to")] = Path("scores"),
     halve_above: Annotated[
         float,
-        typer.Option(min=0, help="halve images whose median true nucleus has more pixels than this; 0: none"),
+        typer.Option(
+            min=0,
+            callback=check_finite,
+            help="halve images whose median true nucleus has more pixels than this; 0: none",
+        ),
     ] = 1500.0,
     channel: Annotated[
         str | None, typer.Option(help="channel with the nuclei, by its name or its number from 0")
@@ -551,18 +569,20 @@ def coco(name: RunName, runs: Runs = Path("runs")) -> None:
 @app.command()
 def demo(
     data: Data = Path("runs/demo_archives"),
-    n_train: int = 36,
-    n_test: int = 12,
-    size: int = 256,
-    seed: int = 2018,
+    n_train: Annotated[int, typer.Option(min=1, max=10_000, help="training images")] = 36,
+    n_test: Annotated[int, typer.Option(min=1, max=10_000, help="test images")] = 12,
+    size: Annotated[int, typer.Option(min=64, max=4096, help="shorter side of an image, in pixels")] = 256,
+    seed: Annotated[int, typer.Option(min=0, help="another gives other images")] = 2018,
 ) -> None:
     """Write archives of synthetic nuclei in the official layout, with the truth of their test images."""
-    if (data / "stage1_solution.csv").is_file():  # written last
-        typer.echo(f"demo: up to date ({data})")
-        return
     from nuclei.data.demo import write_demo
+    from nuclei.runs.locks import lock
 
-    write_demo(data, n_train, n_test, size, seed)
+    with lock(data / ".demo", "demo"):
+        if (data / "stage1_solution.csv").is_file():  # written last
+            typer.echo(f"demo: up to date ({data})")
+            return
+        write_demo(data, n_train, n_test, size, seed)
     typer.echo(f"demo: {n_train} training and {n_test} test images -> {data}")
 
 
@@ -578,6 +598,7 @@ def main() -> None:
     """
     previous = signal.signal(signal.SIGTERM, terminate)
     try:
+        check_arguments(sys.argv[1:])
         app()
     except (UserError, OSError) as error:
         sys.exit(f"error: {explain_os_error(error) if isinstance(error, OSError) else error}")
@@ -594,6 +615,14 @@ def main() -> None:
         sys.exit(1)
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Raise UserError on an empty argument or option: an empty path would be this folder, an empty list all there is."""
+    for i, argument in enumerate(arguments):
+        if not argument.strip() or _EMPTY_OPTION.fullmatch(argument):
+            where = argument if argument.strip() else f"number {i + 1}" if i == 0 else f"after {arguments[i - 1]!r}"
+            raise UserError(f"the argument {where} is empty: give a value (is a variable of your shell not set?)")
 
 
 def terminate(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 (what a handler of signals takes)

@@ -5,6 +5,8 @@ Each is raised, or lowered, by an environment variable, which the processes that
 
 import os
 
+from pathlib import Path
+
 from nuclei.errors import UserError
 
 
@@ -13,14 +15,21 @@ def read_limit(variable: str, default: int) -> int:
     text = os.environ.get(variable, "").strip()
     if not text:
         return default
-    if not (text.isascii() and text.isdecimal() and 0 < int(text[:30]) < 2**62):
+    if not (text.isascii() and text.isdecimal() and len(text) < 19 and int(text) > 0):
         raise UserError(f"{variable}={text[:80]} is no limit: give a whole number from 1 on, or unset it")
     return int(text)
 
 
 MAX_PIXELS = read_limit("NUCLEI_MAX_PIXELS", 1 << 28)  # of an image
 MAX_VALUES = 4 * MAX_PIXELS  # of a stack that is read to be projected
-MAX_FILE_BYTES = read_limit("NUCLEI_MAX_FILE_BYTES", 1 << 30)  # of a file of an archive, unpacked
+MAX_FILE_BYTES = read_limit("NUCLEI_MAX_FILE_BYTES", 1 << 30)  # of an image file, or a file of an archive, unpacked
 MAX_TABLE_BYTES = read_limit("NUCLEI_MAX_TABLE_BYTES", 1 << 27)  # of a submission, solution or fold table, unpacked
 MAX_BOOSTERS_BYTES = read_limit("NUCLEI_MAX_BOOSTERS_BYTES", 1 << 28)  # of a set of boosters, unpacked
 MAX_ARCHIVE_BYTES = read_limit("NUCLEI_MAX_ARCHIVE_BYTES", 1 << 35)  # of an external set, unpacked
+MAX_TEXT_BYTES = read_limit("NUCLEI_MAX_TEXT_BYTES", 1 << 26)  # of a YAML or JSON file
+
+
+def check_file(path: Path, max_bytes: int = MAX_FILE_BYTES) -> None:
+    """Raise UserError naming a file that is too large to be read whole; a sparse one is as large as it claims."""
+    if (size_bytes := path.stat().st_size) > max_bytes:
+        raise UserError(f"{path} is refused: {size_bytes:,} bytes, more than {max_bytes:,}")

@@ -370,7 +370,9 @@ def test_an_ensemble_refuses_members_of_other_folds(project, demo_folder, monkey
         run_one(project / "ensembles/leaking.yaml", "ensemble", demo_folder)
 
 
-def test_a_training_resumes_with_the_threads_that_it_was_begun_with(project, demo_folder, tmp_path, monkeypatch, capsys):
+def test_a_training_resumes_with_the_threads_that_it_was_begun_with(
+    project, demo_folder, tmp_path, monkeypatch, capsys
+):
     """And is the training that was never stopped, bit for bit; its threads are in its fingerprint."""
     own = torch.get_num_threads()
     shutil.copytree(project, tmp_path / "project")

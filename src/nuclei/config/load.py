@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from nuclei.config.schema import Config, check_run_name
 from nuclei.errors import UserError
+from nuclei.limits import MAX_TEXT_BYTES, check_file
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -148,6 +149,7 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     """Return the mapping that one YAML file holds, without its base's; raise UserError naming the file."""
     if not path.is_file():
         raise UserError(_say_missing(path))
+    check_file(path, MAX_TEXT_BYTES)
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

@@ -6,13 +6,13 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from nuclei.data.images import decode_png
+from nuclei.data.microscope import open_tiff
 from nuclei.errors import UserError
-from nuclei.limits import MAX_PIXELS
+from nuclei.limits import MAX_PIXELS, check_file
 
 SUFFIXES = (".png", ".tif", ".tiff")
 LARGEST_LABEL = 65535  # of the label images of a run
@@ -56,6 +56,7 @@ class LabelFolder:
     def read(self, image_id: str, shape: tuple[int, ...]) -> NDArray[np.int32]:
         """Return the labels of an image, int32 [H, W], from 1 without gaps; raise UserError as `check_labels` does."""
         path = self.find(image_id)
+        check_file(path)
         values = decode_png(path.read_bytes(), str(path)) if path.suffix.lower() == ".png" else read_tiff(path)
         return check_labels(values, shape, str(path))
 
@@ -64,14 +65,15 @@ class LabelFolder:
         digest = hashlib.sha256()
         for path in self.files:
             digest.update(f"{path.relative_to(self.folder)}\0".encode())
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+            with path.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
         return digest.hexdigest()
 
 
 def read_tiff(path: Path) -> NDArray[np.generic]:
     """Read the first image of a TIFF; raise UserError naming the file if it is damaged or has too many pixels."""
     try:
-        with tifffile.TiffFile(path) as file:
+        with open_tiff(path) as file:
             size_px = math.prod(file.series[0].shape)
             if size_px <= MAX_PIXELS:  # as its header says: a damaged one must not take all memory
                 return np.asarray(file.asarray())

@@ -5,7 +5,7 @@ The rules, which README tells users as well:
 * The content decides the format, not the suffix: PNG, JPEG, BMP, WebP, TIFF in all its forms. CZI, ND2 and LIF are
   read by bioio.
 * Of several images in one file (series, scenes) each is a picture of its own, unless `View.series` names one; a TIFF
-  whose pages without metadata differ in size is refused.
+  whose pages without metadata differ in size is refused, and so is an animation (WebP, PNG).
 * Of several channels one is named (`View.channel`); a z-stack is projected to its maximum unless `View.plane` names a
   plane; each time point is a picture of its own. What metadata leave open is refused, never guessed.
 * Pixels lie as they are stored: an orientation tag is not applied, as ImageJ and QuPath do not apply it either.
@@ -17,8 +17,10 @@ The rules, which README tells users as well:
 import importlib
 import io
 import math
+import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,11 +30,14 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 from tifffile import PHOTOMETRIC, TiffFile, TiffPageSeries
 
 from nuclei.data.images import PNG_SIGNATURE, to_8_bits
 from nuclei.errors import UserError
-from nuclei.limits import MAX_PIXELS, MAX_VALUES
+from nuclei.limits import MAX_PIXELS, MAX_VALUES, check_file
 
 VENDOR_SUFFIXES = (".czi", ".nd2", ".lif")
 SUFFIXES = (
@@ -42,6 +47,14 @@ SUFFIXES = (
 READER_EXTRA = "microscopes"
 # Little and big endian, of classic and of BigTIFF.
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+MAX_PLANES = 1 << 20  # of an image: what OME-XML claims beyond it is damage
+SHOWN_CHANNELS = 20
+# By the first bytes: what Pillow reads here.
+OPENERS: dict[bytes, Callable[[io.BytesIO], Image.Image]] = {
+    b"\xff\xd8": JpegImageFile,
+    b"BM": BmpImageFile,
+    b"RIFF": WebPImageFile,
+}
 # Of the values of an image that is not of 8 bits; what lies outside is clipped, as stardist does by default.
 PERCENTILES = (1.0, 99.8)
 PROJECTION = "max"
@@ -201,6 +214,7 @@ def _check_values(count: int) -> None:
 
 
 def _read_flat(path: Path, view: View) -> Picture:
+    check_file(path)
     data = path.read_bytes()
     pixels = _decode_png(data) if data.startswith(PNG_SIGNATURE) else _decode_by_pillow(data)
     layout = Layout("YXS"[: pixels.ndim], pixels.shape)
@@ -211,6 +225,9 @@ def _read_flat(path: Path, view: View) -> Picture:
 def _decode_png(data: bytes) -> NDArray[Any]:
     """Decode by OpenCV, as Pillow has no colours of 16 bits."""
     _check_size(*(int.from_bytes(data[start : start + 4], "big") for start in (20, 16)))
+    control = data.find(b"acTL", 0, data.find(b"IDAT"))  # which has the number of frames
+    if control > 0 and int.from_bytes(data[control + 4 : control + 8], "big") > 1:
+        raise UserError("it is an animation: save the picture that is wanted by itself")
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise UserError("it is a broken PNG (cut short or damaged): copy or export it again")
@@ -222,12 +239,18 @@ def _decode_png(data: bytes) -> NDArray[Any]:
 def _decode_by_pillow(data: bytes) -> NDArray[Any]:
     """Decode by Pillow, which refuses what is cut short, where OpenCV fills it with gray."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _check_size has the limit
+        warnings.simplefilter("ignore")
+        # Image.open has a limit of its own, below ours.
+        opener = next((opener for start, opener in OPENERS.items() if data.startswith(start)), None)
         try:
-            image = Image.open(io.BytesIO(data), formats=["JPEG", "BMP", "WEBP"])
-        except Image.UnidentifiedImageError:
+            if opener is None:
+                raise SyntaxError
+            image = opener(io.BytesIO(data))
+        except SyntaxError:  # of which Pillow's readers make that bytes are none of theirs
             raise UserError("it is no image of a known format: save it as TIFF or PNG") from None
         _check_size(image.height, image.width)
+        if getattr(image, "n_frames", 1) > 1:
+            raise UserError("it is an animation: save the picture that is wanted by itself")
         return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
 
 
@@ -237,7 +260,7 @@ def _decode_by_pillow(data: bytes) -> NDArray[Any]:
 def _count_series(path: Path, view: View) -> int:
     if path.suffix.lower() in VENDOR_SUFFIXES:
         return len(_load_vendor(path).scenes)
-    with TiffFile(path) as tiff:
+    with open_tiff(path) as tiff:
         count = len(tiff.series)
         if not count:
             raise UserError("it holds no image: it is damaged, or was cut short")
@@ -251,7 +274,7 @@ def _count_times(path: Path, view: View, series: int) -> int:
     if path.suffix.lower() in VENDOR_SUFFIXES:
         layout, _ = _open_vendor(path, series)
     else:
-        with TiffFile(path) as tiff:
+        with open_tiff(path) as tiff:
             layout, _ = _open_tiff(tiff, view, series)
     _choose(layout, view, 0)
     return layout.sizes.get("T", 1)
@@ -261,7 +284,7 @@ def _read_stack(path: Path, view: View, time: int, series: int) -> Picture:
     if path.suffix.lower() in VENDOR_SUFFIXES:
         layout, read = _open_vendor(path, series)
         return _project(layout, read, view, time)
-    with TiffFile(path) as tiff:
+    with open_tiff(path) as tiff:
         layout, read = _open_tiff(tiff, view, series)
         return _project(layout, read, view, time)
 
@@ -331,13 +354,18 @@ def _choose(layout: Layout, view: View, time: int) -> dict[str, list[int]]:
     n_planes = sizes.get("Z", 1)
     if view.plane in (None, PROJECTION):
         planes = list(range(n_planes))
-    elif view.plane is not None and view.plane.isdecimal() and int(view.plane) < n_planes:
-        planes = [int(view.plane)]
+    elif (number := _parse_number(view.plane or "")) is not None and number < n_planes:
+        planes = [number]
     else:
         raise UserError(
-            f"it has axes {layout}, and no plane {view.plane}: choose --plane {PROJECTION} or 0..{n_planes - 1}"
+            f"it has axes {layout}, and no plane {str(view.plane)[:80]}: choose --plane {PROJECTION} or 0..{n_planes - 1}"
         )
     return chosen | ({"Z": planes} if "Z" in sizes else {})
+
+
+def _parse_number(text: str) -> int | None:
+    """Return the whole number from 0 that a text is, None if it is none, or longer than any number of planes."""
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else None
 
 
 def _find_channel(wanted: str, names: tuple[str, ...], count: int) -> int:
@@ -345,17 +373,33 @@ def _find_channel(wanted: str, names: tuple[str, ...], count: int) -> int:
     numbers = [number for number, name in enumerate(names) if name.casefold() == wanted.strip().casefold()]
     if len(numbers) == 1:
         return numbers[0]
-    if not numbers and wanted.strip().isdecimal() and int(wanted) < count:
-        return int(wanted)
+    if not numbers and (number := _parse_number(wanted.strip())) is not None and number < count:
+        return number
     problem = "several channels are" if numbers else "no channel is"
-    raise UserError(f"{problem} called {wanted!r}: choose one of {_list_channels(names, count)} by --channel")
+    raise UserError(f"{problem} called {wanted[:80]!r}: choose one of {_list_channels(names, count)} by --channel")
 
 
 def _list_channels(names: tuple[str, ...], count: int) -> str:
-    return ", ".join(f"{i} ({names[i]})" if i < len(names) and names[i] else str(i) for i in range(count))
+    shown = [f"{i} ({names[i]})" if i < len(names) and names[i] else str(i) for i in range(min(count, SHOWN_CHANNELS))]
+    return ", ".join(shown) + (f" … {count - 1}" if count > SHOWN_CHANNELS else "")
 
 
 # ---- TIFF ----
+
+
+@contextmanager
+def open_tiff(path: Path) -> Iterator[TiffFile]:
+    """Open a TIFF; raise UserError if its metadata claim more planes than any file has, of which lists would be made.
+
+    Raises what tifffile raises of damage, which may be anything.
+    """
+    with TiffFile(path) as tiff:
+        text = tiff.pages.first.description if len(tiff.pages) else ""
+        for pixels in re.findall(r"<(?:\w+:)?Pixels\b[^>]*", text):
+            sizes = re.findall(r"\bSize[CZT]\s*=\s*[\"']\s*\+?([0-9]+)", pixels)
+            if max(map(len, sizes), default=0) > 9 or math.prod(map(int, sizes)) > MAX_PLANES:
+                raise UserError(f"its OME-XML claims {' x '.join(one[:20] for one in sizes)} planes: save it again")
+        yield tiff
 
 
 def _open_tiff(tiff: TiffFile, view: View, number: int) -> tuple[Layout, Read]:

@@ -17,6 +17,7 @@ from scipy.stats import rankdata
 from tqdm import tqdm
 
 from nuclei.config.load import load_config
+from nuclei.data.fold_table import read_folds
 from nuclei.data.novelty import LIMIT_PERCENTILE, Novelty
 from nuclei.data.statistics import describe_image
 from nuclei.errors import UserError
@@ -72,7 +73,8 @@ def check_novelty(
     two there are neither external images nor definitions by an encoder. Raises UserError for other images in the two
     tables.
     """
-    usual, kinds = (read_table(path).sort_values("image_id", ignore_index=True) for path in (dataset.folds, kind_folds))
+    check_target(output)
+    usual, kinds = (_read_folds(path) for path in (dataset.folds, kind_folds))
     if usual["image_id"].tolist() != kinds["image_id"].tolist() or "kind" not in kinds:
         raise UserError(f"{kind_folds} must be a fold table by kind of the images of {dataset.folds}")
     labelled = find_labelled(external) if external else []
@@ -90,6 +92,12 @@ def check_novelty(
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     write_table(output, table)
     return table
+
+
+def _read_folds(path: Path) -> pd.DataFrame:
+    """Return a fold table with all its columns, by image_id; raise UserError as fold_table.read_folds does."""
+    read_folds(path)
+    return read_table(path).sort_values("image_id", ignore_index=True)
 
 
 def measure_all(

@@ -26,5 +26,7 @@ def parse_diameter(text: str | float | None) -> Diameter:
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value > 0):
-        raise UserError(f"a diameter of {text!r} is none: give the nuclei's typical diameter in pixels, or auto")
+        raise UserError(
+            f"a diameter of {str(text)[:80]!r} is none: give the nuclei's typical diameter in pixels, or auto"
+        )
     return value

@@ -2,7 +2,6 @@
 
 import io
 import json
-import math
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,12 +15,12 @@ import pandas as pd
 import tifffile
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
-from roifile import ROI_TYPE, ImagejRoi
+from roifile import ROI_OPTIONS, ROI_TYPE, ImagejRoi
 
 from nuclei.candidates.tree import find_saddles
 from nuclei.data.images import encode_image_png, stretch_contrast
 from nuclei.data.labels import find_outlines
-from nuclei.inference.outlines import Outlines, list_rings, trace_outlines
+from nuclei.inference.outlines import Outlines, Rings, list_rings, trace_outlines, uncollected
 
 # One image of a COCO data set: its id, its labels, int [H, W], and a score for each label, or None.
 LabelledImage = tuple[str, NDArray[Any], NDArray[Any] | None]
@@ -44,6 +43,7 @@ OBJECT_TYPES = ("detection", "annotation")
 QUPATH_CLASS = {"name": "Nucleus", "color": [0, 190, 255]}
 CATEGORY = {"id": 1, "name": "nucleus", "supercategory": "cell"}
 MOVE_TO, LINE_TO, CLOSE = 0, 1, 4  # of java.awt.geom.PathIterator, in which ImageJ stores composite ROIs
+LARGEST_COORDINATE = 60535  # of a ROI of whole numbers of 16 bits; beyond it they are stored as real ones
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold: the same nuclei give the same bytes
 
 
@@ -99,13 +99,16 @@ def draw_outlines(
 
 
 def to_geojson(
-    outlines: Outlines, measures: pd.DataFrame | None = None, object_type: str = "detection"
+    outlines: Outlines,
+    measures: pd.DataFrame | None = None,
+    object_type: str = "detection",
+    rings: Rings | None = None,
 ) -> dict[str, Any]:
     """Turn the outlines of labels into a GeoJSON FeatureCollection that QuPath imports, one feature per nucleus.
 
     Coordinates are pixels, x first, (0, 0) the upper left corner of the image (qupath.lib.io.QuPathTypeAdapters, from
     version 0.4). measures: a row for every label and a column `label`, as `measure_nuclei` returns; its numbers become
-    the measurements, without it the area does. Raises ValueError on an object type that is not in OBJECT_TYPES and on
+    the measurements, without it the area does. rings: `list_rings` of the outlines, if known. Raises ValueError on an object type that is not in OBJECT_TYPES and on
     a label without a row.
     """
     if object_type not in OBJECT_TYPES:
@@ -113,12 +116,13 @@ def to_geojson(
     if measures is None:
         measures = pd.DataFrame({"label": list(outlines), "area_px": [outline.area for outline in outlines.values()]})
     columns = [str(name) for name in measures.columns if name != "label"]
-    values = measures[columns].astype(float).to_numpy().tolist()
-    # JSON has no NaN.
+    values = measures[columns].astype(float).to_numpy()
     rows = {
-        label: {name: value for name, value in zip(columns, row, strict=True) if not math.isnan(value)}
-        for label, row in zip(measures["label"].tolist(), values, strict=True)
+        label: dict(zip(columns, row, strict=True))
+        for label, row in zip(measures["label"].tolist(), values.tolist(), strict=True)
     }
+    for row, column in np.argwhere(np.isnan(values)).tolist():  # JSON has no NaN
+        del rows[int(measures["label"].iloc[row])][columns[column]]
     if missing := outlines.keys() - rows.keys():
         raise ValueError(f"measures have no row of label {min(missing)}: measure the same labels")
     features = [
@@ -134,19 +138,20 @@ def to_geojson(
                 "measurements": rows[label],
             },
         }
-        for label, parts in list_rings(outlines).items()
+        for label, parts in (list_rings(outlines) if rings is None else rings).items()
     ]
     return {"type": "FeatureCollection", "features": features}
 
 
-def to_rois(outlines: Outlines) -> bytes:
+def to_rois(outlines: Outlines, rings: Rings | None = None) -> bytes:
     """Turn the outlines of labels into a zip for ImageJ's ROI Manager with one ROI per nucleus, named by its label.
 
-    A nucleus of one piece is a traced polygon, one with holes or several pieces a composite ROI.
+    A nucleus of one piece is a traced polygon, one with holes or several pieces a composite ROI. rings: `list_rings` of
+    the outlines, if known.
     """
     result = io.BytesIO()
-    with zipfile.ZipFile(result, "w") as archive:
-        for label, parts in list_rings(outlines).items():
+    with zipfile.ZipFile(result, "w") as archive, uncollected():
+        for label, parts in (list_rings(outlines) if rings is None else rings).items():
             entry = zipfile.ZipInfo(f"{label:05d}.roi", ZIP_DATE)
             archive.writestr(entry, make_roi(parts, f"{label:05d}").tobytes(), zipfile.ZIP_DEFLATED)
     return result.getvalue()
@@ -154,11 +159,9 @@ def to_rois(outlines: Outlines) -> bytes:
 
 def make_roi(parts: list[list[list[list[float]]]], name: str) -> ImagejRoi:
     """Turn an outline along pixel edges, as list_rings gives it, into an ImageJ ROI."""
+    if len(parts) == len(parts[0]) == 1:
+        return make_traced(parts[0][0][:-1], name)
     rings = [np.array(ring[:-1], np.int32) for rings in parts for ring in rings]
-    if len(rings) == 1:
-        roi = ImagejRoi.frompoints(rings[0], name=name)
-        roi.roitype = ROI_TYPE.TRACED
-        return roi
     path: list[int] = []
     for ring in rings:
         path += [MOVE_TO, *ring[0]]
@@ -175,6 +178,27 @@ def make_roi(parts: list[list[list[list[float]]]], name: str) -> ImagejRoi:
         bottom=bottom,
         shape_roi_size=len(path),
         multi_coordinates=np.array(path, np.float32),
+    )
+
+
+def make_traced(ring: list[list[float]], name: str) -> ImagejRoi:
+    """Turn the corners of one ring into a traced ROI, as ImagejRoi.frompoints does, without its work on arrays."""
+    xs, ys = ([int(corner[axis]) for corner in ring] for axis in (0, 1))
+    left, top, right, bottom = min(xs), min(ys), max(xs), max(ys)
+    if max(right, bottom) > LARGEST_COORDINATE:
+        roi = ImagejRoi.frompoints(np.array(ring, np.int32), name=name)
+        roi.roitype = ROI_TYPE.TRACED
+        return roi
+    return ImagejRoi(
+        roitype=ROI_TYPE.TRACED,
+        options=ROI_OPTIONS.OVERLAY_BACKGROUNDS | ROI_OPTIONS.OVERLAY_LABELS,
+        name=name,
+        left=left,
+        top=top,
+        right=right + 1,
+        bottom=bottom + 1,
+        n_coordinates=len(ring),
+        integer_coordinates=np.array([xs, ys], np.int32).T - (left, top),
     )
 
 
@@ -252,17 +276,28 @@ class Segmented:
         return trace_outlines(self.labels)
 
     @cached_property
+    def rings(self) -> Rings:
+        """The rings of all outlines, listed once for all formats that need them."""
+        return list_rings(self.outlines)
+
+    @cached_property
     def colour_numbers(self) -> NDArray[np.int64]:
         """The numbers of all labels' colours, as of `number_colours`."""
         return number_colours(self.labels)
+
+
+def encode_geojson(segmented: Segmented) -> bytes:
+    """Return the GeoJSON of all nuclei with what was measured of them."""
+    with uncollected():
+        return json.dumps(to_geojson(segmented.outlines, segmented.measures, rings=segmented.rings)).encode()
 
 
 # What an image's file is called after the image's name -> its content. An export format is one entry here.
 FORMATS: dict[str, Callable[[Segmented], bytes]] = {
     "_labels.tif": lambda s: encode_tiff(s.labels),
     "_outlines.png": lambda s: encode_image_png(draw_outlines(s.image, s.labels, colour_numbers=s.colour_numbers)),
-    ".geojson": lambda s: json.dumps(to_geojson(s.outlines, s.measures)).encode(),
-    "_rois.zip": lambda s: to_rois(s.outlines),
+    ".geojson": encode_geojson,
+    "_rois.zip": lambda s: to_rois(s.outlines, s.rings),
     "_nuclei.csv": lambda s: s.measures.to_csv(index=False, lineterminator="\n").encode(),
 }
 LABELS = "_labels.tif"

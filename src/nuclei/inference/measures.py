@@ -129,8 +129,11 @@ def count_hulls(y: NDArray[np.int64], x: NDArray[np.int64], number: NDArray[np.i
     if not hulls:
         return np.zeros(0, np.int64)
     start = np.concatenate(hulls).astype(np.int64)
-    end = np.concatenate([np.roll(hull, -1, axis=0) for hull in hulls]).astype(np.int64)
-    of_hull = np.repeat(np.arange(n), [len(hull) for hull in hulls])
+    lengths = np.array([len(hull) for hull in hulls])
+    of_hull = np.repeat(np.arange(n), lengths)
+    following = np.arange(1, len(start) + 1)
+    following[np.cumsum(lengths) - 1] -= lengths  # a hull's last corner is followed by its first
+    end = start[following]
     sloped = start[:, 1] != end[:, 1]
     start, end, of_hull = start[sloped], end[sloped], of_hull[sloped]
     down = end[:, 1] > start[:, 1]

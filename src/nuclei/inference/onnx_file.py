@@ -16,7 +16,7 @@ from nuclei.inference.bundle import find_run
 from nuclei.inference.contents import FILE_OF_CHECKPOINT, check_files, list_folds
 from nuclei.inference.predictor import load_network
 from nuclei.networks.encoder_decoder import STRIDE
-from nuclei.runs.files import atomic
+from nuclei.runs.files import atomic, check_target
 from nuclei.runs.layout import Run
 
 EXTRA = "onnx"
@@ -51,8 +51,9 @@ def export_onnx(folder: Path, fold: int, member: str | None = None, output: Path
     if fold not in folds:
         raise UserError(f"{run.name} has no network of fold {fold}: choose --fold, one of {', '.join(map(str, folds))}")
     check_files(run, [run.fold(fold) / FILE_OF_CHECKPOINT[config.predict.checkpoint]])
-    network = Probabilities(load_network(Fabric(accelerator="cpu", devices=1), run, config, fold)).eval()
     path = output or Path(f"{run.name}_fold{fold}.onnx")
+    check_target(path)
+    network = Probabilities(load_network(Fabric(accelerator="cpu", devices=1), run, config, fold)).eval()
     metadata = {
         "channels": ",".join(config.model.channels),
         "input": f"float32 RGB, raw values 0..255, [B, 3, H, W], H and W multiples of {STRIDE}",

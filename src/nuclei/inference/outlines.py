@@ -1,7 +1,9 @@
 """Outlines of labels along the edges of their pixels, all labels at once."""
 
+import gc
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ from shapely.geometry.base import BaseGeometry
 
 # Label -> its outline, a polygon or several, labels ascending: what `trace_outlines` returns.
 Outlines = Mapping[int, BaseGeometry]
+# Label -> parts, rings of each, points x, y: what `list_rings` returns.
+Rings = dict[int, list[list[list[list[float]]]]]
 
 
 def trace_outlines(labels: NDArray[Any]) -> Outlines:
@@ -126,18 +130,34 @@ def unite_pixels(labels: NDArray[Any], label: int, window: tuple[slice, slice]) 
     return shapely.simplify(outline, 0)
 
 
-def list_rings(outlines: Outlines) -> dict[int, list[list[list[list[float]]]]]:
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Let Python's collector of cycles rest while millions of lists are made, none of them in a cycle.
+
+    It would look through all of them again and again, for twice the time that making them takes.
+    """
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def list_rings(outlines: Outlines) -> Rings:
     """Return the closed rings of each label as lists, as GeoJSON nests them: parts, rings of each, points x, y."""
     shapes = np.array([*outlines.values()], dtype=object)
     parts, shape_of_part = shapely.get_parts(shapes, return_index=True)
     rings, part_of_ring = shapely.get_rings(parts, return_index=True)
     points, ring_of_point = shapely.get_coordinates(rings, return_index=True)
-    values = points.tolist()
+    with uncollected():
+        values = points.tolist()
     bounds = np.searchsorted(ring_of_point, np.arange(len(rings) + 1)).tolist()
     nested: list[list[list[list[float]]]] = [[] for _ in parts]
     for number, part in enumerate(part_of_ring.tolist()):
         nested[part].append(values[bounds[number] : bounds[number + 1]])
-    found: dict[int, list[list[list[list[float]]]]] = {label: [] for label in outlines}
+    found: Rings = {label: [] for label in outlines}
     labels = [*outlines]
     for number, shape in enumerate(shape_of_part.tolist()):
         found[labels[shape]].append(nested[number])

@@ -24,7 +24,7 @@ from nuclei.inference.bundle import find_run
 from nuclei.inference.image_files import Reading, Source, find_images
 from nuclei.inference.predictor import choose_jobs, load_predictor, stamp
 from nuclei.inference.segment_files import escape_formulas, hash_weights
-from nuclei.runs.files import file_hash, read_json, write_json, write_table
+from nuclei.runs.files import check_target, file_hash, read_json, write_json, write_table
 from nuclei.runs.parallel import each_image
 
 VERSION = 1  # of the scores: raised by a change of the code that makes them others
@@ -85,6 +85,8 @@ def score_images(
     UserError naming a file that cannot be read, or labels that do not fit their image.
     """
     run, reading = find_run(weights), reading or Reading()
+    for name in ("scores.csv", "metrics.json"):
+        check_target(output / name)
     predictor = run.folder, stamp(run.folder.parent)
     load_predictor(*predictor)  # says what is missing, once
     common = {"weights": hash_weights(run), "version": VERSION, "halved_above_px": halved_above_px}

@@ -39,7 +39,15 @@ from nuclei.inference.image_files import (
 )
 from nuclei.inference.predictor import choose_jobs, load_predictor, stamp
 from nuclei.inference.segmenter import find_nuclei
-from nuclei.runs.files import atomic, file_hash, remove_partial_files, write_bytes, write_json, write_table
+from nuclei.runs.files import (
+    atomic,
+    check_target,
+    file_hash,
+    remove_partial_files,
+    write_bytes,
+    write_json,
+    write_table,
+)
 from nuclei.runs.layout import Run
 from nuclei.runs.locks import lock
 from nuclei.runs.parallel import each_image
@@ -113,6 +121,8 @@ def segment_files(
     with ExitStack() as stack:
         if not dry_run:
             check_folder(output)
+            if submission:
+                check_target(submission)
             stack.enter_context(lock(output / ".predict-images", f"predict-images into {output}"))
         return _segment_files(sources, run, output, reading, force, submission, jobs, dry_run)
 
@@ -134,8 +144,8 @@ def _segment_files(
     tasks = plan(sources, {"weights_sha256": hash_weights(run), "version": VERSION}, output, reading, force)
     check_results([task.source.name for task in tasks if task.state == TO_DO], output, force)
     if not dry_run:
-        endings = (*FORMATS, RECORD)
-        remove_partial_files([output / f"{task.source.name}{ending}" for task in tasks for ending in endings])
+        names = [file for task in tasks for file in (*list_results(task.source.name), f"{task.source.name}{RECORD}")]
+        remove_partial_files([output / name for name in (*names, SUMMARY, PAGE)] + [submission] * bool(submission))
     to_do = {task.source.name: task for task in tasks if task.state == TO_DO}
     if to_do and not dry_run:
         load_predictor(*predictor)  # reports what it lacks once, before every process does

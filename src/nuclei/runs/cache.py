@@ -274,9 +274,7 @@ class _Job:
         ]
         return owners or list(self.parts)
 
-    def rehearse(
-        self, force: bool, protect: bool, share: bool, twin: Path | None, known: Mapping[str, Any]
-    ) -> None:
+    def rehearse(self, force: bool, protect: bool, share: bool, twin: Path | None, known: Mapping[str, Any]) -> None:
         """Say what would be made and why, and note what the stage would leave, so that later stages can say it too.
 
         known: the facts, as far as they are known now.

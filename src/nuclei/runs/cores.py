@@ -5,6 +5,7 @@ container (cgroups 1 and 2), as joblib's loky counts them. NUCLEI_THREADS says o
 """
 
 import os
+import re
 import sys
 
 import cv2
@@ -12,6 +13,8 @@ import cv2
 from nuclei.errors import UserError
 
 VARIABLE = "NUCLEI_THREADS"
+LARGEST = 4096  # more is a slip, which torch answers with an error of its own or with no memory left
+_COUNT = re.compile(r"[0-9]{1,9}")
 
 
 def count_cores() -> int:
@@ -21,9 +24,15 @@ def count_cores() -> int:
         from joblib.externals.loky import cpu_count  # which is not needed to say what a command does
 
         return int(cpu_count())
-    if not (wanted.isascii() and wanted.isdecimal() and int(wanted) > 0):
-        raise UserError(f"{VARIABLE} is {wanted!r}: set it to a whole number from 1, or unset it")
-    return int(wanted)
+    if not (number := _parse_count(wanted)):
+        raise UserError(f"{VARIABLE} is {wanted[:80]!r}: set it to a whole number from 1 to {LARGEST}, or unset it")
+    return number
+
+
+def _parse_count(text: str) -> int:
+    """Return the number of cores or threads that a text says, 0 if it says none from 1 to LARGEST."""
+    number = int(text) if _COUNT.fullmatch(text) else 0
+    return number if number <= LARGEST else 0
 
 
 def say_cores() -> str:
@@ -37,10 +46,8 @@ def count_threads() -> int:
 
     A cluster sets that variable, and joblib in its workers.
     """
-    of_openmp = os.environ.get("OMP_NUM_THREADS", "")
-    if VARIABLE in os.environ or not (of_openmp.isascii() and of_openmp.isdecimal() and int(of_openmp) > 0):
-        return count_cores()
-    return min(count_cores(), int(of_openmp))
+    of_openmp = _parse_count(os.environ.get("OMP_NUM_THREADS", ""))
+    return count_cores() if VARIABLE in os.environ or not of_openmp else min(count_cores(), of_openmp)
 
 
 def count_jobs(jobs: int) -> int:

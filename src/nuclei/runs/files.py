@@ -5,6 +5,7 @@ import json
 import os
 import reprlib
 import shutil
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +20,7 @@ from safetensors import SafetensorError
 
 from nuclei.data.images import decode_image, decode_labels_png
 from nuclei.errors import UserError
+from nuclei.limits import MAX_TEXT_BYTES, check_file
 from nuclei.runs.rehearsal import rehearses
 
 _PARTIAL = ".partial."
@@ -63,6 +65,20 @@ def atomic(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def check_target(path: Path) -> None:
+    """Raise UserError naming a file that cannot be written, before the hours of work whose result it is to hold."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, and is to be written as a file: name a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror or error}): name a file in another folder"
+        ) from None
+
+
 def remove_partial_files(paths: Iterable[Path]) -> None:
     """Remove what killed processes left of unfinished writes to these files, and below these folders.
 
@@ -99,6 +115,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def read_json(path: Path, maker: str | None = None) -> dict[str, Any]:
     """Read a JSON file that holds a mapping; raise UserError naming it, and what makes it again, if it is damaged."""
     with named(path, maker):
+        check_file(path, MAX_TEXT_BYTES)
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}, not a mapping")
@@ -151,13 +168,16 @@ def _flat(labels: NDArray[np.int32]) -> NDArray[np.int32]:
     return labels
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path, columns: Iterable[str] = ()) -> pd.DataFrame:
     """Read a CSV table whose ids stay text, whatever digits they are made of, and whose numbers are those written.
 
-    Raises UserError naming the file if it is damaged.
+    columns: those that it must have. Raises UserError naming the file if it is damaged, or lacks one of them.
     """
     with named(path):
-        return pd.read_csv(path, dtype={"image_id": str, "group": str}, float_precision="round_trip")
+        table = pd.read_csv(path, dtype={"image_id": str, "group": str}, float_precision="round_trip")
+        if lacking := [name for name in columns if name not in table]:
+            raise ValueError(f"it lacks {', '.join(lacking)}")
+        return table
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

@@ -38,7 +38,7 @@ def each_image(
     )
     try:
         with _one_thread_each():
-            done = Parallel(count_jobs(jobs), return_as="generator_unordered")(tasks)
+            done = Parallel(max(1, min(count_jobs(jobs), len(image_ids))), return_as="generator_unordered")(tasks)
             results = dict(tqdm(done, title, len(image_ids), unit="image", mininterval=2))
     except TerminatedWorkerError as error:
         raise UserError(
