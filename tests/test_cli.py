@@ -114,6 +114,14 @@ print(*{name.partition(".")[0] for name in sys.modules})
         ("predict-images nowhere", "error: no image or folder nowhere", set()),
         ("predict-images . --weights nowhere", "error: no folder of weights nowhere", set()),
         ("predict-images . --diameter wide", "error: a diameter of 'wide'", set()),
+        ("predict-images . --output=", "error: the argument --output= is empty", set()),
+        ("list --runs=", "error: the argument --runs= is empty", set()),
+        ("predict-images . --pixel-size nan", "2", set()),
+        ("predict-images . --pixel-size inf", "2", set()),
+        ("score-images . --halve-above nan", "2", set()),
+        ("demo --n-train 0", "2", set()),
+        ("demo --size 7", "2", set()),
+        ("demo --seed -1", "2", set()),
         ("predict-images .", "error: no images in .", HEAVY - {"torch", "lightgbm", "matplotlib"}),
         ("run nowhere.yaml", "nowhere.yaml", HEAVY - {"torch", "lightgbm", "matplotlib"}),
         ("train nowhere.yaml", "nowhere.yaml", HEAVY - {"torch", "lightgbm", "matplotlib"}),
@@ -124,6 +132,17 @@ def test_a_wrong_argument_is_reported_before_what_takes_time_is_imported(tmp_pat
     done = subprocess.run(run_command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
     assert said in done.stderr
     assert not HEAVY & set(done.stdout.splitlines()[-1].split()) - allowed
+
+
+@pytest.mark.parametrize("arguments", [["list", ""], ["run", "a.yaml", "--data", " "], [""], ["coco", "a", "--runs="]])
+def test_an_empty_argument_is_refused(arguments):
+    with pytest.raises(UserError, match="is empty: give a value"):
+        cli.check_arguments(arguments)
+
+
+@pytest.mark.parametrize("arguments", [[], ["list"], ["run", "a.yaml", "--set", "train.start="], ["--set=x="]])
+def test_an_argument_that_is_not_empty_is_not(arguments):
+    cli.check_arguments(arguments)
 
 
 SLOW = """

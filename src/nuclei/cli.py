@@ -618,7 +618,7 @@ def main() -> None:
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Raise UserError on an empty argument or option: an empty path would be this folder, an empty list all there is."""
+    """Raise UserError on an empty argument or option: an empty path would be this folder, an empty name all runs."""
     for i, argument in enumerate(arguments):
         if not argument.strip() or _EMPTY_OPTION.fullmatch(argument):
             where = argument if argument.strip() else f"number {i + 1}" if i == 0 else f"after {arguments[i - 1]!r}"

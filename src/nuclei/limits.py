@@ -4,7 +4,6 @@ Each is raised, or lowered, by an environment variable, which the processes that
 """
 
 import os
-
 from pathlib import Path
 
 from nuclei.errors import UserError

@@ -272,6 +272,8 @@ UNREADABLE = {
     "latin.yaml": ("hypothesis: caf\u00e9".encode("latin-1"), "is not UTF-8 text"),
     "utf16.yaml": ("hypothesis: a".encode("utf-16"), "is not UTF-8 text"),
     "date.yaml": (b"hypothesis: 2001-99-99", "is not valid YAML"),
+    "half.yaml": (b'hypothesis: "\\udcff"', "is no character of a text"),
+    "zero.yaml": (b'hypothesis: "a\\0b"', "is no character of a text"),
     "long.yaml": (b"train: {steps: " + b"9" * 5000 + b"}", "is not valid YAML"),
     "nul.yaml": (b"hypothesis: \0", "is not valid YAML"),
     "object.yaml": (b"hypothesis: !!python/object/apply:os.getcwd []", "is not valid YAML"),

@@ -1,6 +1,8 @@
 """Files of every kind give the picture that was put into them, and what is ambiguous or damaged is refused by name."""
 
 import importlib
+import io
+import re
 import sys
 from types import SimpleNamespace
 
@@ -14,8 +16,10 @@ from skimage.filters import threshold_otsu
 from skimage.measure import label
 
 from nuclei.data.images import decode_image
+from nuclei.data.label_folder import read_tiff
 from nuclei.data.microscope import View, count_times, list_series, normalise, read_picture
 from nuclei.errors import UserError
+from nuclei.limits import MAX_FILE_BYTES
 
 SHAPE = (32, 40)
 RNG = np.random.default_rng(0)
@@ -391,3 +395,77 @@ def test_a_stack_that_does_not_fit_into_memory_is_refused_unread_and_a_plane_of_
         read_picture(path, View())
     if ome:
         assert read_picture(path, View(plane="2")).pixels.shape == (16, 16)
+
+
+def write_ome(path, **claims):
+    """Write an OME-TIFF of two channels whose XML claims other attributes of its pixels."""
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, np.stack([GRAY, GRAY]), ome=True, metadata={"axes": "CYX"})
+    buffer.seek(0)
+    with tifffile.TiffFile(buffer) as file:
+        xml = file.ome_metadata
+    for name, value in claims.items():
+        xml = re.sub(rf' {name}="[^"]*"', "", xml).replace("<Pixels ", f'<Pixels {name}="{value}" ')
+    tifffile.imwrite(path, np.stack([GRAY, GRAY]), description=xml, metadata=None, photometric="minisblack")
+    return path
+
+
+@pytest.mark.parametrize("axis", ["C", "Z", "T"])
+@pytest.mark.parametrize("n", [2_000_000, 2_000_000_000, 10**30])
+def test_more_planes_than_any_file_has_are_refused_before_a_list_is_made_of_them(tmp_path, axis, n):
+    path = write_ome(tmp_path / "claims.ome.tif", **{f"Size{axis}": n})
+    for read in (
+        lambda: list_series(path, View()),
+        lambda: read_picture(path, View(channel="0")),
+        lambda: read_tiff(path),
+    ):
+        with pytest.raises(UserError, match="claims.ome.tif.* claims .* planes"):
+            read()
+
+
+@pytest.mark.parametrize(("said", "known"), [("0.5", 0.5), ("inf", None), ("nan", None), ("-1", None), ("wide", None)])
+def test_a_pixel_is_of_a_finite_size_or_of_none_that_is_known(tmp_path, said, known):
+    path = write_ome(tmp_path / "a.ome.tif", PhysicalSizeX=said, PhysicalSizeY=said)
+    assert read_picture(path, View(channel="0")).pixel_size_um == known
+
+
+@pytest.mark.parametrize("suffix", ["webp", "png"])
+@pytest.mark.parametrize("frames", [1, 3])
+def test_an_animation_is_refused(tmp_path, suffix, frames):
+    path = tmp_path / f"a.{suffix}"
+    pictures = [Image.fromarray(np.roll(COLOURS, shift, axis=0)) for shift in range(frames)]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], lossless=True)
+    if frames == 1:
+        np.testing.assert_array_equal(read_picture(path, View()).pixels, COLOURS)
+    else:
+        with pytest.raises(UserError, match=f"a.{suffix} .*animation"):
+            read_picture(path, View())
+
+
+def test_the_limit_of_pixels_is_ours_and_not_that_of_pillow(tmp_path, monkeypatch):
+    Image.fromarray(GRAY).save(tmp_path / "a.bmp")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.bmp", View()).pixels, GRAY)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a"])
+def test_a_file_that_is_too_large_is_refused_unread(tmp_path, name):
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(MAX_FILE_BYTES + 1)  # takes no room
+    with pytest.raises(UserError, match=f"{name} is refused: 1,073,741,825 bytes"):
+        read_picture(tmp_path / name, View())
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_values_as_large_as_a_float_holds_are_spread(kind):
+    most = np.finfo(kind).max
+    image, _ = normalise(np.where(GRAY > 128, most, -most).astype(kind))
+    np.testing.assert_array_equal(image[..., 0], np.where(GRAY > 128, 255, 0))
+
+
+def test_of_many_channels_a_few_are_named(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((500, 8, 9), np.uint8), metadata={"axes": "CYX"}, ome=True)
+    with pytest.raises(UserError) as raised:
+        read_picture(tmp_path / "a.tif", View())
+    assert len(str(raised.value)) < 500
+    assert "… 499" in str(raised.value)

@@ -38,12 +38,14 @@ def test_variables_say_otherwise(monkeypatch):
     assert count_threads() == 8
     monkeypatch.setenv("OMP_NUM_THREADS", "4,2")  # of nested regions, which nothing here has
     assert count_threads() == 8
+    monkeypatch.setenv("OMP_NUM_THREADS", "9" * 5000)
+    assert count_threads() == 8
     monkeypatch.setenv("NUCLEI_THREADS", "1")
     assert (count_cores(), count_threads(), say_cores()) == (1, 1, "1 core")
     assert provenance()["cores"] == 1
 
 
-@pytest.mark.parametrize("wanted", ["0", "-1", "two", "1.5", "²"])
+@pytest.mark.parametrize("wanted", ["0", "-1", "two", "1.5", "²", "٣", "5000", "9" * 5000])
 def test_another_variable_is_named(monkeypatch, wanted):
     monkeypatch.setenv("NUCLEI_THREADS", wanted)
     with pytest.raises(UserError, match="NUCLEI_THREADS is .*: set it to a whole number from 1"):

@@ -12,6 +12,7 @@ from nuclei.data.images import encode_labels_png
 from nuclei.errors import UserError
 from nuclei.runs.files import (
     atomic,
+    check_target,
     content_hash,
     differences,
     read_arrays,
@@ -200,3 +201,23 @@ def test_a_full_disk_names_the_file_that_was_to_be_written(tmp_path):
     with pytest.raises(OSError, match="too long") as raised:
         write_bytes(tmp_path / ("a" * 254), b"")
     assert raised.value.filename == str(tmp_path / ("a" * 254))
+
+
+def test_what_cannot_be_written_is_said_before(tmp_path):
+    check_target(tmp_path / "new/folder/a.csv")
+    assert list(tmp_path.rglob("*.csv")) == []
+    (tmp_path / "file").touch()
+    for path, said in (
+        (tmp_path, "is a folder, and is to be written as a file"),
+        (tmp_path / "file/a.csv", "a.csv cannot be written"),
+    ):
+        with pytest.raises(UserError, match=said):
+            check_target(path)
+
+
+@pytest.mark.parametrize("missing", ["score", "image_id"])
+def test_a_table_without_a_column_is_named(tmp_path, missing):
+    path = tmp_path / "per_image.csv"
+    path.write_text("image_id,score\na,1\n".replace(missing, "other"))
+    with pytest.raises(UserError, match=f"per_image.csv .*lacks {missing}"):
+        read_table(path, ("image_id", "score"))

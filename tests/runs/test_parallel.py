@@ -1,9 +1,11 @@
 """Work on each image: results in order, a bar that ends full, further arguments one by one."""
 
 import operator
+from contextlib import suppress
 
 import pytest
 
+from nuclei.runs import parallel
 from nuclei.runs.parallel import each_image
 
 
@@ -20,3 +22,12 @@ def test_no_image_is_no_result():
 def test_a_failure_is_raised():
     with pytest.raises(ValueError, match="invalid literal"):
         each_image(["1", "one"], int, "numbers", 1)
+
+
+def test_no_more_processes_are_started_than_there_are_images(monkeypatch):
+    asked = []
+    monkeypatch.setattr(parallel, "Parallel", lambda n, **_: asked.append(n) or (lambda tasks: iter(())))
+    for n in (0, 1, 3):
+        with suppress(KeyError):
+            each_image(["a"] * n, str, "work", 100_000)
+    assert asked == [1, 1, 3]

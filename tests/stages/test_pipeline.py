@@ -391,7 +391,7 @@ def test_a_training_resumes_with_the_threads_that_it_was_begun_with(
             torch.set_num_threads(own)
 
     one, two = train_anew(1), train_anew(2)
-    assert one[1:2] == (1,) and two[1:2] == (2,)
+    assert (one[1], two[1]) == (1, 2)
     assert one[2] != two[2]
     assert one[0] != two[0]
     # Other cores make nothing stale.

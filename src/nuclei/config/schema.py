@@ -23,6 +23,7 @@ LATER: JsonDict = {"later": True}
 LARGEST = 2**31 - 1
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _GROWTH = re.compile(r"-?[0-9]{1,3}(\.[0-9]{1,3})?(px|%)")
+_NO_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 _T = TypeVar("_T")
 # Folders beside those of runs.
 RESERVED = ("data", "comparisons")
@@ -73,6 +74,13 @@ def check_path(path: str) -> str:
     return path
 
 
+def check_text(text: str) -> str:
+    """Return a text for people; raise ValueError if no page can hold it: for control characters, halves of others."""
+    if found := _NO_TEXT.search(text):
+        raise ValueError(f"{found[0]!a} is no character of a text")
+    return text
+
+
 def _refuse_switches(value: Any, levels: int = 3) -> None:
     """Raise ValueError if there is a yes or no among numbers and texts, which pydantic takes for 1 and 0.
 
@@ -95,6 +103,7 @@ def _refuse_giants(value: Any) -> None:
 
 Name = Annotated[str, AfterValidator(check_name)]
 RunName = Annotated[str, AfterValidator(check_run_name)]
+Text = Annotated[str, AfterValidator(check_text)]
 FilePath = Annotated[str, AfterValidator(check_path)]
 Distinct = AfterValidator(check_distinct)
 Positive = Annotated[float, Field(gt=0)]
@@ -465,7 +474,7 @@ class SubmitConfig(Section):
 class Config(Section):
     """Everything that decides what a run contains."""
 
-    hypothesis: str = Field("", description="one line: what this run is meant to show")
+    hypothesis: Text = Field("", description="one line: what this run is meant to show")
     system: Literal["", "classical", "vanilla_unet", "mask_rcnn", "deep_watershed", "full"] = Field(
         "", description="the system of the field (systems.py) that this run stands for"
     )

@@ -159,6 +159,8 @@ def normalise(pixels: NDArray[Any], robust: bool = True) -> tuple[NDArray[np.uin
     elif pixels.dtype == np.uint16 and not (pixels % 257).any():
         values, rule = to_8_bits(pixels), "16-bit values that are widened 8-bit values, given back"
     elif robust:
+        if not math.isfinite(float(pixels.max()) - float(pixels.min())):  # beyond what a float holds
+            pixels = pixels / 2
         low, high = (float(value) for value in np.percentile(pixels, PERCENTILES))
         if low == high:  # nearly all pixels are equal
             low, high = float(pixels.min()), float(pixels.max())
@@ -357,8 +359,9 @@ def _choose(layout: Layout, view: View, time: int) -> dict[str, list[int]]:
     elif (number := _parse_number(view.plane or "")) is not None and number < n_planes:
         planes = [number]
     else:
+        wanted = str(view.plane)[:80]
         raise UserError(
-            f"it has axes {layout}, and no plane {str(view.plane)[:80]}: choose --plane {PROJECTION} or 0..{n_planes - 1}"
+            f"it has axes {layout}, and no plane {wanted}: choose --plane {PROJECTION} or 0..{n_planes - 1}"
         )
     return chosen | ({"Z": planes} if "Z" in sizes else {})
 
@@ -380,7 +383,8 @@ def _find_channel(wanted: str, names: tuple[str, ...], count: int) -> int:
 
 
 def _list_channels(names: tuple[str, ...], count: int) -> str:
-    shown = [f"{i} ({names[i]})" if i < len(names) and names[i] else str(i) for i in range(min(count, SHOWN_CHANNELS))]
+    first = range(min(count, SHOWN_CHANNELS))
+    shown = [f"{i} ({names[i]})" if i < len(names) and names[i] else str(i) for i in first]
     return ", ".join(shown) + (f" … {count - 1}" if count > SHOWN_CHANNELS else "")
 
 
@@ -522,13 +526,16 @@ def _read_pixel_size(tiff: TiffFile, series: TiffPageSeries, ome: Mapping[str, A
         if any(size is None or size > MAX_PIXEL_UM for size in sizes):
             return None
     x, y = (float(size or 0) for size in sizes)
-    return x if x > 0 and math.isclose(x, y, rel_tol=0.01) else None
+    return x if 0 < x < math.inf and math.isclose(x, y, rel_tol=0.01) else None
 
 
 def _read_ome_size(ome: Mapping[str, Any], axis: str) -> float | None:
     scale = UM_OF_UNIT.get(str(ome.get(f"PhysicalSize{axis}Unit", "µm")))
     size = ome.get(f"PhysicalSize{axis}")
-    return None if size is None or scale is None else float(size) * scale
+    try:
+        return None if size is None or scale is None else float(size) * scale
+    except ValueError:  # a word is no size
+        return None
 
 
 # ---- Files of vendors ----

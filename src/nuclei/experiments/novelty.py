@@ -25,7 +25,7 @@ from nuclei.inference.bundle import find_run
 from nuclei.inference.encodings import load_encoders
 from nuclei.inference.image_files import Reading
 from nuclei.inference.score_images import find_labelled
-from nuclei.runs.files import read_image, read_table, write_table
+from nuclei.runs.files import check_target, read_image, read_table, write_table
 from nuclei.runs.layout import Dataset, Run
 
 STATISTICS, TRAINED, INITIAL = "statistics", "trained encoder", "initial encoder"

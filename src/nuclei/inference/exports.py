@@ -108,8 +108,8 @@ def to_geojson(
 
     Coordinates are pixels, x first, (0, 0) the upper left corner of the image (qupath.lib.io.QuPathTypeAdapters, from
     version 0.4). measures: a row for every label and a column `label`, as `measure_nuclei` returns; its numbers become
-    the measurements, without it the area does. rings: `list_rings` of the outlines, if known. Raises ValueError on an object type that is not in OBJECT_TYPES and on
-    a label without a row.
+    the measurements, without it the area does. rings: `list_rings` of the outlines, if known. Raises ValueError on an
+    object type that is not in OBJECT_TYPES and on a label without a row.
     """
     if object_type not in OBJECT_TYPES:
         raise ValueError(f"unknown object type {object_type!r}; valid: {', '.join(OBJECT_TYPES)}")

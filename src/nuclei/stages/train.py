@@ -310,9 +310,9 @@ def keep_threads(fabric: Fabric, title: str, resume: State | None) -> dict[str, 
     now = {"threads": torch.get_num_threads(), "devices": fabric.world_size}
     begun: dict[str, int] = now | (resume or {}).get(RUN_WITH, {})
     use_threads(begun["threads"])
-    if changes := [f"{begun[key]} {key}, now {now[key]}" for key in FACTS if begun[key] != now[key]]:
-        if fabric.is_global_zero:
-            print(f"{title}: begun with {' and '.join(changes)}; the threads are kept", flush=True)
+    changes = [f"{begun[key]} {key}, now {now[key]}" for key in FACTS if begun[key] != now[key]]
+    if changes and fabric.is_global_zero:
+        print(f"{title}: begun with {' and '.join(changes)}; the threads are kept", flush=True)
     return begun
 
 
