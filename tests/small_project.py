@@ -3,16 +3,15 @@
 import hashlib
 import os
 import signal
+from contextlib import AbstractContextManager
 from pathlib import Path
+from unittest.mock import patch
 
 import yaml
 
 from nuclei.pipeline import list_runs, list_stages, run_stage
 from nuclei.report import browser
 from nuclei.runs.layout import Options
-
-# Every step of an image takes a second to draw: a report of these projects shows those of two images.
-browser.N_WORST, browser.N_BEST, browser.N_OF_TYPE = 1, 1, 0
 
 SMALL: dict[str, dict] = {
     "data": {"dataset": "demo", "folds": "runs/data/demo/folds.csv", "n_folds": 2},
@@ -49,6 +48,11 @@ def write_project(folder: Path) -> Path:
     return folder / "ensembles/pair.yaml"
 
 
+def few_steps() -> AbstractContextManager[object]:
+    """Have a report show every step of two images alone, of which each takes a second to draw."""
+    return patch.multiple(browser, N_WORST=1, N_BEST=1, N_OF_TYPE=0)
+
+
 def run_all(ensemble: Path, data: Path) -> None:
     """Run all stages of all runs in this process, from the current folder."""
     for path, name in list_tasks(ensemble):
@@ -61,7 +65,8 @@ def list_tasks(ensemble: Path) -> list[tuple[Path, str]]:
 
 def run_one(path: Path, name: str, data: Path) -> None:
     config = dict(list_runs(path))[path]
-    run_stage(name, path.stem, config, Options(data=data, jobs=1), Path("runs"))
+    with few_steps():
+        run_stage(name, path.stem, config, Options(data=data, jobs=1), Path("runs"))
 
 
 def run_forked(path: Path, name: str, data: Path, die_at: int | None = None) -> int:

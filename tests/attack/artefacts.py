@@ -15,12 +15,13 @@ class Artefact:
     """Describe files of a project: where they are, and what reads them.
 
     files: pattern below runs/; forget: run and stage that is forgotten, so that it reads them again, None: nothing is;
-    command: what is called; predict: images are segmented by the ensemble, instead.
+    predict: images are segmented by the ensemble, instead of all being run again; command: what is called instead.
     """
 
     files: str
     forget: tuple[str, str] | None = None
     predict: bool = False
+    command: tuple[str, ...] = ()
 
 
 ARTEFACTS = {
@@ -55,6 +56,12 @@ ARTEFACTS = {
     "submission": Artefact("pair/submission.csv", ("pair", "evaluate")),
     "metrics of a member": Artefact("small/metrics.json", ("pair", "evaluate")),
     "scores per image of a member": Artefact("small/per_image.csv", ("pair", "evaluate")),
+    "metrics that are compared": Artefact("pair/metrics.json", command=("compare", "small", "pair")),
+    "scores that are compared": Artefact("pair/per_image.csv", command=("compare", "small", "pair")),
+    "scores of a step": Artefact("small/per_image.csv", command=("climb", "small", "pair")),
+    "instances as COCO": Artefact("pair/instances/oof/*.png", command=("coco", "pair")),
+    "instances that are shown": Artefact("pair/instances/oof/*.png", command=("show", "pair")),
+    "scores that are shown": Artefact("pair/scorer/oof/*.npz", command=("show", "pair")),
     "metrics": Artefact("pair/metrics.json", ("pair", "report")),
     "scores per image": Artefact("pair/per_image.csv", ("pair", "report")),
 }
@@ -86,6 +93,8 @@ def run(case: Case, place: Place) -> str | None:
     spoil(path, damage, rng)
     if artefact.predict:
         return run_images(project, copy, path)
+    if artefact.command:
+        return run_command(artefact.command, copy, path)
     outcome = nuclei([*RUN, "--data", project.data, "--jobs", "1"], copy)
     damaged = path.relative_to(copy / "runs").as_posix()
     if outcome.status and (fault := outcome.find_fault(path.name, str(path.parent.relative_to(copy)))):
@@ -93,6 +102,13 @@ def run(case: Case, place: Place) -> str | None:
     if spoilt := project.find_spoilt(copy, [damaged]):
         return f"{damaged} is used silently: {spoilt[:5]} differ, status {outcome.status}"
     return None
+
+
+def run_command(command: tuple[str, ...], copy: Path, path: Path) -> str | None:
+    """Call a command that reads a finished run, which must refuse what is damaged by the file's name."""
+    outcome = nuclei([*command, *([path.stem] if command[0] == "show" else [])], copy)
+    fault = outcome.find_fault(path.name, str(path.parent.relative_to(copy)))
+    return fault and f"{path.relative_to(copy / 'runs').as_posix()}, {command[0]}: {fault}"
 
 
 def run_images(project: Project, copy: Path, path: Path) -> str | None:

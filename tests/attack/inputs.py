@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import struct
 import zipfile
 import zlib
@@ -17,6 +18,7 @@ import numpy as np
 import tifffile
 import yaml
 from numpy.typing import NDArray
+from PIL import Image
 from small_project import SMALL
 
 from attack.case import Case, Place
@@ -45,6 +47,7 @@ from nuclei.data.archives import open_archive, prepare_image
 from nuclei.data.fold_table import read_folds
 from nuclei.data.images import decode_image, decode_mask
 from nuclei.data.label_folder import LabelFolder
+from nuclei.data.microscope import View, count_times, list_series, read_picture
 from nuclei.evaluation.submission import read_solution
 from nuclei.runs.cache import read_meta
 
@@ -477,7 +480,95 @@ LABELS_TIFF = {
     "floats": (SAME, values_of(lambda labels: labels.astype(np.float32), encode_tiff)),
     **label_mutations(encode_tiff),
 }
-NO_CHECKSUM = ("a.tif",)
+
+
+def read_view(path: Path) -> Any:
+    """Read a picture as predict-images does, all of it."""
+    view = View(channel="0", series=0)
+    return list_series(path, view), count_times(path, view), as_text(read_picture(path, view).pixels)
+
+
+def encode_by_pillow(kind: str, frames: int = 1, **options: Any) -> bytes:
+    """Encode pixels as JPEG, BMP, WebP or APNG, of several frames where there are to be some."""
+    first, *more = (Image.fromarray(np.roll(draw_pixels(), frame, axis=0)) for frame in range(frames))
+    buffer = io.BytesIO()
+    first.save(buffer, kind, **({"save_all": True, "append_images": more} if more else {}), **options)
+    return buffer.getvalue()
+
+
+def encode_stack(**claims: str) -> bytes:
+    """Encode an OME-TIFF of two channels, whose XML makes other claims of it."""
+    stack = np.stack([draw_pixels()[..., 0], draw_labels()])
+    data = encode_tiff(stack, ome=True, metadata={"axes": "CYX"})
+    if not claims:
+        return data
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        text = str(file.ome_metadata)
+    for name, value in claims.items():
+        text = re.sub(rf' {name}="[^"]*"', "", text).replace("<Pixels ", f'<Pixels {name}="{value}" ')
+    return encode_tiff(stack, description=text, metadata=None, photometric="minisblack")
+
+
+def claim(name: str, *values: str) -> Mutation:
+    return lambda rng, data: encode_stack(**{name: rng.choice(values)})
+
+
+def set_tag(*codes: int) -> Mutation:
+    """Return the mutation of one tag of a little-endian TIFF's first picture: another type, count or value of it."""
+
+    def mutate(rng: Draw, data: bytes) -> bytes:
+        changed = bytearray(data)
+        (start,) = struct.unpack("<I", data[4:8])
+        (n,) = struct.unpack("<H", data[start : start + 2])
+        entries = [start + 2 + 12 * i for i in range(n)]
+        wanted = [at for at in entries if struct.unpack("<H", data[at : at + 2])[0] in codes] or entries
+        at, (offset, size) = rng.choice(wanted), rng.choice([(2, 2), (4, 4), (8, 4), (8, 2)])
+        value = rng.choice([0, 1, 7, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1]) % 256**size
+        changed[at + offset : at + offset + size] = value.to_bytes(size, "little")
+        return bytes(changed)
+
+    return mutate
+
+
+LAUGHS = "".join(f'<!ENTITY {b} "{f"&{a};" * 10}">' for a, b in zip("abcdefgh", "bcdefghi", strict=True))
+HUGE_CLAIMS = ("2000000", "2147483647", "99999999999999999999")
+FLAT: Mutations = {
+    **ANYTHING,
+    "only a head": (REFUSED, keep_head),
+    "cut in half": (REFUSED, lambda rng, data: data[: rng.randrange(4, len(data) // 2)]),
+    # Neither has a checksum of its pixels.
+    "a bit flipped": (EITHER, flip),
+    "text": (REFUSED, become("<html>404</html>", "<svg/>", "%PDF-1.4", "%!PS-Adobe", "GIF89a", "icns", "P6 9 9 255\n")),
+}
+STACK: Mutations = {
+    **ANYTHING,
+    "cut off": (EITHER, cut),
+    "the head damaged": (EITHER, lambda rng, data: flip(rng, data[:400]) + data[400:]),
+    "a tag of the size": (EITHER, set_tag(256, 257, 258, 277, 278)),
+    "a tag of the data": (EITHER, set_tag(259, 262, 273, 279, 284, 339)),
+    "any tag": (EITHER, set_tag()),
+    "pictures in a circle": (EITHER, lambda rng, data: data[:4] + struct.pack("<I", rng.choice([4, 8, 12])) + data[8:]),
+    "too many channels": (REFUSED, claim("SizeC", *HUGE_CLAIMS)),
+    "too many planes": (REFUSED, claim("SizeZ", *HUGE_CLAIMS)),
+    "too many times": (REFUSED, claim("SizeT", *HUGE_CLAIMS)),
+    "another number": (EITHER, claim("SizeC", "0", "-1", "x", "", "3", "1.5", "\u0661")),
+    "another size": (EITHER, claim("SizeX", "0", "-1", "x", "5", "5000000", "1e9")),
+    "another order": (EITHER, claim("DimensionOrder", "", "ABCDE", "XYXYXY", "XY")),
+    "another type": (EITHER, claim("Type", "double", "complex", "", "x")),
+    "a pixel of another size": (EITHER, claim("PhysicalSizeX", "inf", "nan", "-1", "wide", "1e999", "0")),
+    "a thousand laughs": (
+        REFUSED,
+        lambda rng, data: encode_tiff(
+            draw_labels(), description=f'<?xml version="1.0"?><!DOCTYPE OME [<!ENTITY a "ha">{LAUGHS}]><OME>&i;</OME>'
+        ),
+    ),
+}
+WEBP = FLAT | {"an animation": (REFUSED, lambda rng, data: encode_by_pillow("WEBP", rng.randint(2, 5)))}
+# The content decides which format it is, and values are the file's own.
+PICTURE_PNG = {name: PNG[name] for name in PNG if name not in ("16 bits", "JPEG")} | {
+    "an animation": (REFUSED, lambda rng, data: encode_by_pillow("PNG", rng.randint(2, 5))),
+}
+NO_CHECKSUM = ("a.tif", "a.ome.tif", "a.jpg", "a.bmp", "a.webp")
 FORMATS = {
     "zip": Format("archive.zip", lambda: zip_entries(draw_entries()), read_zip, ZIP),
     "image": Format(
@@ -497,6 +588,11 @@ FORMATS = {
         "config.yaml", lambda: yaml.safe_dump(SMALL).encode(), lambda p: load_config(p).model_dump(), CONFIG
     ),
     "meta": Format("plain.json", lambda: json.dumps(META_CONTENT).encode(), read_meta, META),
+    "picture PNG": Format("a.png", lambda: encode_png(draw_pixels()), read_view, PICTURE_PNG),
+    "picture JPEG": Format("a.jpg", lambda: encode_by_pillow("JPEG"), read_view, FLAT),
+    "picture BMP": Format("a.bmp", lambda: encode_by_pillow("BMP"), read_view, FLAT),
+    "picture WebP": Format("a.webp", lambda: encode_by_pillow("WEBP", lossless=True), read_view, WEBP),
+    "picture stack": Format("a.ome.tif", encode_stack, read_view, STACK),
     "label PNG": Format("a.png", lambda: encode_png(draw_instances()), read_label_image, LABELS_PNG),
     "label TIFF": Format("a.tif", lambda: encode_tiff(draw_instances()), read_label_image, LABELS_TIFF),
 }

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from small_project import hash_files, list_tasks, run_forked, write_project
+from small_project import few_steps, hash_files, list_tasks, run_forked, write_project
 
 from nuclei.cli import main
 from nuclei.data.demo import write_demo
@@ -145,7 +145,8 @@ def start(arguments: Sequence[object], folder: Path, prepare: Callable[[], objec
         prepare()
         sys.argv = ["nuclei", *map(str, arguments)]
         try:
-            main()
+            with few_steps():
+                main()
             status = 0
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else int(end.code is not None)

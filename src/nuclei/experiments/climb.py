@@ -21,6 +21,7 @@ from nuclei.report.blocks import Block, Paragraph, Table
 from nuclei.report.comparisons import ABOUT_CLIMB, CLIMB_COLUMNS, CLIMB_FIGURE, climb_table, draw_climb
 from nuclei.report.reader import find_reports, write_page
 from nuclei.report.sections import make_picture
+from nuclei.runs.cache import check_whole
 from nuclei.runs.files import read_json, read_table, write_table
 from nuclei.runs.layout import Run, comparison
 from nuclei.runs.locks import lock
@@ -81,6 +82,8 @@ def read_scores(run: Run) -> tuple[pd.DataFrame, str]:
         (published / "per_image.csv", published / "metrics.json"),
     ):
         if table.is_file() and metrics.is_file():
+            if table.parent == run.folder and run.meta("evaluate").is_file():
+                check_whole(run.meta("evaluate"))
             return read_table(table), read_json(metrics)["method"]
     raise UserError(f"no scores of {run.name} in {run.folder} or {published}: run it first")
 

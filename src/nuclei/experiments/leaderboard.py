@@ -11,7 +11,7 @@ from nuclei.report.comparisons import CLIMB_FIGURE, add_ablations, sort_systems,
 from nuclei.report.reader import RunReader, count_parameters, find_reports, write_blocks, write_page
 from nuclei.report.readme import comparison_block
 from nuclei.report.sections import ABOUT_SYNTHETIC
-from nuclei.runs.cache import fingerprint, recorded_inputs
+from nuclei.runs.cache import check_whole, recorded_inputs
 from nuclei.runs.files import differences, read_json, read_table, write_bytes, write_table
 from nuclei.runs.layout import Run, comparison, open_run
 from nuclei.runs.locks import lock, publishing
@@ -38,7 +38,7 @@ def compare_runs(names: list[str], root: Path) -> Table:
     """
     runs = [Run(name, root) for name in dict.fromkeys(names)]
     for run in runs:
-        fingerprint(run.meta("evaluate"))
+        check_whole(run.meta("evaluate"))
     check_images(runs)
     table = sort_systems([describe_run(run) for run in runs])
     path = comparison(root, "leaderboard")

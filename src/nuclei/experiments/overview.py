@@ -11,6 +11,7 @@ from nuclei.errors import UserError
 from nuclei.evaluation.summary import format_score
 from nuclei.pipeline import list_stages, load_run
 from nuclei.report.blocks import Table
+from nuclei.runs.cache import check_whole
 from nuclei.runs.files import read_json
 from nuclei.runs.layout import Dataset, Run
 from nuclei.runs.locks import find_holder
@@ -59,6 +60,8 @@ def describe_run(run: Run) -> Overview:
         stages = {meta.stem: find_state(meta) for meta in list_metas(run, config)}
         state = say_state(stages)
         if run.metrics.is_file():
+            if run.meta("evaluate").is_file():
+                check_whole(run.meta("evaluate"))
             scored = read_json(run.metrics)["oof"]
             score, images = [float(value) for value in scored["score"]], int(scored["n_images"])
     except (UserError, OSError, KeyError, TypeError, ValueError) as error:

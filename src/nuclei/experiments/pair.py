@@ -17,7 +17,7 @@ from nuclei.report.comparisons import link_run
 from nuclei.report.reader import RunReader, find_reports, write_page
 from nuclei.report.sections import ABOUT_SYNTHETIC
 from nuclei.report.tables import each_row, name_method, order_types
-from nuclei.runs.cache import fingerprint
+from nuclei.runs.cache import check_whole
 from nuclei.runs.files import write_table
 from nuclei.runs.layout import comparison, open_run
 
@@ -39,7 +39,7 @@ def compare_pair(first: str, second: str, root: Path) -> tuple[Table, Path]:
     readers = []
     for name in (first, second):
         run, config, _ = open_run(name, root)
-        fingerprint(run.meta("evaluate"))
+        check_whole(run.meta("evaluate"))
         readers.append(RunReader(run, config))
     check_images([reader.run for reader in readers])
     a, b = (reader.per_image for reader in readers)

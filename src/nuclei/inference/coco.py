@@ -13,8 +13,9 @@ from nuclei.config.schema import Config
 from nuclei.decoding.methods import choose_candidates, is_scored
 from nuclei.inference.exports import to_coco, to_coco_results
 from nuclei.inference.predictions import is_other_of, read_scored, read_tuned
+from nuclei.runs.cache import check_whole
 from nuclei.runs.files import read_labels, write_bytes
-from nuclei.runs.layout import Dataset, Run, find_fingerprint, open_run
+from nuclei.runs.layout import Dataset, Run, find_fingerprint, find_meta, open_run
 
 
 def export_coco(name: str, root: Path) -> list[Path]:
@@ -25,6 +26,7 @@ def export_coco(name: str, root: Path) -> list[Path]:
     run, config, dataset = open_run(name, root)
     for split in dataset.splits():
         find_fingerprint(run, "instances", split)
+    check_whole(find_meta(run, "instances"))
     manifest, written = dataset.read_manifest().set_index("image_id"), []
     for split, image_ids in dataset.splits().items():
         images = [

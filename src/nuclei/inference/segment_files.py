@@ -145,7 +145,7 @@ def _segment_files(
     check_results([task.source.name for task in tasks if task.state == TO_DO], output, force)
     if not dry_run:
         names = [file for task in tasks for file in (*list_results(task.source.name), f"{task.source.name}{RECORD}")]
-        remove_partial_files([output / name for name in (*names, SUMMARY, PAGE)] + [submission] * bool(submission))
+        remove_partial_files([*(output / name for name in (*names, SUMMARY, PAGE)), *filter(None, [submission])])
     to_do = {task.source.name: task for task in tasks if task.state == TO_DO}
     if to_do and not dry_run:
         load_predictor(*predictor)  # reports what it lacks once, before every process does

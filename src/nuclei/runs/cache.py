@@ -98,6 +98,17 @@ def read_meta(meta: Path) -> dict[str, Any]:
     return found
 
 
+def check_whole(meta: Path) -> None:
+    """Raise UserError if a stage has not finished, or naming what of its files is no longer as it made it.
+
+    For commands that read what stages made without being one.
+    """
+    damage = find_damage(read_meta(meta).get("files", {}), meta.parent.parent)
+    if damage:
+        more = f", and {len(damage) - 1} more" if len(damage) > 1 else ""
+        raise UserError(f"{damage[0].text}{more}: run the stage {stage_of(meta.stem)} again, which makes it anew")
+
+
 def fingerprint(meta: Path, part: str | None = None) -> str:
     """Return the fingerprint that a finished stage left, of the whole or of one part.
 
@@ -183,7 +194,7 @@ def stage(
     own = {name: {**inputs, **part.inputs} for name, part in parts.items()}
     job = _Job(meta, Recipe(settings, version, code or {}, own), dict(inputs), parts, list(outputs), tuple(facts))
     if rehearses():
-        job.rehearse(force, protect, share, twin, (notes or {}) | (provenance() if facts else {}))
+        job.rehearse(force, protect, share, twin, {**(notes or {}), **(provenance() if facts else {})})
         yield []
         return
     with lock(meta, job.name):

@@ -11,7 +11,7 @@ from nuclei.inference.bundle import write_bundle
 from nuclei.report.reader import RunReader, write_blocks
 from nuclei.report.readme import run_blocks, scores_line
 from nuclei.report.sections import overview_picture
-from nuclei.runs.cache import fingerprint
+from nuclei.runs.cache import check_whole
 from nuclei.runs.files import read_json, read_table, write_bytes, write_json
 from nuclei.runs.layout import Options, Run, counterpart
 from nuclei.runs.locks import publishing
@@ -27,7 +27,7 @@ KEPT = (
 def main(run: Run, config: Config, options: Options) -> None:
     folder = ENSEMBLES / run.name
     for stage in ("evaluate", "submit"):
-        fingerprint(run.meta(stage))
+        check_whole(run.meta(stage))
     with publishing(run.folder.parent):
         publish(run, config, folder)
 
