@@ -1,7 +1,8 @@
 """Geometry of all candidates of an image at once: boxes, moments, hulls, outlines and the pixels around them.
 
-Boxes, moments and hulls need no more than the runs of pixels in each row, a twentieth of the pixels. Local measures (outline, holes, depth, ring) need every nested candidate as a mask of its own: `draw_canvas`
-lays the masks side by side in one picture, so that one OpenCV call serves all of them.
+Boxes, moments and hulls need no more than the runs of pixels in each row, a twentieth of the pixels. Local measures
+(outline, holes, depth, ring) need every nested candidate as a mask of its own: `draw_canvas` lays the masks side by side
+in one picture, so that one OpenCV call serves all of them.
 """
 
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
 from nuclei.candidates.table import Candidates
 
 RING_WIDTH_PX = 3  # also the margin of each box on the canvas, so that rings do not meet
