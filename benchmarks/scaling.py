@@ -5,7 +5,8 @@
 Each point is a process of its own. Nuclei: candidates, features and metric of one synthetic image with so many, at one
 density, so that its area grows with them. Images: the same of so many images of 100 nuclei, one after the other.
 Cores: the images shared by so many processes, in seconds of the wall clock, which wants a quiet machine; all else in
-seconds of the processor. An exponent of 1 says that twice as many take twice as long. Writes benchmarks/scaling.json and .png.
+seconds of the processor. An exponent of 1 says that twice as many take twice as long. Writes benchmarks/scaling.json
+and .png.
 """
 
 import argparse

@@ -53,7 +53,7 @@ def load(path: Path) -> GetInputs:
     source = path.read_text()
     for old, new in RENAMED.items():
         source = source.replace(old, new)
-    chosen = [
+    chosen: list[ast.stmt] = [
         node
         for node in ast.parse(source).body
         if (isinstance(node, ast.FunctionDef) and node.name == "get_inputs")

@@ -222,12 +222,12 @@ class Context:
                 values[block, column] = picture[regions.pixels[block]]
         inside, rim, ring = (average(region, values) for region in (regions.inside, regions.rim, regions.ring))
         inside_std = np.sqrt(np.maximum(average(regions.inside, values**2) - inside**2, 0))
-        rows = zip(inside, inside_std, rim, ring, pictures.values(), strict=True)
+        columns = zip(pictures.items(), inside, inside_std, rim, ring, strict=True)
         missing = np.full(len(self.candidates), np.nan)
         nothing = Summary(missing, missing, missing, missing, None, self.is_foreground)
         return dict.fromkeys(CHANNELS, nothing) | {
-            name: Summary(*means, picture, self.is_foreground)
-            for name, (*means, picture) in zip(pictures, rows, strict=True)
+            name: Summary(own_inside, own_std, own_rim, own_ring, picture, self.is_foreground)
+            for (name, picture), own_inside, own_std, own_rim, own_ring in columns
         }
 
     def channel(self, name: str) -> Summary:

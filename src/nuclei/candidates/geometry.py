@@ -1,8 +1,8 @@
 """Geometry of all candidates of an image at once: boxes, moments, hulls, outlines and the pixels around them.
 
 Boxes, moments and hulls need no more than the runs of pixels in each row, a twentieth of the pixels. Local measures
-(outline, holes, depth, ring) need every nested candidate as a mask of its own: `draw_canvas` lays the masks side by side
-in one picture, so that one OpenCV call serves all of them.
+(outline, holes, depth, ring) need every nested candidate as a mask of its own: `draw_canvas` lays the masks side by
+side in one picture, so that one OpenCV call serves all of them.
 """
 
 from dataclasses import dataclass
@@ -141,7 +141,8 @@ def find_owners(canvas: Canvas, position: NDArray[np.int64]) -> NDArray[np.int32
     row = position // width
     # Flat index on the shelves, shelf · w + column, written with the flat canvas index in place of the column.
     shift = (canvas.shelf_of_row - np.arange(len(canvas.shelf_of_row))) * width
-    return canvas.owner_at.reshape(-1)[position + shift[row]]
+    owner: NDArray[np.int32] = canvas.owner_at.reshape(-1)[position + shift[row]]
+    return owner
 
 
 def find_rims(canvas: Canvas) -> NDArray[np.int64]:
@@ -181,8 +182,8 @@ def measure_ellipses(runs: Runs, boxes: Boxes) -> dict[str, NDArray[np.float64]]
     # Rounding can leave a one-pixel-wide candidate a variance just below zero.
     major, minor = (4 * np.sqrt(np.maximum(v, 0)) for v in (centre + spread, centre - spread))
     return {
-        "centroid_y": my + boxes.top,
-        "centroid_x": mx + boxes.left,
+        "centroid_y": np.asarray(my + boxes.top, np.float64),
+        "centroid_x": np.asarray(mx + boxes.left, np.float64),
         "major_axis_px": major,
         "minor_axis_px": minor,
     }

@@ -104,7 +104,7 @@ def made_table(made: Mapping[str, Any]) -> Table:
 
 
 def floors_table(results: Mapping[str, Any]) -> Table:
-    """Tabulate benchmarks/results.json, which benchmarks/all.py wrote: the ratios to floors and peers, and their targets.
+    """Tabulate benchmarks/results.json, of benchmarks/all.py: ratios to floors and peers, and their targets.
 
     Where ours is to be faster the ratio is theirs over ours, else ours over theirs.
     """
