@@ -228,7 +228,8 @@ def measure_hulls(runs: Runs) -> dict[str, NDArray[np.float64]]:
     is_end[top] = is_end[bottom] = True
 
     area = np.zeros(n)
-    length = (x_right - x_left)[top] + (x_right - x_left)[bottom].astype(np.float64)
+    width = (x_right - x_left).astype(np.float64)
+    length: NDArray[np.float64] = width[top] + width[bottom]
     lattice_steps = length.copy()
     for x in (x_left, -x_right):  # the right side is a left side in the mirror
         keep = convex_chain(row, x, is_end)
