@@ -1,6 +1,6 @@
 """A run beside busy loops: how much longer it takes than on the machine as it is, per core that it gets.
 
-PYTHONPATH=src python benchmarks/busy.py [--config configs/demo_mobilenetv2.yaml] [--loops 4] [--steps 60] [--times 2]
+PYTHONPATH=src python benchmarks/busy.py [--config configs/demo_mobilenetv2.yaml] [--loops 4] [--steps 60] [--images 36]
 
 Each pair of runs makes all stages of the config on the demo's synthetic archives anew, once as the machine is and once
 beside the loops, one after the other. The cores that a run gets are its processor seconds, of all its processes, over
@@ -55,12 +55,15 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=Path("configs/demo_mobilenetv2.yaml"))
     parser.add_argument("--loops", type=int, default=4, help="busy loops beside the run")
     parser.add_argument("--steps", type=int, default=60, help="training steps a fold")
+    parser.add_argument("--images", type=int, default=36, help="training images, a third as many test images")
+    parser.add_argument("--side", type=int, default=256, help="pixels of a side of an image")
     parser.add_argument("--times", type=int, default=1, help="pairs of runs")
+    parser.add_argument("--most", type=float, default=2.5, help="the most that the ratio per core is to be")
     arguments = parser.parse_args()
     pairs = []
     with tempfile.TemporaryDirectory() as folder:
         data, cores = Path(folder) / "archives", count_cores()
-        write_demo(data, 36, 12, 256, 2018)
+        write_demo(data, arguments.images, max(1, arguments.images // 3), arguments.side, 2018)
         for number in range(arguments.times):
             pair = {}
             for name, loops in (("quiet", 0), ("busy", arguments.loops)):
@@ -81,6 +84,7 @@ def main() -> None:
         "loops": arguments.loops,
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", ""),
         "pairs": pairs,
+        "most": arguments.most,
         "ratio_per_core": round(statistics.median(b / q for b, q in zip(spent, quiet, strict=True)), 2),
         "times_as_long": round(statistics.median(longer), 2),
         "times_the_fair_share": round(statistics.median(longer) / fair, 2),

@@ -71,14 +71,17 @@ def time_apart(name: str, policy: str | None, times: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", choices=WORK, help="time this here and print the seconds")
-    parser.add_argument("--times", type=int, default=20)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--times", type=int, default=20, help="calls in each measurement")
+    parser.add_argument("--repeats", type=int, default=3, help="measurements of each policy, in turns")
+    parser.add_argument(
+        "--loops", type=int, default=os.cpu_count() or 1, help="busy loops beside; 0: the quiet half alone"
+    )
     arguments = parser.parse_args()
     if arguments.work:
         print(time_here(arguments.work, arguments.times))
         return
     result: dict[str, object] = {"cores": os.cpu_count()}
-    for beside in (0, os.cpu_count() or 1):
+    for beside in sorted({0, arguments.loops}):
         loops = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(beside)]
         try:
             for name in WORK:

@@ -18,6 +18,7 @@ from nuclei.runs.cores import use_threads
 from nuclei.runs.files import remove_partial_files, write_bytes
 from nuclei.runs.layout import Dataset, Options, Run
 from nuclei.runs.locks import lock
+from nuclei.runs.memory import keep_freed
 from nuclei.runs.rehearsal import anything_foreseen, foresee, rehearsal
 from nuclei.runs.stage_table import STAGES, stage_of
 
@@ -75,6 +76,7 @@ def run_stage(stage: str, name: str, config: Config, options: Options, runs: Pat
     save_config(run, config, replace=False)
     main = load_stage(stage)
     use_threads(options.threads)
+    keep_freed()
     main(run, config, options)
     # Only now: a stage that refuses other settings must not leave them beside the results of the old ones.
     save_config(run, config)

@@ -11,6 +11,7 @@ from skimage.measure import label, regionprops
 from skimage.morphology import convex_hull_image
 
 from nuclei.candidates.features import FEATURES, compute_features, feature_group, feature_names, features_table
+from nuclei.candidates.geometry import find_runs
 from nuclei.candidates.table import Candidates
 
 ALL_COLUMNS = [name for features in FEATURES.values() for name in features]
@@ -260,6 +261,22 @@ def test_each_side_of_the_frame_counts():
     for turn in range(4):
         table = shape_table([np.rot90(at_top, turn), np.rot90(off_top, turn)])
         assert table.touches_frame.tolist() == [1, 0]
+
+
+@given(st.integers(0, 2**31), st.sampled_from([0.3, 0.7, 1.0]), st.integers(1, 5))
+def test_runs_are_the_pixels_row_by_row(seed, share, n):
+    rng = np.random.default_rng(seed)
+    masks = rng.random((n, 4, 5)) <= share
+    masks[:, 1, 2] = True  # none is empty; where all is inside, rows follow one another without a gap
+    candidates = make_candidates(list(masks))
+    runs = find_runs(candidates)
+    drawn = np.zeros(masks.shape, int)
+    for owner, y, x, n_pixels in zip(runs.owner, runs.y, runs.x, runs.n_pixels, strict=True):
+        drawn[owner, y, x : x + n_pixels] += 1
+        assert x + n_pixels == masks.shape[2] or not masks[owner, y, x + n_pixels]
+    assert (drawn == masks).all()
+    assert runs.owner[runs.first].tolist() == list(range(n))
+    assert (np.diff(runs.owner) >= 0).all()
 
 
 def test_no_candidates_give_an_empty_table_with_all_columns():

@@ -16,6 +16,7 @@ from nuclei.report.readme import (
     PUBLISHED,
     comparison_block,
     find_place,
+    floors_table,
     replace_block,
     run_blocks,
     scores_line,
@@ -146,3 +147,11 @@ def test_blocks_are_written_into_their_files_or_not_at_all(tmp_path, monkeypatch
     assert write_blocks({"scores": "high", "r made": "soon"}) == [Path("README.md"), PUBLISHED]
     assert "\nhigh\n" in Path("README.md").read_text()
     assert "\nsoon\n" in PUBLISHED.read_text()
+
+
+def test_the_table_of_floors_says_what_is_met():
+    one = {"what": "prepare", "beside": "a decode", "sample": "2 images", "ratio": 1.254, "target": 1.2}
+    results = {"ratios": [one | {"faster": False, "met": False}, one | {"faster": True, "met": True}]}
+    table = floors_table(results)
+    assert [row[3:] for row in table.rows] == [("1.25", "at most 1.2, missed"), ("1.25", "at least 1.2")]
+    assert all(len(row) == len(table.columns) for row in table.rows)

@@ -20,6 +20,7 @@ PEAK_WINDOW = np.ones((5, 5), np.uint8)
 PEAK_PROBABILITY = 0.2  # lower maxima of the center map are background ripples
 MASK_STEPS = (0.3, 0.5, 0.7, 0.9)  # where the distribution of the mask map inside a candidate is read
 NEIGHBOUR_RADII_PX = (50, 100, 150, 200)
+BLOCK = 4096  # pixels whose values of all channels fit a processor's cache
 FOREGROUND_PROBABILITY = 0.5  # mask map above which a pixel belongs to the image's foreground
 
 
@@ -82,12 +83,12 @@ CHANNELS: dict[str, tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]] = {
 
 @dataclass(frozen=True)
 class Regions:
-    """Hold where to average: matrices [N, H·W] that are 1 at the pixels of each candidate's region."""
+    """Hold where to average: matrices [N, U] that are 1 at the pixels of each candidate's region, and those pixels."""
 
     inside: csr_array
     rim: csr_array
     ring: csr_array
-    foreground: NDArray[np.float64]  # [H·W]: 1 on the foreground of the image, else 0
+    pixels: NDArray[np.int64]  # [U]: flat indices of the pixels that any of them has, ascending
 
 
 @dataclass(frozen=True)
@@ -98,38 +99,54 @@ class Summary:
     inside_std: NDArray[np.float64]  # [N]
     rim: NDArray[np.float64]  # [N]
     ring: NDArray[np.float64]  # [N]
-    foreground: float
-    image: float
-    image_std: float
+    picture: NDArray[Any] | None  # [H·W]
+    is_foreground: NDArray[np.float64]  # [H·W]: 1 on the foreground of the image, else 0
+
+    @property
+    def foreground(self) -> float:
+        """Return the mean of the picture over the foreground of the image."""
+        n = self.is_foreground.sum()
+        return np.nan if self.picture is None or not n else float(self._exact @ self.is_foreground / n)
+
+    @property
+    def image(self) -> float:
+        """Return the mean of the picture."""
+        return np.nan if self.picture is None else float(self._exact.mean())
+
+    @property
+    def image_std(self) -> float:
+        """Return the standard deviation of the picture."""
+        return np.nan if self.picture is None else float(np.sqrt(max((self._exact**2).mean() - self.image**2, 0)))
+
+    @cached_property
+    def _exact(self) -> NDArray[np.float64]:
+        return np.asarray(self.picture, np.float64)
 
 
-def average(region: csr_array, picture: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean of a flat picture [H·W] over each row's pixels of a region, [N], NaN where there is none."""
-    n_pixels = np.diff(region.indptr)
-    mean = np.full(len(n_pixels), np.nan)
-    np.divide(region @ picture, n_pixels, where=n_pixels > 0, out=mean)
-    return mean
-
-
-def summarise_channel(name: str, sources: dict[str, NDArray[Any]], regions: Regions) -> Summary:
-    """Return the means of a channel of CHANNELS over the regions; ``sources`` are the maps and "image"."""
-    source, derive = CHANNELS[name]
-    if source not in sources:
-        missing = np.full(regions.inside.shape[0], np.nan)
-        return Summary(missing, missing, missing, missing, np.nan, np.nan, np.nan)
-    picture = derive(sources[source]).reshape(-1).astype(np.float64)
-    squares = picture**2
-    inside, image = average(regions.inside, picture), float(picture.mean())
-    n_foreground = regions.foreground.sum()
-    return Summary(
-        inside=inside,
-        inside_std=np.sqrt(np.maximum(average(regions.inside, squares) - inside**2, 0)),
-        rim=average(regions.rim, picture),
-        ring=average(regions.ring, picture),
-        foreground=float(picture @ regions.foreground / n_foreground) if n_foreground else np.nan,
-        image=image,
-        image_std=float(np.sqrt(max(squares.mean() - image**2, 0))),
+def find_regions(candidates: Candidates, canvas: geometry.Canvas) -> Regions:
+    """Return the regions of all candidates: their pixels, the outermost of these, and the ring outside."""
+    rim, (ring_owner, ring) = geometry.find_rims(canvas), geometry.find_rings(candidates, canvas)
+    is_used = np.zeros(candidates.shape[0] * candidates.shape[1], bool)
+    is_used[candidates.pixels] = is_used[ring] = True
+    pixels = np.flatnonzero(is_used)
+    number = np.zeros(len(is_used), np.int32)
+    number[pixels] = np.arange(len(pixels))
+    shape, inside = (len(candidates), len(pixels)), number[candidates.pixels]
+    return Regions(
+        inside=csr_array((np.ones(len(inside)), inside, candidates.indptr), shape=shape),
+        rim=csr_array((np.ones(len(rim)), inside[rim], np.searchsorted(rim, candidates.indptr)), shape=shape),
+        ring=csr_array((np.ones(len(ring)), (ring_owner, number[ring])), shape=shape),
+        pixels=pixels,
     )
+
+
+def average(region: csr_array, pictures: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the means of C pictures [U, C] over each row's pixels of a region, [C, N], NaN where there is none."""
+    n_pixels = np.diff(region.indptr)
+    means = np.full((pictures.shape[1], len(n_pixels)), np.nan)
+    # All pictures at once: the pixels of a region are gone through once.
+    np.divide((region @ pictures).T, n_pixels, where=n_pixels > 0, out=means)
+    return means
 
 
 class Context:
@@ -138,27 +155,30 @@ class Context:
     def __init__(self, candidates: Candidates, maps: Maps, image: NDArray[np.uint8]) -> None:
         self.candidates, self.image = candidates, image
         self.sources: dict[str, NDArray[Any]] = {**maps, "image": image}
-        self.summaries: dict[str, Summary] = {}
 
     @cached_property
     def area_px(self) -> NDArray[np.float64]:
         return self.candidates.area_px().astype(np.float64)
 
     @cached_property
+    def runs(self) -> geometry.Runs:
+        return geometry.find_runs(self.candidates)
+
+    @cached_property
     def boxes(self) -> geometry.Boxes:
-        return geometry.bound_candidates(self.candidates)
+        return geometry.bound_candidates(self.runs)
 
     @cached_property
     def canvas(self) -> geometry.Canvas:
-        return geometry.draw_canvas(self.candidates, self.boxes)
+        return geometry.draw_canvas(self.candidates, self.runs, self.boxes)
 
     @cached_property
     def ellipses(self) -> dict[str, NDArray[np.float64]]:
-        return geometry.measure_ellipses(self.candidates, self.boxes)
+        return geometry.measure_ellipses(self.runs, self.boxes)
 
     @cached_property
     def hulls(self) -> dict[str, NDArray[np.float64]]:
-        return geometry.measure_hulls(self.candidates)
+        return geometry.measure_hulls(self.runs)
 
     @cached_property
     def outlines(self) -> dict[str, NDArray[np.float64]]:
@@ -181,18 +201,35 @@ class Context:
         return self.area_px[representative[representative >= 0]]
 
     @cached_property
-    def regions(self) -> Regions:
-        size = self.image.shape[0] * self.image.shape[1]
-        mask = self.sources.get("mask", np.zeros(size)).reshape(-1)
-        return Regions(
-            inside=geometry.membership(self.candidates),
-            rim=geometry.find_rims(self.candidates, self.canvas),
-            ring=geometry.find_rings(self.candidates, self.canvas),
-            foreground=(mask > FOREGROUND_PROBABILITY).astype(np.float64),
-        )
+    def is_foreground(self) -> NDArray[np.float64]:
+        """Return 1 on the foreground of the image and 0 elsewhere, [H·W]."""
+        mask = self.sources.get("mask", np.zeros(self.image.shape[:2]))
+        return (mask.reshape(-1) > FOREGROUND_PROBABILITY).astype(np.float64)
+
+    @cached_property
+    def summaries(self) -> dict[str, Summary]:
+        """Return the summary of each of CHANNELS."""
+        regions = find_regions(self.candidates, self.canvas)
+        pictures = {
+            name: derive(self.sources[source]).reshape(-1)
+            for name, (source, derive) in CHANNELS.items()
+            if source in self.sources
+        }
+        values = np.empty((len(regions.pixels), len(pictures)))
+        for start in range(0, len(values), BLOCK):
+            block = slice(start, start + BLOCK)
+            for column, picture in enumerate(pictures.values()):
+                values[block, column] = picture[regions.pixels[block]]
+        inside, rim, ring = (average(region, values) for region in (regions.inside, regions.rim, regions.ring))
+        inside_std = np.sqrt(np.maximum(average(regions.inside, values**2) - inside**2, 0))
+        columns = zip(pictures.items(), inside, inside_std, rim, ring, strict=True)
+        missing = np.full(len(self.candidates), np.nan)
+        nothing = Summary(missing, missing, missing, missing, None, self.is_foreground)
+        return dict.fromkeys(CHANNELS, nothing) | {
+            name: Summary(own_inside, own_std, own_rim, own_ring, picture, self.is_foreground)
+            for (name, picture), own_inside, own_std, own_rim, own_ring in columns
+        }
 
     def channel(self, name: str) -> Summary:
-        """Return the summary of one of CHANNELS, computed when first asked for."""
-        if name not in self.summaries:
-            self.summaries[name] = summarise_channel(name, self.sources, self.regions)
+        """Return the summary of one of CHANNELS."""
         return self.summaries[name]

@@ -1,7 +1,8 @@
 """Geometry of all candidates of an image at once: boxes, moments, hulls, outlines and the pixels around them.
 
-Local measures (outline, holes, depth, ring) need every nested candidate as a mask of its own: `draw_canvas`
-lays the masks side by side in one picture, so that one OpenCV call serves all of them.
+Boxes, moments and hulls need no more than the runs of pixels in each row, a twentieth of the pixels. Local measures
+(outline, holes, depth, ring) need every nested candidate as a mask of its own: `draw_canvas` lays the masks side by
+side in one picture, so that one OpenCV call serves all of them.
 """
 
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from nuclei.candidates.table import Candidates
 
@@ -23,6 +23,17 @@ A, B, C, D = (np.arange(16) >> np.arange(4)[:, None]) & 1
 QUAD_EULER = np.array([0, 1, 1, 0, 1, 0, -2, -1, 1, -2, 0, -1, 0, -1, -1, 0]) / 4
 # Cauchy-Crofton: π / 4 times the entries along rows, columns and diagonals (whose lines lie 1 / √2 px apart).
 QUAD_LENGTH = np.pi / 4 * ((1 - A) * B + (1 - A) * C + ((1 - A) * D + (1 - B) * C) / np.sqrt(2))
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Hold the K runs of neighbouring pixels in a row that N candidates consist of, in the order of their pixels."""
+
+    owner: NDArray[np.int64]  # [K]
+    y: NDArray[np.int64]  # [K]
+    x: NDArray[np.int64]  # [K]: first column
+    n_pixels: NDArray[np.int64]  # [K]
+    first: NDArray[np.int64]  # [N]: first run of each candidate
 
 
 @dataclass(frozen=True)
@@ -47,16 +58,40 @@ class Canvas:
     owner_at: NDArray[np.int32]  # [shelves, w]: candidate whose box covers the column on the shelf
 
 
-def bound_candidates(candidates: Candidates) -> Boxes:
-    """Return the bounding boxes of the candidates; raise ValueError if a candidate has no pixel."""
+def find_runs(candidates: Candidates) -> Runs:
+    """Return the runs of the candidates; raise ValueError if a candidate has no pixel."""
     if (candidates.area_px() == 0).any():
         raise ValueError("a candidate without pixels has no shape: leave it out of Candidates")
-    starts, ends = candidates.indptr[:-1], candidates.indptr[1:] - 1
-    width = candidates.shape[1]
-    top, bottom = candidates.pixels[starts] // width, candidates.pixels[ends] // width
-    x = candidates.pixels % width
-    left, right = np.minimum.reduceat(x, starts), np.maximum.reduceat(x, starts)
-    return Boxes(*(a.astype(np.int64) for a in (top, left, bottom - top + 1, right - left + 1)))
+    pixels, width = candidates.pixels, candidates.shape[1]
+    begins = np.ones(len(pixels), bool)
+    np.not_equal(pixels[1:] - pixels[:-1], 1, out=begins[1:])
+    begins[candidates.indptr[:-1]] = True
+    begin = np.flatnonzero(begins)
+    start = pixels[begin].astype(np.int64)
+    stop = start + np.diff(begin, append=len(pixels))
+    owner = np.searchsorted(candidates.indptr, begin, side="right") - 1
+    # A run that leaves the image on the right and goes on at the left of the next row is several.
+    n_rows = (stop - 1) // width - start // width + 1
+    owner, y = np.repeat(owner, n_rows), np.repeat(start // width, n_rows)
+    y += np.arange(len(y)) - np.repeat(np.cumsum(n_rows) - n_rows, n_rows)
+    start, stop = np.maximum(np.repeat(start, n_rows), y * width), np.minimum(np.repeat(stop, n_rows), (y + 1) * width)
+    first = np.searchsorted(owner, np.arange(len(candidates)))
+    return Runs(owner, y, start - y * width, stop - start, first)
+
+
+def bound_candidates(runs: Runs) -> Boxes:
+    """Return the bounding boxes of the candidates."""
+    top, bottom = runs.y[runs.first], runs.y[last_of(runs.first, len(runs.y))]
+    if not len(top):
+        return Boxes(top, top, top, top)
+    left = np.minimum.reduceat(runs.x, runs.first)
+    right = np.maximum.reduceat(runs.x + runs.n_pixels, runs.first)
+    return Boxes(top, left, bottom - top + 1, right - left)
+
+
+def last_of(first: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """Return the last index of each group of n consecutive entries, from the first of each."""
+    return np.append(first[1:], n)[: len(first)] - 1
 
 
 def pack_boxes(
@@ -78,15 +113,15 @@ def pack_boxes(
     return row, column, (max(canvas_height, 1), canvas_width)
 
 
-def draw_canvas(candidates: Candidates, boxes: Boxes) -> Canvas:
+def draw_canvas(candidates: Candidates, runs: Runs, boxes: Boxes) -> Canvas:
     """Lay the candidates' masks side by side in one picture and measure their depth."""
     box_width = boxes.width + 2 * RING_WIDTH_PX
     row, column, (height, width) = pack_boxes(boxes.height + 2 * RING_WIDTH_PX, box_width)
     offset = np.stack([row - boxes.top, column - boxes.left]) + RING_WIDTH_PX
     # Flat canvas index, (y + dy) · w + x + dx, written with the flat image index in place of x.
-    y = candidates.pixels // candidates.shape[1]
-    position = y * np.int64(width - candidates.shape[1]) + candidates.pixels
-    position += np.repeat(offset[0] * width + offset[1], candidates.area_px())
+    shift = runs.y * (width - candidates.shape[1]) + (offset[0] * width + offset[1])[runs.owner]
+    position = np.repeat(shift, runs.n_pixels)
+    position += candidates.pixels
     mask = np.zeros((height, width), np.uint8)
     mask.reshape(-1)[position] = 1
     distance_px = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_5).reshape(-1)[position]
@@ -100,59 +135,55 @@ def draw_canvas(candidates: Candidates, boxes: Boxes) -> Canvas:
     return Canvas(mask, position, distance_px, offset, shelf_of_row, owner_at)
 
 
-def locate(
-    canvas: Canvas, position: NDArray[np.int64]
-) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
-    """Return the candidate whose box covers each flat canvas index, and its image coordinates y, x."""
-    row, column = np.divmod(position, canvas.mask.shape[1])
-    owner = canvas.owner_at[canvas.shelf_of_row[row], column]
-    return owner, row - canvas.offset[0][owner], column - canvas.offset[1][owner]
+def find_owners(canvas: Canvas, position: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Return the candidate whose box covers each flat canvas index."""
+    width = canvas.mask.shape[1]
+    row = position // width
+    # Flat index on the shelves, shelf · w + column, written with the flat canvas index in place of the column.
+    shift = (canvas.shelf_of_row - np.arange(len(canvas.shelf_of_row))) * width
+    owner: NDArray[np.int32] = canvas.owner_at.reshape(-1)[position + shift[row]]
+    return owner
 
 
-def membership(candidates: Candidates) -> csr_array:
-    """Return the matrix [N, H·W] that is 1 where a candidate owns a pixel."""
-    n_pixels = len(candidates.pixels)
-    indptr = candidates.indptr.astype(np.int32 if n_pixels < 2**31 else np.int64)
-    shape = (len(candidates), candidates.shape[0] * candidates.shape[1])
-    return csr_array((np.ones(n_pixels), candidates.pixels, indptr), shape=shape)
+def find_rims(canvas: Canvas) -> NDArray[np.int64]:
+    """Return which entries of ``Candidates.pixels`` have a 4-neighbour outside (of the image, too), ascending."""
+    return np.flatnonzero(canvas.distance_px < 1.1)
 
 
-def find_rims(candidates: Candidates, canvas: Canvas) -> csr_array:
-    """Return the matrix [N, H·W] of the candidates' pixels with a 4-neighbour outside (of the image, too)."""
-    on_rim = canvas.distance_px < 1.1
-    shape = (len(candidates), candidates.shape[0] * candidates.shape[1])
-    rows, columns = candidates.owner()[on_rim], candidates.pixels[on_rim]
-    return csr_array((np.ones(len(rows)), (rows, columns)), shape=shape)
-
-
-def find_rings(candidates: Candidates, canvas: Canvas) -> csr_array:
-    """Return the matrix [N, H·W] of the pixels at most RING_WIDTH_PX outside each candidate, in holes too."""
+def find_rings(candidates: Candidates, canvas: Canvas) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return the pixels at most RING_WIDTH_PX outside each candidate, in holes too: the candidate, and the pixel."""
     height, width = candidates.shape
-    ring = cv2.dilate(canvas.mask, RING_KERNEL) - canvas.mask
-    owner, y, x = locate(canvas, np.flatnonzero(ring))
+    ring = cv2.dilate(canvas.mask, RING_KERNEL) != canvas.mask
+    position = np.flatnonzero(ring)
+    owner = find_owners(canvas, position)
+    row = position // ring.shape[1]
+    y = row - canvas.offset[0][owner]
+    x = position - row * ring.shape[1] - canvas.offset[1][owner]
     in_frame = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-    owner, pixels = owner[in_frame], (y * width + x)[in_frame]
-    return csr_array((np.ones(len(pixels)), (owner, pixels)), shape=(len(candidates), height * width))
+    return owner[in_frame], (y * width + x)[in_frame]
 
 
-def measure_ellipses(candidates: Candidates, boxes: Boxes) -> dict[str, NDArray[np.float64]]:
+def measure_ellipses(runs: Runs, boxes: Boxes) -> dict[str, NDArray[np.float64]]:
     """Return centroid_y, centroid_x, major_axis_px and minor_axis_px, float64 [N].
 
     The axes are those of the ellipse with equal second moments: four standard deviations, as in regionprops.
     """
-    n_pixels, starts = candidates.area_px(), candidates.indptr[:-1]
-    row = candidates.pixels // candidates.shape[1]
-    # Relative to the box, so that a candidate measures the same wherever it lies.
-    y = (row - np.repeat(boxes.top, n_pixels)).astype(np.float64)
-    x = (candidates.pixels - row * candidates.shape[1] - np.repeat(boxes.left, n_pixels)).astype(np.float64)
-    my, mx, myy, mxx, mxy = (np.add.reduceat(v, starts) / n_pixels for v in (y, x, y * y, x * x, y * x))
+    if not len(runs.first):
+        return dict.fromkeys(("centroid_y", "centroid_x", "major_axis_px", "minor_axis_px"), np.zeros(0))
+    # Relative to the box, so that a candidate measures the same wherever it lies. All sums are of whole numbers.
+    n, y, x = runs.n_pixels, runs.y - boxes.top[runs.owner], runs.x - boxes.left[runs.owner]
+    steps = n * (n - 1) // 2
+    sum_x = n * x + steps
+    sums = (n, n * y, sum_x, n * y * y, n * x * x + 2 * x * steps + steps * (2 * n - 1) // 3, y * sum_x)
+    n_pixels, *moments = (np.add.reduceat(v, runs.first).astype(np.float64) for v in sums)
+    my, mx, myy, mxx, mxy = (moment / n_pixels for moment in moments)
     var_y, var_x, cov = myy - my * my, mxx - mx * mx, mxy - my * mx
     centre, spread = (var_y + var_x) / 2, np.hypot((var_y - var_x) / 2, cov)
     # Rounding can leave a one-pixel-wide candidate a variance just below zero.
     major, minor = (4 * np.sqrt(np.maximum(v, 0)) for v in (centre + spread, centre - spread))
     return {
-        "centroid_y": my + boxes.top,
-        "centroid_x": mx + boxes.left,
+        "centroid_y": np.asarray(my + boxes.top, np.float64),
+        "centroid_x": np.asarray(mx + boxes.left, np.float64),
         "major_axis_px": major,
         "minor_axis_px": minor,
     }
@@ -174,33 +205,31 @@ def convex_chain(y: NDArray[np.int64], x: NDArray[np.int64], is_end: NDArray[np.
         keep = np.concatenate([keep[:1], here[~dented], keep[-1:]])
 
 
-def measure_hulls(candidates: Candidates) -> dict[str, NDArray[np.float64]]:
+def measure_hulls(runs: Runs) -> dict[str, NDArray[np.float64]]:
     """Return convex_area_px and hull_perimeter_px of the hulls of the candidates' pixel centres, float64 [N].
 
     The area counts the pixels whose centres lie in the hull (Pick's theorem), so a digitally convex candidate
     has solidity 1. Equal to ``skimage.morphology.convex_hull_image(offset_coordinates=False)``; regionprops
     pads the hull by half a pixel and counts more.
     """
-    n = len(candidates)
+    n = len(runs.first)
     if n == 0:
         return {"convex_area_px": np.zeros(0), "hull_perimeter_px": np.zeros(0)}
-    y = candidates.pixels // candidates.shape[1]
-    is_first = np.ones(len(y), bool)
-    is_first[1:] = y[1:] != y[:-1]
-    is_first[candidates.indptr[:-1]] = True
+    is_first = np.ones(len(runs.y), bool)
+    is_first[1:] = runs.y[1:] != runs.y[:-1]
+    is_first[runs.first] = True
     first = np.flatnonzero(is_first)
-    last = np.append(first[1:], len(y)) - 1
-    owner = candidates.owner()[first]
-    row = y[first].astype(np.int64)
-    x_left = candidates.pixels[first] - row * candidates.shape[1]
-    x_right = candidates.pixels[last] - row * candidates.shape[1]
+    last = last_of(first, len(runs.y))
+    owner, row = runs.owner[first], runs.y[first]
+    x_left, x_right = runs.x[first], runs.x[last] + runs.n_pixels[last] - 1
     top = np.searchsorted(owner, np.arange(n))
-    bottom = np.append(top[1:], len(row)) - 1
+    bottom = last_of(top, len(row))
     is_end = np.zeros(len(row), bool)
     is_end[top] = is_end[bottom] = True
 
     area = np.zeros(n)
-    length = (x_right - x_left)[top] + (x_right - x_left)[bottom].astype(np.float64)
+    width = (x_right - x_left).astype(np.float64)
+    length: NDArray[np.float64] = width[top] + width[bottom]
     lattice_steps = length.copy()
     for x in (x_left, -x_right):  # the right side is a left side in the mirror
         keep = convex_chain(row, x, is_end)
@@ -221,9 +250,8 @@ def measure_outlines(candidates: Candidates, canvas: Canvas) -> dict[str, NDArra
     largest distance of a pixel to the outside (5 × 5 chamfer, within 2 % of Euclidean).
     """
     quads = cv2.filter2D(canvas.mask, -1, QUAD_KERNEL, anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
-    position = np.flatnonzero((quads > 0) & (quads < 15))  # empty and full windows add nothing
-    owner, _, _ = locate(canvas, position)
-    codes = owner.astype(np.int64) * 16 + quads.reshape(-1)[position]
+    position = np.flatnonzero(quads - np.uint8(1) < 14)  # empty and full windows add nothing
+    codes = find_owners(canvas, position).astype(np.int64) * 16 + quads.reshape(-1)[position]
     counts = np.bincount(codes, minlength=16 * len(candidates)).reshape(-1, 16)
     radius = np.maximum.reduceat(canvas.distance_px, candidates.indptr[:-1])
     return {

@@ -255,7 +255,7 @@ def cut_node(
 ) -> Iterator[tuple[float, NDArray[np.int32]]]:
     """Yield each threshold and the flat pixels, ascending, of the node's largest part above it, holes filled."""
     window, inside = forest.window(node), forest.inside(node)
-    rows, columns = window
+    rows, columns = (np.arange(part.start, part.stop, dtype=np.int32) for part in window)
+    pixels, values = rows[:, None] * mask.shape[1] + columns, mask[window]
     for threshold in thresholds:
-        y, x = np.nonzero(largest_part(inside & (mask[window] > threshold), inside))
-        yield threshold, ((y + rows.start) * mask.shape[1] + x + columns.start).astype(np.int32)
+        yield threshold, pixels[largest_part(inside & (values > threshold), inside)]

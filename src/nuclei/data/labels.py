@@ -30,8 +30,7 @@ def largest_part(part: NDArray[np.bool_], inside: NDArray[np.bool_]) -> NDArray[
         return part
     if n > 2:
         part = labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
-    framed = np.pad(~part, 1, constant_values=True)
-    n, background = cv2.connectedComponents(framed.view(np.uint8), connectivity=8)
+    n, background = cv2.connectedComponents(_frame(~part), connectivity=8)
     if n == 2:
         return part
     # What the background at the frame does not reach is a hole.
@@ -43,8 +42,7 @@ def fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
     As scipy.ndimage.binary_fill_holes, which takes twenty times as long.
     """
-    framed = np.pad(~mask, 1, constant_values=True)
-    _, background = cv2.connectedComponents(framed.view(np.uint8), connectivity=4)
+    _, background = cv2.connectedComponents(_frame(~mask), connectivity=4)
     return np.asarray(background[1:-1, 1:-1] != background[0, 0], np.bool_)
 
 
@@ -70,3 +68,9 @@ def find_outlines(labels: NDArray[Any], thickness_px: int = 1) -> NDArray[np.boo
     for _ in range(thickness_px):
         least, most = cv2.erode(least, cross), cv2.dilate(most, cross)
     return np.asarray((labels > 0) & ((least != values) | (most != values)), np.bool_)
+
+
+def _frame(background: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return a mask with a pixel of background more on each side; np.pad takes ten times as long."""
+    framed = cv2.copyMakeBorder(background.view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1)
+    return np.asarray(framed, np.uint8)

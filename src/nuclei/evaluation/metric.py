@@ -14,6 +14,7 @@ THRESHOLDS = _TWENTIETHS / 20
 _WELL_OUTLINED_TWENTIETHS = 15
 NUCLEUS_KINDS = ("found", "merged", "split", "badly_outlined", "missed")
 _LARGEST_LABEL = 2**31 - 1
+_DENSE = 8  # values of up to so many times their number are added in a table, not sorted
 _Column = NDArray[np.int64]
 _Areas = tuple[_Column, _Column]  # labels, ascending, and the area_px of each
 
@@ -60,7 +61,7 @@ def overlap_masks(indptr: NDArray[np.int64], pixels: NDArray[Any], labels: NDArr
     area_px = np.diff(indptr)
     numbers = np.arange(1, len(area_px) + 1)
     pairs = _count_pairs(np.repeat(numbers, area_px), np.ravel(labels)[pixels])
-    return _overlaps((numbers, area_px), _count_values(_checked(labels)), pairs)
+    return _overlaps((numbers, area_px), _count_values(labels), pairs)
 
 
 def pair_iou(truth: NDArray[Any], prediction: NDArray[Any]) -> NDArray[np.float64]:
@@ -200,8 +201,8 @@ def count_errors(truth: NDArray[Any], prediction: NDArray[Any]) -> dict[str, int
 def _overlaps(truth_areas: _Areas, prediction_areas: _Areas, pairs: tuple[_Column, _Column, _Column]) -> Overlaps:
     """Drop the background from two tables (labels, area_px) and from the pairs, and make pairs refer to rows."""
     true, predicted, count = pairs
-    truth_labels, truth_area_px = (column[truth_areas[0] > 0] for column in truth_areas)
-    prediction_labels, prediction_area_px = (column[prediction_areas[0] > 0] for column in prediction_areas)
+    truth_labels, truth_area_px = _drop_background(*truth_areas)
+    prediction_labels, prediction_area_px = _drop_background(*prediction_areas)
     both = (true > 0) & (predicted > 0)
     return Overlaps(
         truth_labels=truth_labels,
@@ -214,32 +215,53 @@ def _overlaps(truth_areas: _Areas, prediction_areas: _Areas, pairs: tuple[_Colum
     )
 
 
+def _drop_background(labels: _Column, area_px: _Column) -> _Areas:
+    """Drop the label 0 of ascending labels, if it is among them."""
+    first = int(np.searchsorted(labels, 1))
+    return labels[first:], area_px[first:]
+
+
 def _count_pairs(first: NDArray[Any], second: NDArray[Any]) -> tuple[_Column, _Column, _Column]:
-    """Return the distinct pairs of two label arrays, ascending, and how often each occurs."""
-    first, second = _checked(first), _checked(second)
+    """Return the distinct pairs of two label arrays of one shape, ascending, and how often each occurs."""
+    (first, second), length = _find_runs(first, second)
     width = int(second.max(initial=0)) + 1
-    narrow = (int(first.max(initial=0)) + 1) * width <= 2**32
-    key: NDArray[Any] = first.astype(np.uint32 if narrow else np.int64)
-    np.multiply(key, key.dtype.type(width), out=key)
-    np.add(key, second.astype(key.dtype, copy=False), out=key)
-    keys, count = _count_values(key)
-    return keys // width, keys % width, count
+    keys, count = _sum_by(first * width + second, length)
+    true, predicted = np.divmod(keys, width)
+    return true, predicted, count
 
 
-def _count_values(values: NDArray[Any]) -> _Areas:
-    """Return the distinct values of an array, int64 ascending, and how often each occurs."""
-    # Neighbours in a row mostly agree: sorting runs instead of pixels is an order of magnitude faster.
-    values = values.ravel()
-    start = np.concatenate([[0], np.flatnonzero(values[1:] != values[:-1]) + 1])[: values.size]
-    return _sum_by(values[start].astype(np.int64), np.diff(start, append=values.size))
+def _count_values(labels: NDArray[Any]) -> _Areas:
+    """Return the distinct labels of an array, int64 ascending, and how often each occurs."""
+    (values,), length = _find_runs(labels)
+    return _sum_by(values, length)
 
 
-def _sum_by(values: NDArray[Any], count: _Column) -> _Areas:
-    """Return the distinct values, ascending, and the sum of the counts of each."""
+def _find_runs(*arrays: NDArray[Any]) -> tuple[list[_Column], _Column]:
+    """Return the labels of each array of one shape, int64, at the runs in which none of them changes, and the lengths.
+
+    Neighbours in a row mostly agree: what is left to check, to sort and to add is a few percent of the pixels.
+    """
+    flat = [_as_integers(array).ravel() for array in arrays]
+    starts = np.ones(flat[0].size, bool)
+    np.not_equal(flat[0][1:], flat[0][:-1], out=starts[1:])
+    for labels in flat[1:]:
+        starts[1:] |= labels[1:] != labels[:-1]
+    start = np.flatnonzero(starts)
+    length = np.append(start[1:], starts.size) - start if len(start) else start
+    return [_checked(labels[start]) for labels in flat], length
+
+
+def _sum_by(values: _Column, count: _Column) -> _Areas:
+    """Return the distinct values >= 0, ascending, and the sum of the counts > 0 of each."""
+    if values.max(initial=0) < _DENSE * (len(values) + _DENSE):
+        # As float64, in which numbers of pixels are exact.
+        total = np.bincount(values, count)
+        values = np.flatnonzero(total > 0)
+        return values, total[values].astype(np.int64)
     order = np.argsort(values, kind="stable")
     values, count = values[order], count[order]
     start = np.flatnonzero(np.diff(values, prepend=-1))
-    return values[start], np.add.reduceat(count, start) if len(start) else count
+    return values[start], np.add.reduceat(count, start)
 
 
 def _mark(index: _Column, size: int) -> NDArray[np.bool_]:
@@ -249,12 +271,18 @@ def _mark(index: _Column, size: int) -> NDArray[np.bool_]:
     return marked
 
 
-def _checked(labels: NDArray[Any]) -> NDArray[Any]:
+def _as_integers(labels: NDArray[Any]) -> NDArray[Any]:
     labels = np.asarray(labels)
     if labels.dtype == bool:
         labels = labels.view(np.uint8)
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"labels must be integers, got {labels.dtype}")
-    if labels.size and (labels.min() < 0 or labels.max() > _LARGEST_LABEL):
-        raise ValueError(f"labels must lie in 0..{_LARGEST_LABEL}, got {labels.min()}..{labels.max()}")
     return labels
+
+
+def _checked(labels: NDArray[Any]) -> _Column:
+    """Return labels as int64; raise ValueError unless all lie in 0..2³¹ − 1."""
+    values: _Column = labels.astype(np.int64)
+    if values.view(np.uint64).max(initial=0) > _LARGEST_LABEL:  # as unsigned, negative labels are the largest
+        raise ValueError(f"labels must lie in 0..{_LARGEST_LABEL}, got {labels.min()}..{labels.max()}")
+    return values

@@ -103,6 +103,24 @@ def made_table(made: Mapping[str, Any]) -> Table:
     return Table(("run", "training, minutes per fold", "the other stages, minutes", "CPU cores"), rows)
 
 
+def floors_table(results: Mapping[str, Any]) -> Table:
+    """Tabulate benchmarks/results.json, of benchmarks/all.py: ratios to floors and peers, and their targets.
+
+    Where ours is to be faster the ratio is theirs over ours, else ours over theirs.
+    """
+    rows = [
+        (
+            one["what"],
+            one["beside"],
+            one["sample"],
+            f"{one['ratio']:.2f}",
+            f"at {'least' if one['faster'] else 'most'} {one['target']:g}{'' if one['met'] else ', missed'}",
+        )
+        for one in results["ratios"]
+    ]
+    return Table(("what", "beside", "sample", "ratio", "target"), rows, n_text=3)
+
+
 def name_step(run: str, method: str) -> str:
     return f"{run}: {name_method(method)}"
 

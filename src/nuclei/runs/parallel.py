@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from nuclei.errors import UserError
 from nuclei.runs.cores import count_jobs, use_threads
+from nuclei.runs.memory import keep_freed
 
 Result = TypeVar("Result")
 WATCH_S = 1.0  # how often a worker looks whether its parent still lives
@@ -81,6 +82,7 @@ def _settle(parent: int) -> None:
     if os.getppid() != parent:
         return
     use_threads(1)
+    keep_freed()
 
     def watch() -> None:
         while os.getppid() == parent:
