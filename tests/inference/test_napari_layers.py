@@ -46,11 +46,18 @@ def test_an_image_is_shown_in_its_own_values(shape):
     assert (kind, settings) == ("image", {"name": "a", "rgb": len(shape) == 3})
 
 
+def test_a_gray_image_stored_as_rgb_is_shown_as_gray():
+    gray = np.arange(20, dtype=np.uint8).reshape(4, 5)
+    data, settings, _ = image_layer(Picture(np.dstack([gray] * 3), "YXS"), "a")
+    np.testing.assert_array_equal(data, gray)
+    assert not settings["rgb"]
+
+
 def test_layers_of_a_file_and_those_read_from_its_results_are_alike(tmp_path):
     image = make_image("dark_fluorescence_small", (64, 80), np.random.default_rng(1))[0]
     write_bytes(tmp_path / "a.png", encode_image_png(image))
     shown, nuclei = build_layers(tmp_path / "a.png", find_default(), Reading())
-    np.testing.assert_array_equal(shown[0], image)
+    np.testing.assert_array_equal(shown[0], image[..., 0])  # a gray one
     assert nuclei[0].max() > 0
     assert nuclei[1]["features"]["index"].tolist() == list(range(nuclei[0].max() + 1))
     assert nuclei[1]["features"]["predicted_iou"][1:].between(0, 1).all()

@@ -34,7 +34,7 @@ MAX_MB = 60  # of networks, beyond which they are no part of a repository
 PUBLISHED = Path("ensembles")
 MANIFEST = "manifest.json"
 FEW = 3  # problems of a bundle that are named
-DEFAULT = "outside_mobilenets"  # of those published with their networks, the best on kinds that training lacks
+DEFAULT = "once_mobilenets"  # the best of those published with their networks, and with few of them
 FAST = "fast"  # the one network that learned from it
 
 

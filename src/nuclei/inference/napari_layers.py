@@ -24,8 +24,14 @@ Layer = tuple[Any, dict[str, Any], str]  # data, settings, kind: napari's LayerD
 
 
 def image_layer(picture: Picture, name: str) -> Layer:
-    """Return the layer of an image, gray or RGB, in µm where the side of a pixel is known."""
-    return picture.pixels, {"name": name, "rgb": picture.pixels.ndim == 3, **scale(picture.pixel_size_um)}, "image"
+    """Return the layer of an image, gray or RGB, in µm where the side of a pixel is known.
+
+    A gray image that is stored as RGB becomes gray, for napari brightens only such to what they hold.
+    """
+    pixels = picture.pixels
+    if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
+        pixels = pixels[..., 0]
+    return pixels, {"name": name, "rgb": pixels.ndim == 3, **scale(picture.pixel_size_um)}, "image"
 
 
 def labels_layer(found: Segmentation, name: str, pixel_size_um: float | None = None) -> Layer:

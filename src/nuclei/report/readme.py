@@ -140,8 +140,7 @@ def scores_line(
     stages = [(stage.startswith("train_"), meta) for own in made.values() for stage, meta in own.items()]
     trained, rest = ([meta for is_training, meta in stages if is_training == wanted] for wanted in (True, False))
     score = format_score(metrics["oof"]["score"], spelled_out=True)
-    elsewhere = stage1.loc[stage1["run"] == name, "score"].tolist()
-    tested = f", **{elsewhere[0]:.4f}** on stage1_test (official truth, scored elsewhere)" if elsewhere else ""
+    tested = say_stage1(name, stage1)
     if unseen is not None:
         said = f"**{format_score(unseen[name]['oof']['score'], True)}**" if name in unseen else NOT_MEASURED
         tested += f"; on kinds of images that training has never seen: {said}"
@@ -150,6 +149,16 @@ def scores_line(
         f"{COMPETITION} {len(trained)} networks trained for {add_minutes(trained)} in all; all other stages took "
         f"{add_minutes(rest)}."
     )
+
+
+def say_stage1(name: str, stage1: pd.DataFrame) -> str:
+    """Say what a run scored on stage1_test or, where its submission was not scored, which run scored most."""
+    if stage1.empty:
+        return ""
+    own, best = stage1[stage1["run"] == name], stage1.loc[stage1["score"].idxmax()]
+    if len(own):
+        return f", **{own['score'].iloc[0]:.4f}** on stage1_test (official truth, scored elsewhere)"
+    return f", not scored on stage1_test, where `{best['run']}` has **{best['score']:.4f}** (official truth, scored elsewhere)"
 
 
 def add_minutes(metas: Sequence[Meta]) -> str:
