@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nuclei.data.microscope import View, normalise, read_picture
-from nuclei.inference.predictor import load_predictor, stamp
 from nuclei.limits import MAX_PIXELS
 
 
@@ -64,6 +63,8 @@ def read(path: Path) -> int:
 
 def segment(folder: Path, side: int) -> int:
     """Return by how many bytes the peak rises when an image is segmented."""
+    from nuclei.inference.predictor import load_predictor, stamp  # torch, whose memory reading does not take
+
     load = load_predictor(folder, stamp(folder.parent))
     load.segment(np.dstack([draw(64)] * 3))  # so that what is loaded late is not counted
     before, image = peak_bytes(), np.dstack([draw(side)] * 3)
