@@ -506,7 +506,7 @@ def encode_stack(**claims: str) -> bytes:
         text = str(file.ome_metadata)
     for name, value in claims.items():
         text = re.sub(rf' {name}="[^"]*"', "", text).replace("<Pixels ", f'<Pixels {name}="{value}" ')
-    return encode_tiff(stack, description=text, metadata=None, photometric="minisblack")
+    return encode_tiff(stack, description=text.encode(), metadata=None, photometric="minisblack")
 
 
 def claim(name: str, *values: str) -> Mutation:

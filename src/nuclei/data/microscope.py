@@ -164,8 +164,12 @@ def normalise(pixels: NDArray[Any], robust: bool = True) -> tuple[NDArray[np.uin
         low, high = (float(value) for value in np.percentile(pixels, PERCENTILES))
         if low == high:  # nearly all pixels are equal
             low, high = float(pixels.min()), float(pixels.max())
-        spread = (pixels.astype(np.float64) - low) / ((high - low) or 1.0)
-        values = np.rint(255 * np.clip(spread, 0, 1)).astype(np.uint8)
+        spread = pixels.astype(np.float64)  # in one array: large images have no room for five
+        spread -= low
+        spread /= (high - low) or 1.0
+        np.clip(spread, 0, 1, out=spread)
+        spread *= 255
+        values = np.rint(spread, out=spread).astype(np.uint8)
         rule = f"percentiles {PERCENTILES[0]:g} and {PERCENTILES[1]:g}: {low:g}..{high:g}"
     else:
         values, rule = _cut_bits(pixels)

@@ -55,6 +55,17 @@ def follow(parent: int, work: Callable[..., Result], *values: Any) -> Result:
     return work(*values)
 
 
+def end_with(parent: int) -> None:
+    """Have this process, a child of `parent`, end when that does, whatever it is doing then."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCH_S)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True, name="watch of the parent").start()
+
+
 def stop_workers() -> None:
     """End the processes that joblib has started, whatever they are doing."""
     get_reusable_executor(reuse=True).shutdown(kill_workers=True)
@@ -75,18 +86,11 @@ def _one_thread_each() -> AbstractContextManager[object]:
 
 @cache
 def _settle(parent: int) -> None:
-    """Watch the process `parent` in a thread, if this is a child of it; a killed one cannot end its children.
+    """End with the process `parent`, if this is a child of it: a killed one cannot end its children.
 
     And compute with one thread: the others of a machine have processes of their own.
     """
-    if os.getppid() != parent:
-        return
-    use_threads(1)
-    keep_freed()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(WATCH_S)
-        os._exit(1)
-
-    Thread(target=watch, daemon=True, name="watch of the parent").start()
+    if os.getppid() == parent:
+        use_threads(1)
+        keep_freed()
+        end_with(parent)

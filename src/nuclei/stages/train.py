@@ -3,6 +3,7 @@
 And whole/weights.safetensors, trained on all images, where the config applies such a one to new images.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ from nuclei.runs.layout import (
     read_pair,
     read_training_pairs,
 )
+from nuclei.runs.parallel import end_with
 from nuclei.runs.rehearsal import is_made, rehearses
 from nuclei.stages import crops as crops_stage
 from nuclei.stages.external import describe_external, external_inputs
@@ -121,6 +123,8 @@ def main(run: Run, config: Config, options: Options) -> None:
         strategy="auto" if options.devices == 1 else "ddp_find_unused_parameters_true",
     )
     fabric.launch()
+    if not fabric.is_global_zero:  # a killed one would leave it waiting for half an hour
+        end_with(os.getppid())
     if options.devices > 1:  # each is a process, and they share the cores
         use_threads(max(1, count_threads() // options.devices))
     if fabric.is_global_zero:
