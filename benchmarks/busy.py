@@ -42,9 +42,14 @@ def busy_loops(n: int) -> Iterator[None]:
 
 
 def measure(command: list[str]) -> dict[str, float]:
-    """Return the seconds and the cores that a command takes; its processor time is known when it has ended."""
+    """Return the seconds and the cores that a command takes, or end with the last line that it says if it fails.
+
+    Its processor time is known when it has ended.
+    """
     before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed: {' '.join(done.stderr.splitlines()[-1:])}")
     seconds, after = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {"seconds": round(seconds, 1), "cores": round(spent / seconds, 3)}

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from nuclei.data.competition import FILES
 from nuclei.data.image_ids import find_id_fault
 from nuclei.data.image_types import image_type
-from nuclei.data.images import MASK_COUNTS, decode_image, decode_mask, merge_masks
+from nuclei.data.images import MASK_COUNTS, decode_image, decode_inside, merge_masks
 from nuclei.errors import UserError
 from nuclei.limits import MAX_FILE_BYTES
 
@@ -154,7 +154,7 @@ def prepare_image(
     }
     if not mask_names:
         return image, None, row
-    masks = (decode_mask(archive.read(name), f"{archive.path}: {name}") for name in mask_names)
+    masks = (decode_inside(archive.read(name), f"{archive.path}: {name}") for name in mask_names)
     labels, counts = merge_masks(masks, (height, width))
     return image, labels, row | counts | {"n_nuclei": int(labels.max())}
 

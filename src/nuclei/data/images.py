@@ -58,10 +58,13 @@ def decode_mask(data: bytes, name: str) -> NDArray[np.bool_]:
 
     Transparency is ignored. Raises UserError naming `name`, the damage and the fix.
     """
+    return np.asarray(decode_inside(data, name) != 0, np.bool_)
+
+
+def decode_inside(data: bytes, name: str) -> NDArray[Any]:
+    """Decode the PNG of one nucleus into a picture, uint8 or uint16 [H, W], 0 outside only, as `decode_mask` does."""
     pixels = decode_png(data, name)
-    if pixels.ndim == 3:
-        pixels = pixels[..., :3].max(2)
-    return np.asarray(pixels != 0, np.bool_)
+    return pixels[..., :3].max(2) if pixels.ndim == 3 else pixels
 
 
 def decode_labels_png(data: bytes, name: str) -> NDArray[np.int32]:
@@ -134,8 +137,8 @@ def _scale_size(shape: tuple[int, ...], factor: float) -> tuple[int, int]:
     return width, height
 
 
-def merge_masks(masks: Iterable[NDArray[np.bool_]], shape: tuple[int, int]) -> tuple[NDArray[np.int32], dict[str, int]]:
-    """Merge the masks of an image, bool [H, W] each, into one label image, int32 [H, W], numbered from 1.
+def merge_masks(masks: Iterable[NDArray[Any]], shape: tuple[int, int]) -> tuple[NDArray[np.int32], dict[str, int]]:
+    """Merge the masks of an image, [H, W] each and not 0 inside, into one label image, int32 [H, W], numbered from 1.
 
     Where masks overlap the smaller one owns the pixel (of equal ones the first), so that a small nucleus on
     top of a large one survives. Returns (labels, counts): `overlap_px`, pixels claimed by several masks;
@@ -149,15 +152,16 @@ def merge_masks(masks: Iterable[NDArray[np.bool_]], shape: tuple[int, int]) -> t
         if mask.shape != tuple(shape):
             counts["wrong_shape_masks"] += 1
             continue
-        left, top, width, height = cv2.boundingRect(np.ascontiguousarray(mask).view(np.uint8))
+        inside = mask if mask.dtype.itemsize == 1 else mask != 0
+        left, top, width, height = cv2.boundingRect(np.ascontiguousarray(inside).view(np.uint8))
         if width == 0:
             counts["empty_masks"] += 1
             continue
         window = slice(top, top + height), slice(left, left + width)
-        crop = mask[window].copy()
+        crop = mask[window] != 0
         key = top, left, height, width, crop.tobytes()
         counts["duplicate_masks"] += key in crops
-        crops.setdefault(key, (int(crop.sum()), window, crop))
+        crops.setdefault(key, (int(np.count_nonzero(crop)), window, crop))
     claims = np.zeros(shape, dtype=np.uint16)
     labels = np.zeros(shape, dtype=np.int32)
     largest_first = sorted(enumerate(crops.values(), start=1), key=lambda item: (-item[1][0], -item[0]))
