@@ -582,7 +582,7 @@ def main() -> None:
     except (UserError, OSError) as error:
         sys.exit(f"error: {explain_os_error(error) if isinstance(error, OSError) else error}")
     except Terminated:
-        from nuclei.runs.parallel import stop_workers
+        from nuclei.runs.backends import stop_workers
 
         stop_workers()
         end(143, "terminated")
