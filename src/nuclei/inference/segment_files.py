@@ -140,7 +140,7 @@ def _segment_files(
     if to_do and not dry_run:
         load_predictor(*predictor)  # reports what it lacks once, before every process does
         work = partial(segment_one, predictor, output, reading)
-        done = each_image(list(to_do), work, "segment", choose_jobs(jobs), list(to_do.values()))
+        done = each_image(list(to_do), work, "segment", choose_jobs(jobs), list(to_do.values()), networks=True)
         for task, (record, fault) in zip(to_do.values(), done, strict=True):
             task.record = record
             task.state, task.why = (FAILED, fault) if fault else (MADE, task.why)

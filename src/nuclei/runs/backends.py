@@ -7,6 +7,7 @@ mounted as a folder.
 
 import os
 import shutil
+import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -23,6 +24,7 @@ RETRIES = 2  # of a task whose worker died
 IN_FLIGHT = 1000  # tasks that a scheduler is given at a time, so that a hundred thousand take no memory
 ARRAY_TASKS = 32  # of SLURM that run at once, unless --jobs says otherwise
 POLL_S = 0.2  # how often the jobs of submitit are asked for
+RAY_STARTS = 3  # tries
 IDLE_S = 300  # after which processes without work end
 
 
@@ -31,15 +33,14 @@ class Cluster:
     """Say where work is done side by side.
 
     workers: tasks at once: processes of loky, workers that Dask or Ray start on this machine, array tasks of SLURM that
-    run at once. address: the scheduler of a running Dask or Ray cluster, whose workers are taken instead. threads: of
-    each task. gpus: asked for each task that trains or applies networks; None: one where Dask or Ray has any. partition,
-    minutes, sbatch: of SLURM, the last as (option, value). folder: where submitit keeps tasks, results and logs.
+    run at once. address: the scheduler of a running Dask or Ray cluster, whose workers are taken instead. gpus: asked
+    for each task that trains or applies networks; None: one where Dask or Ray has any. partition, minutes, sbatch: of
+    SLURM, the last as (option, value). folder: where submitit keeps tasks, results and logs.
     """
 
     backend: str = "loky"
     workers: int = 1
     address: str | None = None
-    threads: int = 1
     gpus: int | None = None
     partition: str | None = None
     minutes: int = 240
@@ -49,10 +50,20 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Needs:
-    """Say what a task needs: cores, and whether it trains or applies networks, so that a GPU serves it."""
+    """Say what a task needs.
 
-    cpus: int = 1
+    threads: with which it computes; helpers: processes of its own; networks: whether it trains or applies networks, so
+    that a GPU serves it.
+    """
+
+    threads: int = 1
+    helpers: int = 0
     networks: bool = False
+
+    @property
+    def cpus(self) -> int:
+        """Return how many cores it keeps busy."""
+        return self.threads + self.helpers
 
 
 class Engine(ABC):
@@ -60,7 +71,7 @@ class Engine(ABC):
 
     lost: what a future raises whose worker died; retries: how often such a task is to be submitted again, 0 where the
     scheduler itself does that; room: tasks it is given at a time; shares_fate: whether all its tasks are lost with one
-    worker; threads: of each task.
+    worker.
     """
 
     here = False
@@ -68,7 +79,6 @@ class Engine(ABC):
     retries = 0
     room = IN_FLIGHT
     shares_fate = False
-    threads = 1
 
     @abstractmethod
     def submit(self, function: Callable[..., Any], tasks: Sequence[Sequence[Any]], needs: Needs) -> list[Any]:
@@ -81,6 +91,10 @@ class Engine(ABC):
     def wait(self, futures: Collection[Any]) -> Iterable[Any]:
         """Wait until some are done and return those."""
         return wait(futures, return_when=FIRST_COMPLETED).done
+
+    def collect(self, future: Any) -> Any:
+        """Return the result of one that is done, or raise what it raised."""
+        return future.result()
 
     def cancel(self, futures: Collection[Any]) -> None:
         """Give up futures, whether they have begun or not."""
@@ -109,19 +123,19 @@ class Loky(Engine):
     retries = RETRIES
     shares_fate = True  # of one process that is killed, loky ends them all
 
-    def __init__(self, workers: int, threads: int = 1):
+    def __init__(self, workers: int):
         from joblib.externals.loky.process_executor import BrokenProcessPool
 
-        self.workers, self.threads, self.lost, self.room = workers, threads, (BrokenProcessPool,), 2 * workers
+        self.workers, self.lost, self.room = workers, (BrokenProcessPool,), 2 * workers
 
-    def submit(self, function: Callable[..., Any], tasks: Sequence[Sequence[Any]], needs: Needs) -> list[Any]:  # noqa: ARG002
+    def submit(self, function: Callable[..., Any], tasks: Sequence[Sequence[Any]], needs: Needs) -> list[Any]:
         """Submit tasks to the processes, new ones if those of before were killed."""
         from joblib.externals.loky import get_reusable_executor
 
         futures: list[Future[Any]] = []
         for task in tasks:
             try:
-                executor = get_reusable_executor(self.workers, timeout=IDLE_S, env=thread_variables(self.threads))
+                executor = get_reusable_executor(self.workers, timeout=IDLE_S, env=thread_variables(needs.threads))
                 futures.append(executor.submit(function, *task))
             except self.lost as error:  # a process was killed just now
                 futures.append(Future())
@@ -153,12 +167,14 @@ class Dask(Engine):
     def __init__(self, client: Any, cluster: Cluster):
         from distributed import KilledWorker
 
-        self.executor, self.threads, self.lost = client.get_executor(pure=False), cluster.threads, (KilledWorker,)
+        self.executor, self.lost = client.get_executor(pure=False), (KilledWorker,)
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
         has_gpus = any("GPU" in worker["resources"] for worker in workers)
         self.gpus = int(has_gpus) if cluster.gpus is None else cluster.gpus
         if self.gpus and not has_gpus:
-            raise UserError('no Dask worker has a GPU to be asked for: start them with --resources "GPU=1", or --gpus 0')
+            raise UserError(
+                'no Dask worker has a GPU to be asked for: start them with --resources "GPU=1", or --gpus 0'
+            )
 
     def submit(self, function: Callable[..., Any], tasks: Sequence[Sequence[Any]], needs: Needs) -> list[Any]:
         """Submit tasks, those with networks to workers that were started with GPUs, if any were."""
@@ -172,7 +188,8 @@ class Ray(Engine):
     def __init__(self, cluster: Cluster):
         import ray
 
-        self.lost, self.threads = (ray.exceptions.RayError,), cluster.threads
+        self.lost = (ray.exceptions.RayError,)
+        self.most_cpus = max((node["Resources"].get("CPU", 0) for node in ray.nodes()), default=1)
         self.gpus = min(1, int(ray.cluster_resources().get("GPU", 0))) if cluster.gpus is None else cluster.gpus
         self.references: dict[Future[Any], Any] = {}
 
@@ -181,7 +198,7 @@ class Ray(Engine):
         import ray
 
         remote = ray.remote(function).options(
-            num_cpus=needs.cpus, num_gpus=self.gpus if needs.networks else 0, max_retries=RETRIES
+            num_cpus=min(needs.cpus, self.most_cpus), num_gpus=self.gpus if needs.networks else 0, max_retries=RETRIES
         )
         references = [remote.remote(*task) for task in tasks]
         futures = [reference.future() for reference in references]
@@ -211,8 +228,7 @@ class Submitit(Engine):
     def __init__(self, cluster: Cluster, local: bool):
         from submitit.core.utils import UncompletedJobError
 
-        self.cluster, self.local, self.threads = cluster, local, cluster.threads
-        self.lost = (UncompletedJobError,)
+        self.cluster, self.local, self.lost = cluster, local, (UncompletedJobError,)
         self.room = cluster.workers if local else 10**6
 
     def chunk(self, n: int) -> int:
@@ -232,6 +248,12 @@ class Submitit(Engine):
         while not (done := [job for job in futures if job.done()]):
             time.sleep(POLL_S)
         return done
+
+    def collect(self, future: Any) -> Any:
+        """Return the result of a job and remove its folder; that of one that failed stays, with its log."""
+        result = future.result()
+        shutil.rmtree(future.paths.folder, ignore_errors=True)
+        return result
 
     def cancel(self, futures: Collection[Any]) -> None:
         """Have SLURM end the jobs, or forget them where they wait."""
@@ -253,7 +275,9 @@ def open_dask(cluster: Cluster) -> Iterator[Engine]:
         try:
             client = connect(cluster.address) if cluster.address else connect(**local)
         except OSError as error:
-            raise UserError(f"no Dask scheduler answers at {cluster.address}: give the address that it prints") from error
+            raise UserError(
+                f"no Dask scheduler answers at {cluster.address}: give the address that it prints"
+            ) from error
         with client:
             yield Dask(client, cluster)
 
@@ -267,20 +291,43 @@ def open_ray(cluster: Cluster) -> Iterator[Engine]:
         yield Ray(cluster)
         return
     variables = {key: value for key, value in os.environ.items() if key.startswith("NUCLEI_")}
+    settings: dict[str, Any] = {"runtime_env": {"env_vars": variables}} if variables else {}
+    if not cluster.address:
+        settings |= {"num_cpus": cluster.workers, "include_dashboard": False}
     try:
-        ray.init(
-            cluster.address,
-            num_cpus=None if cluster.address else cluster.workers,
-            include_dashboard=None if cluster.address else False,
-            logging_level="warning",
-            runtime_env={"env_vars": variables} if variables else None,
-        )
-    except ConnectionError as error:
-        raise UserError(f"no Ray cluster answers at {cluster.address}: give that of `ray start --head`") from error
-    try:
+        start_ray(cluster.address, settings)
         yield Ray(cluster)
     finally:
         ray.shutdown()
+
+
+def start_ray(address: str | None, settings: dict[str, Any]) -> None:
+    """Connect to a Ray cluster or start one; raise UserError if none answers, or this machine is too busy to start it.
+
+    On a busy machine Ray's own processes miss each other by a limit of 15 seconds that cannot be set (ray-project/ray
+    issue 65983), and do better once the disk's cache is warm.
+    """
+    import ray
+
+    for left in reversed(range(RAY_STARTS)):
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            ray.init(address, logging_level="warning", **settings)
+            signal.signal(signal.SIGTERM, handler)  # Ray's own would end the process without a word
+            return
+        except ConnectionError as error:
+            raise UserError(
+                f"no Ray cluster answers at {address}: give the address that `ray start` printed"
+            ) from error
+        except Exception as error:
+            ray.shutdown()
+            if "timed out during startup" not in str(error):
+                raise
+            if not left:
+                raise UserError(
+                    "Ray does not start here, most likely because this machine is busy: try again, or start it by "
+                    "`ray start --head` and name it by --address auto"
+                ) from error
 
 
 @contextmanager
@@ -295,7 +342,7 @@ def open_submitit(cluster: Cluster) -> Iterator[Engine]:
 @contextmanager
 def open_loky(cluster: Cluster) -> Iterator[Engine]:
     """Yield the engine of processes of this machine; of one worker, this process."""
-    yield Loky(cluster.workers, cluster.threads) if cluster.workers > 1 else Sequential()
+    yield Loky(cluster.workers) if cluster.workers > 1 else Sequential()
 
 
 @contextmanager

@@ -65,11 +65,11 @@ def each_image(
     return [results[number] for number in range(len(calls))]
 
 
-def engine_of(workers: int, threads: int = 1) -> Engine:
+def engine_of(workers: int) -> Engine:
     """Return the engine of some processes of this machine; this process alone where it may not start any."""
     if workers == 1 or multiprocessing.current_process().daemon:
         return Sequential()
-    return Loky(workers, threads)
+    return Loky(workers)
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def spread(
     names: Sequence[str],
     title: str,
     engine: Engine,
-    needs: Needs | None = None,
+    needs: Needs = Needs(),  # noqa: B008 (which cannot change)
     prepare: Callable[[int], object] | None = None,
 ) -> Iterator[Outcome]:
     """Yield the outcome of `work(*values)` for each of the calls, in the order in which they end.
@@ -96,7 +96,7 @@ def spread(
     those beside it: of that the error is a UserError that names it. A caller that stops early closes the iterator,
     which gives up what is submitted.
     """
-    origin, size = describe_origin(engine.threads), engine.chunk(len(calls))
+    origin, size = describe_origin(needs.threads), engine.chunk(len(calls))
     waiting = deque(Chunk(range(first, min(first + size, len(calls)))) for first in range(0, len(calls), size))
     pending: dict[Any, Chunk] = {}
     try:
@@ -106,11 +106,11 @@ def spread(
                     assert prepare is not None, "there are none otherwise"
                     prepare(number)
                 tasks = [(origin, work, [(i, calls[i]) for i in chunk.numbers]) for chunk in ready]
-                pending |= zip(engine.submit(perform, tasks, needs or Needs()), ready, strict=True)
+                pending |= zip(engine.submit(perform, tasks, needs), ready, strict=True)
             for future in engine.wait(pending):
                 chunk = pending.pop(future)
                 try:
-                    outcomes = future.result()
+                    outcomes = engine.collect(future)
                 except engine.lost as error:
                     if chunk.deaths == engine.retries:
                         text = say_lost(title, [names[i] for i in chunk.numbers], chunk.deaths + 1, error)
@@ -150,7 +150,8 @@ def say_lost(title: str, names: Sequence[str], deaths: int, error: BaseException
     """Say what a worker died of again and again, and how to resume."""
     which = names[0] if len(names) == 1 else f"one of {names[0]} to {names[-1]}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip(" -")]
-    cause = f"{type(error).__name__}: {lines[-1][:200]}" if lines else type(error).__name__
+    said = next((line for line in reversed(lines) if "Error" in line), lines[-1] if lines else "")
+    cause = f"{type(error).__name__}: {said[:200]}"
     times = "each time" if deaths > 1 else "again and again"
     return (
         f"{title}: {which}: the process that worked on it died {times} ({cause}), most likely for lack of memory or "
@@ -162,7 +163,7 @@ def say_lost(title: str, names: Sequence[str], deaths: int, error: BaseException
 class Origin:
     """Describe the process that submits work, for the workers that are to compute as it would.
 
-    environment: its variables of ours; limits: as it read them.
+    environment: variables that they are to have; limits: as they were read here.
     """
 
     host: str
@@ -175,13 +176,13 @@ class Origin:
 
 def describe_origin(threads: int) -> Origin:
     """Return what workers are to know of this process, and with how many threads each is to compute."""
-    ours = tuple((key, value) for key, value in os.environ.items() if key.startswith(OURS))
-    return Origin(socket.gethostname(), os.getpid(), str(Path.cwd()), threads, ours, tuple(LIMITS.items()))
+    variables = {key: value for key, value in os.environ.items() if key.startswith(OURS)}
+    variables["OMP_NUM_THREADS"] = str(threads)
+    limits = tuple(LIMITS.items())
+    return Origin(socket.gethostname(), os.getpid(), str(Path.cwd()), threads, tuple(variables.items()), limits)
 
 
-def perform(
-    origin: Origin, work: Callable[..., Any], calls: Sequence[tuple[int, Sequence[Any]]]
-) -> list[Outcome]:
+def perform(origin: Origin, work: Callable[..., Any], calls: Sequence[tuple[int, Sequence[Any]]]) -> list[Outcome]:
     """Make calls in a worker and return their outcomes, up to the first that fails."""
     outcomes: list[Outcome] = []
     here = is_origin(origin)

@@ -50,9 +50,7 @@ def write_script(cluster: Cluster, needs: Needs, n_tasks: int) -> str:
     try:
         executor = make_executor(cluster, needs, dry=True)
     except ImportError as error:
-        raise UserError(
-            "the backend slurm needs a package that is not installed: pip install submitit"
-        ) from error
+        raise UserError("the backend slurm needs a package that is not installed: pip install submitit") from error
     executor.parameters["map_count"] = n_tasks
     text: str = executor._make_submission_file_text(executor._submitit_command_str, "")
     return text
