@@ -98,8 +98,8 @@ def cluster_options(
             rich_help_panel=CLUSTER,
             help="where images, folds and members are worked on side by side: "
             + "; ".join(f"{name}: {entry.help}" for name, entry in BACKENDS.items())
-            + ". All need a folder that every machine sees under the same path: stages talk through files, and an object "
-            "store will do only where it is mounted",
+            + ". All need a folder that every machine sees under the same path: stages talk through files, and an "
+            "object store will do only where it is mounted",
         ),
     ] = "loky",
     address: Annotated[
@@ -294,7 +294,8 @@ def run(
         bool,
         typer.Option(
             "--dry-run",
-            help="say which stages would run, and why, and with --backend slurm show the scripts; write and submit nothing",
+            help="say which stages would run, and why, and with --backend slurm show the scripts; write nothing, "
+            "submit nothing",
         ),
     ] = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Where work fans out: processes of this machine, a Dask or Ray cluster, or SLURM; one registry, and how each is opened.
+"""Where work fans out: processes of this machine, a Dask or Ray cluster, or SLURM; how each is opened.
 
 All backends need a folder that every machine sees under the same path, such as an NFS mount: stages talk through files,
 and what is sent to a worker and back is no more than names and numbers. An object store will do only where it is
@@ -11,7 +11,7 @@ import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -284,7 +284,7 @@ def open_dask(cluster: Cluster) -> Iterator[Engine]:
 
 @contextmanager
 def open_ray(cluster: Cluster) -> Iterator[Engine]:
-    """Yield the engine of the Ray cluster at an address, of the one that this process uses, or of one of this machine."""
+    """Yield the engine of the Ray cluster at an address, of that which this process uses, or of one of this machine."""
     import ray
 
     if ray.is_initialized():

@@ -44,8 +44,8 @@ def each_image(
 
     more: further arguments of `work`, each a sequence with one value per image. jobs: processes of this machine, as
     cores.count_jobs takes it, -1 for one per core; in a block of backends.fan_out its workers are taken instead.
-    networks: whether `work` applies networks, so that a cluster's GPUs serve it. Where there are several processes, each
-    computes with one thread. The images are done in any order, so that the bar moves whenever one is; the results come
+    networks: whether `work` applies networks, so that a cluster's GPUs serve it. Where there are several processes,
+    each computes with one thread. The images are done in any order, so that the bar moves whenever one is; the results come
     in the order of `image_ids`. `work` must pickle: a function of a module, or a functools.partial of one. If results
     of a killed process are to be kept, `work` itself skips what exists. Raises what `work` raises, and UserError as
     `spread` yields it.

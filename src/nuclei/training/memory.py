@@ -1,4 +1,4 @@
-"""How much of a GPU's memory the training of a network takes: measured, since encoders differ too much to be guessed."""
+"""How much of a GPU's memory the training of a network takes: measured, since encoders differ too much to guess."""
 
 from typing import Any, cast
 
