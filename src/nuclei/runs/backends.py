@@ -5,6 +5,7 @@ and what is sent to a worker and back is no more than names and numbers. An obje
 mounted as a folder.
 """
 
+import logging
 import os
 import shutil
 import signal
@@ -292,10 +293,11 @@ def open_ray(cluster: Cluster) -> Iterator[Engine]:
         return
     variables = {key: value for key, value in os.environ.items() if key.startswith("NUCLEI_")}
     settings: dict[str, Any] = {"runtime_env": {"env_vars": variables}} if variables else {}
-    if not cluster.address:
+    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    if not address:
         settings |= {"num_cpus": cluster.workers, "include_dashboard": False}
     try:
-        start_ray(cluster.address, settings)
+        start_ray(address, settings)
         yield Ray(cluster)
     finally:
         ray.shutdown()
@@ -312,7 +314,7 @@ def start_ray(address: str | None, settings: dict[str, Any]) -> None:
     for left in reversed(range(RAY_STARTS)):
         handler = signal.getsignal(signal.SIGTERM)
         try:
-            ray.init(address, logging_level="warning", **settings)
+            ray.init(address, logging_level=logging.WARNING, **settings)
             signal.signal(signal.SIGTERM, handler)  # Ray's own would end the process without a word
             return
         except ConnectionError as error:

@@ -10,7 +10,7 @@ import socket
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +25,7 @@ from nuclei.errors import UserError
 from nuclei.limits import LIMITS
 from nuclei.runs.backends import Engine, Loky, Needs, Sequential, active_engine
 from nuclei.runs.cores import count_jobs, use_threads
+from nuclei.runs.provenance import note_done
 
 Result = TypeVar("Result")
 Outcome = tuple[int, Any, Exception | None]  # the number of a call, what it returned, or what it raised
@@ -45,10 +46,10 @@ def each_image(
     more: further arguments of `work`, each a sequence with one value per image. jobs: processes of this machine, as
     cores.count_jobs takes it, -1 for one per core; in a block of backends.fan_out its workers are taken instead.
     networks: whether `work` applies networks, so that a cluster's GPUs serve it. Where there are several processes,
-    each computes with one thread. The images are done in any order, so that the bar moves whenever one is; the results come
-    in the order of `image_ids`. `work` must pickle: a function of a module, or a functools.partial of one. If results
-    of a killed process are to be kept, `work` itself skips what exists. Raises what `work` raises, and UserError as
-    `spread` yields it.
+    each computes with one thread. The images are done in any order, so that the bar moves whenever one is; the results
+    come in the order of `image_ids`. `work` must pickle: a function of a module, or a functools.partial of one. If
+    results of a killed process are to be kept, `work` itself skips what exists. Raises what `work` raises, and
+    UserError as `spread` yields it.
     """
     engine = active_engine() or engine_of(count_jobs(jobs))
     calls = list(zip(image_ids, *more, strict=True))
@@ -62,6 +63,7 @@ def each_image(
                 raise error
             results[number] = result
             bar.update()
+    note_done("images", len(calls))
     return [results[number] for number in range(len(calls))]
 
 
@@ -88,7 +90,7 @@ def spread(
     engine: Engine,
     needs: Needs = Needs(),  # noqa: B008 (which cannot change)
     prepare: Callable[[int], object] | None = None,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Yield the outcome of `work(*values)` for each of the calls, in the order in which they end.
 
     names: of the calls, for errors. prepare: is given the number of a call before that is submitted. What a worker was

@@ -49,6 +49,7 @@ from nuclei.runs.layout import (
     read_training_pairs,
 )
 from nuclei.runs.parallel import engine_of, spread
+from nuclei.runs.provenance import note_done
 from nuclei.runs.rehearsal import is_made, rehearses
 from nuclei.stages import crops as crops_stage
 from nuclei.stages.external import describe_external, external_inputs
@@ -222,7 +223,7 @@ def count_side_by_side(networks: Sequence[tuple[Run, Config, int | None]]) -> in
     if not torch.cuda.is_available():
         return max(1, count_cores() // count_threads())
     alike = {f"{config.model!r} {config.train!r}": config for _, config, _ in networks}.values()
-    encoders = [config.model.encoder for config in alike]
+    encoders = [str(config.model.encoder) for config in alike]
     found = list(spread(measure_memory, [(config,) for config in alike], encoders, "train", Loky(1)))
     stop_workers()  # with what they hold of the GPU
     needed = max(math.inf if error else need for _, need, error in found)
@@ -411,6 +412,7 @@ def train_fold(
         save, f"{run.name} {'whole' if fold is None else f'fold {fold}'}", writer.add_scalar if writer else None
     )
     state = Trainer(fabric, task, config.train, outlets).fit(resume)
+    note_done("crops", (state["step"] - (resume["step"] if resume else 0)) * config.train.batch_size)
     if writer:
         writer.close()
         write_weights(folder / "weights.safetensors", state["average"])
