@@ -42,6 +42,7 @@ def opened(name: str, folder: Path) -> Iterator[None]:
 def backend(request, tmp_path_factory) -> Iterator[str]:
     """Give each backend in turn, started once for all tests of it."""
     patch = pytest.MonkeyPatch()
+    patch.setattr(backends, "RAY_STARTS", 1)
     if request.param == "local":
         pytest.importorskip("submitit")
         from submitit.core.core import Job
