@@ -132,7 +132,7 @@ def run_tasks(tasks: list[Task], options: Options, runs: Path, cluster: Cluster)
             for part in (able[:1], able[1:]) if not progress.n else (able,):
                 calls, names = [(task, options, runs) for task in part], [task.name for task in part]
                 needs = Needs(max(1, options.threads), networks=True)
-                for number, error, lost in spread(run_task, calls, names, "ablate", engine, needs):
+                for number, error, lost in spread(run_task, calls, names, "ablate", engine, needs, alone=True):
                     if error or lost:
                         failed[names[number]] = error or str(lost)
                     progress.update()

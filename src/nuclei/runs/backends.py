@@ -170,6 +170,8 @@ class Dask(Engine):
 
         self.executor, self.lost = client.get_executor(pure=False), (KilledWorker,)
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        if not workers:
+            print("dask: the scheduler has no workers yet, and work waits for them", flush=True)
         has_gpus = any("GPU" in worker["resources"] for worker in workers)
         self.gpus = int(has_gpus) if cluster.gpus is None else cluster.gpus
         if self.gpus and not has_gpus:

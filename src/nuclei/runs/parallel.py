@@ -90,15 +90,17 @@ def spread(
     engine: Engine,
     needs: Needs = Needs(),  # noqa: B008 (which cannot change)
     prepare: Callable[[int], object] | None = None,
+    alone: bool = False,
 ) -> Generator[Outcome, None, None]:
     """Yield the outcome of `work(*values)` for each of the calls, in the order in which they end.
 
-    names: of the calls, for errors. prepare: is given the number of a call before that is submitted. What a worker was
-    doing that died is done again, in smaller and smaller parts, so that a call which ends every worker is told from
-    those beside it: of that the error is a UserError that names it. A caller that stops early closes the iterator,
-    which gives up what is submitted.
+    names: of the calls, for errors. prepare: is given the number of a call before that is submitted. alone: whether
+    each call is a task of its own, so that one which fails keeps no other from being made. What a worker was doing that
+    died is done again, in smaller and smaller parts, so that a call which ends every worker is told from those beside
+    it: of that the error is a UserError that names it. A caller that stops early closes the iterator, which gives up
+    what is submitted.
     """
-    origin, size = describe_origin(needs.threads), engine.chunk(len(calls))
+    origin, size = describe_origin(needs.threads), 1 if alone else engine.chunk(len(calls))
     waiting = deque(Chunk(range(first, min(first + size, len(calls)))) for first in range(0, len(calls), size))
     pending: dict[Any, Chunk] = {}
     try:

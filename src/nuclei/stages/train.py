@@ -5,6 +5,7 @@ And whole/weights.safetensors, trained on all images, where the config applies s
 
 import itertools
 import math
+import multiprocessing
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
@@ -181,7 +182,7 @@ def train_together(
     errors = []
     with (
         tqdm(desc="train", total=len(calls), unit="network", mininterval=2) as bar,
-        closing(spread(train_folds, calls, names, "train", engine, needs, before)) as outcomes,
+        closing(spread(train_folds, calls, names, "train", engine, needs, before, alone=True)) as outcomes,
     ):
         for _, _, error in outcomes:
             errors += [error] if error else []
@@ -233,6 +234,11 @@ def count_side_by_side(networks: Sequence[tuple[Run, Config, int | None]]) -> in
 
 def train_folds(run: Run, config: Config, options: Options, folds: Sequence[int | None], place: int = 0) -> None:
     """Train the networks of some folds in this process; place: which GPU, of several, networks side by side take."""
+    if config.train.workers and multiprocessing.current_process().daemon:
+        raise UserError(
+            "Dask's workers may not start processes, and train.workers asks for some: start the workers with the "
+            "variable DASK_DISTRIBUTED__WORKER__DAEMON=False, or set train.workers to 0"
+        )
     plan = make_plan(run, config, options, folds)
     one_of_several = options.devices == 1 and torch.cuda.device_count() > 1
     fabric = Fabric(
