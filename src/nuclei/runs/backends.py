@@ -271,7 +271,7 @@ def open_dask(cluster: Cluster) -> Iterator[Engine]:
     from distributed import Client
 
     connect: Any = Client  # which has no types
-    local = {"n_workers": cluster.workers, "threads_per_worker": 1, "dashboard_address": None}
+    local = {"n_workers": cluster.workers, "threads_per_worker": 1, "dashboard_address": ":0"}
     # A worker that trains starts processes, which daemons may not.
     settings = {"distributed.scheduler.allowed-failures": RETRIES, "distributed.worker.daemon": False}
     with dask.config.set({} if cluster.address else settings):
