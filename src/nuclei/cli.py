@@ -1,5 +1,7 @@
 """Find every nucleus in a microscope image. Each command explains itself: nuclei COMMAND --help."""
 
+import functools
+import inspect
 import json
 import math
 import re
@@ -7,6 +9,8 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -15,6 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from nuclei.errors import UserError, explain_os_error
+from nuclei.runs.backends import ARRAY_TASKS, BACKENDS, Cluster, check_cluster
 from nuclei.runs.stage_table import STAGES
 
 LESS_MEMORY = "use fewer processes by --jobs or, to train, a smaller train.batch_size or train.crop_px"
@@ -61,8 +66,9 @@ Devices = Annotated[int, typer.Option(min=1, help="GPUs, or CPU processes, to tr
 Jobs = Annotated[
     int,
     typer.Option(
-        help="processes of the stages that go image by image; -1: one per core that may be used, of which the variable "
-        "NUCLEI_THREADS gives another number"
+        help="images worked on side by side: processes of this machine; with --backend the workers that dask or ray "
+        f"start here, or the array tasks of slurm that run at once. -1: one per core that may be used, of which the "
+        f"variable NUCLEI_THREADS gives another number; of slurm {ARRAY_TASKS}"
     ),
 ]
 Runs = Annotated[Path, typer.Option(help="folder of all runs")]
@@ -88,14 +94,126 @@ NewName = Annotated[
 ]
 
 
+Parallel = Annotated[
+    str,
+    typer.Option(
+        help="networks trained side by side on this machine, folds and members alike, each in a process of its own; "
+        "auto: as many as fit into the GPU's memory, which a few steps measure, or onto the cores by their threads"
+    ),
+]
+CLUSTER = "Many machines"  # the panel of --help
+
+
+def cluster_options(
+    backend: Annotated[
+        str,
+        typer.Option(
+            rich_help_panel=CLUSTER,
+            help="where images, folds and members are worked on side by side: "
+            + "; ".join(f"{name}: {entry.help}" for name, entry in BACKENDS.items())
+            + ". All need a folder that every machine sees under the same path: stages talk through files, and an "
+            "object store will do only where it is mounted",
+        ),
+    ] = "loky",
+    address: Annotated[
+        str | None,
+        typer.Option(rich_help_panel=CLUSTER, help="scheduler of a running Dask or Ray cluster, or auto for Ray's own"),
+    ] = None,
+    gpus: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            rich_help_panel=CLUSTER,
+            help="GPUs asked for each task that trains or applies networks",
+            show_default="1 where dask or ray has any, 0 of slurm",
+        ),
+    ] = None,
+    partition: Annotated[str | None, typer.Option(rich_help_panel=CLUSTER, help="of slurm")] = None,
+    minutes: Annotated[
+        int,
+        typer.Option(
+            "--time",
+            min=1,
+            rich_help_panel=CLUSTER,
+            help="minutes that a task of slurm may take; one that is cut off is submitted again, and resumes",
+        ),
+    ] = 240,
+    sbatch: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            rich_help_panel=CLUSTER,
+            help="any other option of sbatch, as in --sbatch account=lab --sbatch mem=16G; may be repeated",
+        ),
+    ] = None,
+) -> None:
+    """Hold the options of a cluster, which `fans_out` adds to a command."""
+
+
+def fans_out(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of a cluster to a command that takes `cluster`, and give it the Cluster made of them."""
+    own = inspect.signature(command, eval_str=True).parameters
+    added = inspect.signature(cluster_options, eval_str=True).parameters
+
+    @functools.wraps(command)
+    def wrapper(**values: Any) -> None:
+        chosen = {key: values.pop(key, parameter.default) for key, parameter in added.items()}
+        command(**values, cluster=make_cluster(jobs=values.get("jobs", -1), **chosen))
+
+    parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*own.values(), *added.values())]
+    parameters = [one for one in parameters if one.name != "cluster"]
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {one.name: one.annotation for one in parameters}
+    return wrapper
+
+
+def make_cluster(
+    jobs: int,
+    backend: str,
+    address: str | None,
+    gpus: int | None,
+    partition: str | None,
+    minutes: int,
+    sbatch: list[str] | None,
+) -> Cluster:
+    """Return the cluster that options describe; raise UserError on what does not go together."""
+    pairs = [text.partition("=") for text in sbatch or ()]
+    if wrong := [text for text, (_, sign, _) in zip(sbatch or (), pairs, strict=True) if not sign]:
+        raise UserError(f"--sbatch {wrong[0]}: write it as KEY=VALUE, without the dashes of sbatch")
+    workers = 1
+    if backend == "slurm" and jobs == -1:
+        workers = ARRAY_TASKS
+    elif backend not in ("loky", "sequential") and address is None:
+        from nuclei.runs.cores import count_jobs
+
+        workers = count_jobs(jobs)
+    options = tuple((key.strip(), value.strip()) for key, _, value in pairs)
+    cluster = Cluster(backend, workers, address, gpus, partition, minutes, options)
+    check_cluster(cluster)
+    return cluster
+
+
+def count_parallel(text: str, devices: int) -> int:
+    """Return how many networks --parallel asks for, 0 for auto; raise UserError if it is no number from 1."""
+    n = 0 if text == "auto" else int(text) if text.isascii() and text.isdecimal() else -1
+    if n < 0 or text == "0":
+        raise UserError(f"--parallel {text}: give the number of networks trained side by side, or auto")
+    if n != 1 and devices > 1:
+        raise UserError("--devices trains one network on several GPUs: --parallel does not go with it")
+    return n
+
+
 def make_command(name: str) -> Callable[..., None]:
     """Return the command of one stage, which takes configs and runs that stage of each."""
 
+    @fans_out
     def command(
         configs: Configs,
+        cluster: Cluster,
         data: Data = Path("data"),
         fold: Fold = None,
         devices: Devices = 1,
+        parallel: Parallel = "1",
         jobs: Jobs = -1,
         runs: Runs = Path("runs"),
         force: Force = False,
@@ -105,11 +223,18 @@ def make_command(name: str) -> Callable[..., None]:
     ) -> None:
         from nuclei.config.load import parse_changes
         from nuclei.pipeline import choose_name, load_run, run_stage
+        from nuclei.runs.backends import fan_out
         from nuclei.runs.layout import Options
 
-        options, changes = Options(data, fold, devices, jobs, force, published), parse_changes(settings or ())
-        for path, run in zip(configs, choose_name(configs, new_name), strict=True):
-            run_stage(name, run, load_run(path, changes), options, runs)
+        beside = count_parallel(parallel, devices)
+        options = Options(data, fold, devices, jobs, force, published, parallel=beside)
+        changes = parse_changes(settings or ())
+        chosen = [
+            (run, load_run(path, changes)) for path, run in zip(configs, choose_name(configs, new_name), strict=True)
+        ]
+        with fan_out(in_folder(cluster, runs)):
+            for run, config in chosen:
+                run_stage(name, run, config, options, runs)
 
     return command
 
@@ -117,6 +242,22 @@ def make_command(name: str) -> Callable[..., None]:
 for stage_name, entry in STAGES.items():
     if stage_name != "report":
         app.command(stage_name, help=entry.help)(make_command(stage_name))
+
+
+def in_folder(cluster: Cluster, folder: Path) -> Cluster:
+    """Return a cluster that keeps what it writes of tasks below a folder."""
+    return replace(cluster, folder=folder / ".jobs")
+
+
+def show_scripts(cluster: Cluster, helpers: int = 0) -> None:
+    """Print what SLURM would be given: arrays of images, and of networks to train, which have `helpers` processes."""
+    if cluster.backend != "slurm":
+        return
+    from nuclei.runs.backends import Needs
+    from nuclei.runs.slurm import write_script
+
+    for what, needs in (("images", Needs()), ("networks, one task each", Needs(helpers=helpers, networks=True))):
+        typer.echo(f"\n# An array of {what}, as it would be submitted\n{write_script(cluster, needs, cluster.workers)}")
 
 
 @app.command()
@@ -134,7 +275,7 @@ def report(
     from nuclei.report.terminal import print_table
     from nuclei.runs.layout import comparison
 
-    make_command("report")(configs, runs=runs, force=force, settings=settings, new_name=new_name)
+    make_command("report")(configs=configs, runs=runs, force=force, settings=settings, new_name=new_name)
     print_table(compare_runs(choose_name(configs, new_name), runs))
     typer.echo(f"leaderboard: {comparison(runs, 'leaderboard').with_suffix('.html')}")
     if publish:
@@ -149,10 +290,13 @@ def publish_comparison(runs: Path, kind: str) -> None:
 
 
 @app.command()
+@fans_out
 def run(
     configs: Configs,
+    cluster: Cluster,
     data: Data = Path("data"),
     devices: Devices = 1,
+    parallel: Parallel = "1",
     jobs: Jobs = -1,
     runs: Runs = Path("runs"),
     force: Force = False,
@@ -160,38 +304,43 @@ def run(
     settings: Settings = None,
     new_name: NewName = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="say which stages would run, and why; write nothing")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="say which stages would run, and why, and with --backend slurm show the scripts; write nothing, "
+            "submit nothing",
+        ),
     ] = False,
 ) -> None:
     """Run all stages of configs or ensembles, members first; what is up to date is skipped."""
     from nuclei.config.load import parse_changes
-    from nuclei.pipeline import choose_name, plan_runs, rehearse, run_stages
+    from nuclei.pipeline import choose_name, plan_runs, rehearse, run_plan
+    from nuclei.runs.backends import fan_out
     from nuclei.runs.layout import Options, Run
 
-    options = Options(data, None, devices, jobs, force, published)
-    plan = plan_runs(configs, parse_changes(settings or ()), new_name)
+    options = Options(data, None, devices, jobs, force, published, parallel=count_parallel(parallel, devices))
+    plan, cluster = plan_runs(configs, parse_changes(settings or ()), new_name), in_folder(cluster, runs)
     if dry_run:
         rehearse(plan, options, runs)
+        show_scripts(cluster, max((config.train.workers for config in plan.values()), default=0))
         return
-    for name, config in plan.items():
-        run_stages(name, config, options, runs)
+    with fan_out(cluster):
+        run_plan(plan, options, runs)
     for name in choose_name(configs, new_name):
         finished = Run(name, runs)
         typer.echo(f"submission: {finished.submission('test')}\nreport: {finished.report / 'report.html'}")
 
 
 @app.command()
+@fans_out
 def ablate(
     configs: Annotated[list[Path], typer.Argument(help="ablations, each a YAML file with `base:`, or folders of them")],
+    cluster: Cluster,
     data: Data = Path("data"),
     seeds: Annotated[int, typer.Option(min=1, help="repetitions with other seeds")] = 1,
-    backend: Annotated[
-        str, typer.Option(help="where runs are made side by side: loky (processes of this machine), ray, dask")
-    ] = "loky",
-    workers: Annotated[int, typer.Option(min=1, help="runs made side by side")] = 1,
-    address: Annotated[
-        str | None, typer.Option(help="scheduler of a Ray or Dask cluster whose workers see this folder")
-    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="runs made side by side, each a task of the backend; of each, --jobs images")
+    ] = 1,
     devices: Devices = 1,
     jobs: Jobs = -1,
     runs: Runs = Path("runs"),
@@ -202,7 +351,6 @@ def ablate(
 ) -> None:
     """Run what is missing of ablations and their bases, and tabulate what each change gains over its base."""
     from nuclei.config.load import parse_changes
-    from nuclei.experiments.ablate import Cluster
     from nuclei.experiments.ablate import ablate as run_ablations
     from nuclei.report.comparisons import gains_table
     from nuclei.report.terminal import print_table
@@ -211,7 +359,8 @@ def ablate(
 
     options = Options(data, None, devices, jobs, force, published)
     changes = parse_changes(settings or ())
-    failed = run_ablations(configs, seeds, options, runs, Cluster(backend, workers, address), changes)
+    cluster = in_folder(replace(cluster, workers=workers), runs)
+    failed = run_ablations(configs, seeds, options, runs, cluster, changes)
     path = comparison(runs, "ablations")
     print_table(gains_table(read_table(path)))
     typer.echo(f"ablations: {path.with_suffix('.html')}")
@@ -277,11 +426,13 @@ def compare(
 
 
 @app.command("predict-images")
+@fans_out
 def predict_images(
     images: Annotated[
         list[Path],
         typer.Argument(help="images (PNG, JPEG, BMP, WebP, TIFF, OME-TIFF, CZI, …), folders, or stage1_test.zip"),
     ],
+    cluster: Cluster,
     weights: Annotated[
         Path | None,
         typer.Option(
@@ -351,18 +502,23 @@ def predict_images(
     found = find_images(images, recursive)
     from nuclei.inference.bundle import find_default  # which imports torch
     from nuclei.inference.segment_files import check_failures, describe, segment_files
+    from nuclei.runs.backends import fan_out
 
-    summary = segment_files(
-        found,
-        weights or find_default(fast),
-        output,
-        reading,
-        force=force,
-        submission=submission,
-        jobs=jobs,
-        dry_run=dry_run,
-    )
+    cluster = in_folder(cluster, output)
+    with nullcontext() if dry_run else fan_out(cluster):
+        summary = segment_files(
+            found,
+            weights or find_default(fast),
+            output,
+            reading,
+            force=force,
+            submission=submission,
+            jobs=jobs,
+            dry_run=dry_run,
+        )
     typer.echo(describe(summary, output, dry_run))
+    if dry_run:
+        show_scripts(cluster)
     check_failures(summary, submission)
 
 
@@ -603,7 +759,7 @@ def main() -> None:
     except (UserError, OSError) as error:
         sys.exit(f"error: {explain_os_error(error) if isinstance(error, OSError) else error}")
     except Terminated:
-        from nuclei.runs.parallel import stop_workers
+        from nuclei.runs.backends import stop_workers
 
         stop_workers()
         end(143, "terminated")

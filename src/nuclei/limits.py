@@ -26,6 +26,15 @@ MAX_TABLE_BYTES = read_limit("NUCLEI_MAX_TABLE_BYTES", 1 << 27)  # of a submissi
 MAX_BOOSTERS_BYTES = read_limit("NUCLEI_MAX_BOOSTERS_BYTES", 1 << 28)  # of a set of boosters, unpacked
 MAX_ARCHIVE_BYTES = read_limit("NUCLEI_MAX_ARCHIVE_BYTES", 1 << 35)  # of an external set, unpacked
 MAX_TEXT_BYTES = read_limit("NUCLEI_MAX_TEXT_BYTES", 1 << 26)  # of a YAML or JSON file
+# By the names of their variables, so that a worker can be asked for its own.
+LIMITS = {
+    "NUCLEI_MAX_PIXELS": MAX_PIXELS,
+    "NUCLEI_MAX_FILE_BYTES": MAX_FILE_BYTES,
+    "NUCLEI_MAX_TABLE_BYTES": MAX_TABLE_BYTES,
+    "NUCLEI_MAX_BOOSTERS_BYTES": MAX_BOOSTERS_BYTES,
+    "NUCLEI_MAX_ARCHIVE_BYTES": MAX_ARCHIVE_BYTES,
+    "NUCLEI_MAX_TEXT_BYTES": MAX_TEXT_BYTES,
+}
 
 
 def check_file(path: Path, max_bytes: int = MAX_FILE_BYTES) -> None:

@@ -3,7 +3,7 @@
 import importlib
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from nuclei.config.load import load_config, run_name
 from nuclei.config.schema import Config, check_name
 from nuclei.decoding.methods import METHODS, check_method, uses_networks
 from nuclei.errors import UserError
+from nuclei.runs.backends import active_engine
 from nuclei.runs.cache import RefusedError
 from nuclei.runs.cores import use_threads
 from nuclei.runs.files import remove_partial_files, write_bytes
@@ -116,6 +117,53 @@ def check_mark(run: Run) -> None:
         )
 
 
+def run_plan(plan: Mapping[str, Config], options: Options, runs: Path) -> None:
+    """Run all stages of the runs of a plan, each after what it needs; what is up to date is not made again.
+
+    Where networks are trained side by side, those of all folds of all runs are that do not wait for each other, before
+    the stages after training: a run without folds of its own to wait for would leave workers idle.
+    """
+    early: dict[str, list[str]] = {}
+    if options.parallel != 1 or active_engine():
+        stages = {name: list_stages(config) for name, config in plan.items()}
+        early = {name: found[: found.index("train") + 1] for name, found in stages.items() if "train" in found}
+        train_all(plan, early, options, runs)
+    for name, config in plan.items():
+        run_stages(name, config, options, runs, skipped=tuple(early.get(name, ())))
+
+
+def train_all(plan: Mapping[str, Config], stages: Mapping[str, Sequence[str]], options: Options, runs: Path) -> None:
+    """Run the stages of runs up to training, and train the networks of all folds of runs that need none of the others.
+
+    stages: of the runs of the plan that train. The pool of crops of a run is made when its first network is next, while
+    those of the runs before it train.
+    """
+    from nuclei.stages.train import list_folds, train_together
+
+    pooled = {name for name in stages if "crops" in stages[name]}
+
+    def make_crops(run: Run, config: Config) -> None:
+        if run.name in pooled:
+            pooled.remove(run.name)
+            run_stage("crops", run.name, config, options, runs)
+
+    for wave in order_waves({name: list_needed(name, plan) for name in stages}):
+        for name in wave:
+            for stage in stages[name]:
+                if stage not in ("crops", "train"):
+                    run_stage(stage, name, plan[name], options, runs)
+        of_wave = [(Run(name, runs), plan[name]) for name in wave]
+        networks = [(run, config, fold) for run, config in of_wave for fold in list_folds(run, config, options)]
+        train_together(networks, options, make_crops)
+
+
+def list_needed(name: str, plan: Mapping[str, Config]) -> set[str]:
+    """Return the runs of a plan whose networks one of them starts from or learns from."""
+    train = plan[name].train
+    taught = plan.get(str(train.teacher))
+    return {str(train.start), str(train.teacher), *(taught.members if taught else ())} & plan.keys()
+
+
 def run_stages(name: str, config: Config, options: Options, runs: Path, skipped: tuple[str, ...] = ()) -> None:
     """Run all stages of one run but those `skipped`; what is up to date is not made again."""
     for stage in list_stages(config):
@@ -180,6 +228,22 @@ def list_stages(config: Config) -> list[str]:
     if ("train" in skipped and "outside" in skipped) or not config.data.external_sets():
         skipped |= {"external"}
     return [name for name, entry in STAGES.items() if name not in skipped and not entry.on_demand]
+
+
+def order_waves(needs: Mapping[str, Collection[str]]) -> list[list[str]]:
+    """Return the names in waves, each of which needs only those of the waves before it; other names are no need.
+
+    Raises ValueError if some wait for each other.
+    """
+    waves: list[list[str]] = []
+    left = list(needs)
+    while left:
+        wave = [name for name in left if not set(needs[name]) & set(left)]
+        if not wave:
+            raise ValueError(f"these runs wait for each other: {', '.join(left)}")
+        waves.append(wave)
+        left = [name for name in left if name not in wave]
+    return waves
 
 
 def choose_name(paths: Sequence[Path], name: str | None) -> list[str]:

@@ -2,10 +2,9 @@
 
 import os
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,13 +19,11 @@ from nuclei.config.schema import Config
 from nuclei.experiments import ablate
 from nuclei.experiments.ablate import (
     Ablation,
-    Cluster,
     Task,
     find_configs,
     list_changes,
     list_waves,
     name_kind,
-    open_backend,
     plan,
     read_ablation,
     run_tasks,
@@ -34,8 +31,10 @@ from nuclei.experiments.ablate import (
 )
 from nuclei.experiments.gains import compare
 from nuclei.report.comparisons import ABLATION_COLUMNS
+from nuclei.runs.backends import Cluster, Sequential, open_backend
 from nuclei.runs.files import read_json, read_table, write_json, write_table
 from nuclei.runs.layout import Options, Run, comparison
+from nuclei.runs.parallel import spread
 
 SEQUENTIAL = Cluster("sequential")
 DEFAULTS = Config().model_dump(mode="json")
@@ -323,15 +322,15 @@ def test_a_failure_is_said_and_fails_only_what_depends_on_it(monkeypatch, tmp_pa
 def test_the_first_run_prepares_the_data_alone_and_the_others_of_a_wave_run_side_by_side(monkeypatch):
     batches = []
 
-    @contextmanager
-    def open_recorder(_):
-        def parallel(jobs):
-            batches.append([task.name for _, (_, _, task, *_), _ in jobs])
-            return [None] * len(batches[-1])
+    class Recorder(Sequential):
+        room = 9
 
-        yield parallel
+        def submit(self, function, tasks, needs):
+            batches.append([task.name for _, _, calls in tasks for _, (task, *_) in calls])
+            return super().submit(function, tasks, needs)
 
-    monkeypatch.setattr(ablate, "open_backend", open_recorder)
+    monkeypatch.setattr(ablate, "open_backend", lambda _: nullcontext(Recorder()))
+    monkeypatch.setattr(ablate, "run_task", lambda *_: None)
     run_tasks(make_tasks(a=[], b=[], c=[], d=["a"], e=["b"]), Options(), Path("runs"), SEQUENTIAL)
     assert batches == [["a"], ["b", "c"], ["d", "e"]]
 
@@ -347,25 +346,10 @@ def test_cores_are_shared_by_the_runs_made_side_by_side(monkeypatch, configs, tm
     assert read_table(comparison(tmp_path, "ablations")).empty
 
 
-@pytest.mark.parametrize(("backend", "package"), [("ray", "ray"), ("dask", "distributed")])
-def test_a_missing_package_of_a_backend_is_named(monkeypatch, backend, package):
-    monkeypatch.setitem(sys.modules, package, None)
-    with (
-        pytest.raises(ValueError, match=f"backend {backend} needs .*: pip install {package}$"),
-        open_backend(Cluster(backend)),
-    ):
-        pass
-
-
-def test_workers_of_loky_are_other_processes():
-    with open_backend(Cluster("loky", 2)) as parallel:
-        assert os.getpid() not in parallel(joblib.delayed(os.getpid)() for _ in range(4))
-
-
 def test_an_unknown_backend_is_an_error_of_the_command_line_before_anything_runs(monkeypatch, configs, tmp_path):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match=r"^error: unknown backend slurm; valid: loky, ray, dask, sequential$"):
-        call(monkeypatch, "ablate", configs, "--backend", "slurm")
+    with pytest.raises(SystemExit, match=r"^error: unknown backend spark; valid: loky, dask, ray, slurm, "):
+        call(monkeypatch, "ablate", configs, "--backend", "spark")
     assert not (tmp_path / "runs").exists()
 
 
@@ -435,10 +419,11 @@ def project(demo_folder, tmp_path_factory):
 
     @contextmanager
     def open_watched(cluster):
-        with open_backend(cluster) as parallel:
+        with open_backend(cluster) as engine:
             workers["threads"] = list(get_client().ncores().values())
-            workers["processes"] = parallel(joblib.delayed(os.getpid)() for _ in range(4))
-            yield parallel
+            found = spread(os.getpid, [()] * 4, list("abcd"), "pids", engine)
+            workers["processes"] = [pid for _, pid, _ in found]
+            yield engine
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -363,3 +363,13 @@ def test_no_text_of_the_summary_is_a_formula(text):
     escaped = module.escape_formulas(table)
     assert escaped["image"].tolist() == [f"'{text}", "plain", "a=b"]
     assert escaped["nuclei"].tolist() == [1, -2, 3]
+
+
+def test_what_a_worker_finished_before_it_died_is_not_done_again_unless_all_is_to_be(project):
+    sources = find_images([Path("in")])
+    segment_files(sources, find_default(), Path("out"), jobs=1)
+    record = json.loads(Path("out/a.json").read_text())
+    Path("in/a.png").unlink()  # which would have to be read
+    for why, found in (("no results yet", record), (module.FORCED, {})):
+        task = module.Task(sources[0], TO_DO, why, record["made_from"])
+        assert module.segment_one((Path("in"), ()), Path("out"), Reading(), "a", task)[0] == found

@@ -5,16 +5,13 @@ Bases, and the members of both, are run first; what is up to date is skipped, an
 are made once.
 """
 
-import os
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import joblib
 import pandas as pd
 from tqdm import tqdm
 
@@ -22,27 +19,18 @@ from nuclei.config.load import load_config, parse_config, read_base, run_name
 from nuclei.config.schema import Config
 from nuclei.errors import UserError, explain_os_error
 from nuclei.experiments.gains import compare
-from nuclei.pipeline import list_runs, run_stages
+from nuclei.pipeline import list_runs, order_waves, run_stages
 from nuclei.report.comparisons import ABLATION_COLUMNS, ablation_blocks, add_ablations
 from nuclei.report.reader import find_reports, write_page
+from nuclei.runs.backends import Cluster, Needs, open_backend
 from nuclei.runs.cores import count_cores
 from nuclei.runs.files import read_json, read_table, write_table
 from nuclei.runs.layout import Options, Run, comparison
 from nuclei.runs.locks import lock
-from nuclei.runs.parallel import follow
+from nuclei.runs.parallel import spread
 
 RETRAINING = ("data", "model", "train")  # sections of a config that decide what the networks are
 NO_DIFFERENCE = ("hypothesis",)  # keys of a config that change no result
-BACKENDS = ("loky", "ray", "dask", "sequential")
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """Say where runs are made side by side."""
-
-    backend: str = "loky"
-    workers: int = 1
-    address: str | None = None  # of a cluster's scheduler; None: workers on this machine
 
 
 @dataclass(frozen=True)
@@ -125,21 +113,15 @@ def name_seed(name: str, number: int) -> str:
 
 def list_waves(tasks: list[Task]) -> list[list[Task]]:
     """Return the tasks in waves, each of which needs only runs of those before it."""
-    waves, left, done = [], tasks, set()
-    while left:
-        wave = [task for task in left if not {need for need in task.needs if need not in done} & {t.name for t in left}]
-        if not wave:
-            raise ValueError(f"these runs wait for each other: {', '.join(task.name for task in left)}")
-        waves.append(wave)
-        done |= {task.name for task in wave}
-        left = [task for task in left if task not in wave]
-    return waves
+    by_name = {task.name: task for task in tasks}
+    waves = order_waves({task.name: task.needs for task in tasks})
+    return [[by_name[name] for name in wave] for wave in waves]
 
 
 def run_tasks(tasks: list[Task], options: Options, runs: Path, cluster: Cluster) -> dict[str, str]:
     """Run tasks, those of a wave side by side; return what went wrong, {run: error}: what depends on it is not run."""
     failed: dict[str, str] = {}
-    with open_backend(cluster) as parallel, tqdm(total=len(tasks), desc="runs", unit="run") as progress:
+    with open_backend(cluster) as engine, tqdm(total=len(tasks), desc="runs", unit="run") as progress:
         for wave in list_waves(tasks):
             failed |= {
                 task.name: "not run: a run it depends on failed" for task in wave if failed.keys() & set(task.needs)
@@ -148,9 +130,12 @@ def run_tasks(tasks: list[Task], options: Options, runs: Path, cluster: Cluster)
             progress.update(len(wave) - len(able))
             # The first task alone prepares the data and deals the folds, which all of them need.
             for part in (able[:1], able[1:]) if not progress.n else (able,):
-                errors = parallel(joblib.delayed(follow)(os.getpid(), run_task, task, options, runs) for task in part)
-                failed |= {task.name: error for task, error in zip(part, errors, strict=True) if error}
-                progress.update(len(part))
+                calls, names = [(task, options, runs) for task in part], [task.name for task in part]
+                needs = Needs(max(1, options.threads), networks=True)
+                for number, error, lost in spread(run_task, calls, names, "ablate", engine, needs, alone=True):
+                    if error or lost:
+                        failed[names[number]] = error or str(lost)
+                    progress.update()
     return failed
 
 
@@ -164,37 +149,6 @@ def run_task(task: Task, options: Options, runs: Path) -> str | None:
         traceback.print_exc(file=sys.stderr)
         return f"{type(error).__name__}: {error}"
     return None
-
-
-@contextmanager
-def open_backend(cluster: Cluster) -> Iterator[joblib.Parallel]:
-    """Yield joblib's Parallel on a backend, with local workers of its own where no cluster's address is given.
-
-    Raises UserError listing the backends on an unknown one, or naming the package that one needs.
-    """
-    if cluster.backend not in BACKENDS:
-        raise UserError(f"unknown backend {cluster.backend}; valid: {', '.join(BACKENDS)}")
-    with ExitStack() as stack:
-        try:
-            if cluster.backend == "ray":
-                import ray
-                from ray.util.joblib import register_ray
-
-                stack.enter_context(ray.init(cluster.address, num_cpus=None if cluster.address else cluster.workers))
-                register_ray()
-            elif cluster.backend == "dask":
-                from distributed import Client
-
-                local = {"n_workers": cluster.workers, "threads_per_worker": 1, "dashboard_address": None}
-                connect: Any = Client  # which has no types
-                stack.enter_context(connect(cluster.address) if cluster.address else connect(**local))
-        except ImportError as error:
-            package = {"ray": "ray", "dask": "distributed"}[cluster.backend]
-            raise UserError(
-                f"the backend {cluster.backend} needs a package that is not installed: pip install {package}"
-            ) from error
-        stack.enter_context(joblib.parallel_config(cluster.backend, n_jobs=cluster.workers))
-        yield joblib.Parallel()
 
 
 def tabulate(found: list[Ablation], seeds: int, runs: Path) -> pd.DataFrame:

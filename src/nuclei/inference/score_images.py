@@ -93,7 +93,7 @@ def score_images(
     made_from = common | {"settings": reading.record()}
     work = partial(score_one, predictor, output, reading, made_from)
     names = [image.source.name for image in images]
-    rows = each_image(names, work, "score", choose_jobs(jobs), images)
+    rows = each_image(names, work, "score", choose_jobs(jobs), images, networks=True)
     table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(("novelty", *OFFSETS), float))
     whole = table.assign(cluster=table["data_set"], group=table["data_set"] + "/" + table["image_id"])
     metrics = {"run": run.name, "weights_sha256": common["weights"], "images": summarise(whole)}

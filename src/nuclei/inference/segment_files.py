@@ -57,6 +57,7 @@ SUMMARY, PAGE = "summary.csv", "index.html"
 ANY = "any"  # hash, where none was recorded
 CELL_STARTS = (*FORMULA_STARTS, "\t", "\r")
 MADE, UP_TO_DATE, FAILED, TO_DO = "made", "up to date", "failed", "to do"
+FORCED = "--force"  # why an image is done that is up to date
 # What the summary takes of a record, beside the image, its file, the state and the reason.
 FACTS = (
     "novelty",
@@ -150,7 +151,7 @@ def _segment_files(
     if to_do and not dry_run:
         load_predictor(*predictor)  # reports what it lacks once, before every process does
         work = partial(segment_one, predictor, output, reading)
-        done = each_image(list(to_do), work, "segment", choose_jobs(jobs), list(to_do.values()))
+        done = each_image(list(to_do), work, "segment", choose_jobs(jobs), list(to_do.values()), networks=True)
         for task, (record, fault) in zip(to_do.values(), done, strict=True):
             task.record = record
             task.state, task.why = (FAILED, fault) if fault else (MADE, task.why)
@@ -220,7 +221,7 @@ def plan(sources: Iterable[Source], common: dict[str, Any], output: Path, readin
             if record and not why:
                 why = find_lost(record, output)
             state = TO_DO if why or force else UP_TO_DATE
-            tasks.append(Task(image, state, why or "--force" * force, wanted, record if record and not why else {}))
+            tasks.append(Task(image, state, why or FORCED * force, wanted, record if record and not why else {}))
     check_names([task.source for task in tasks])
     return tasks
 
@@ -279,6 +280,9 @@ def segment_one(
 ) -> tuple[dict[str, Any], str]:
     """Segment one image by load_predictor(*predictor) and write its results: (record, why it failed)."""
     source = task.source
+    known = read_record(output / f"{source.name}{RECORD}")
+    if known and task.why != FORCED and not (describe_change(known, task.made_from) or find_lost(known, output)):
+        return known, ""  # by a worker that died before it could say so
     try:
         picture, image, rule = source.read(reading)
     except (ValueError, OSError) as error:

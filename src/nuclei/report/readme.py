@@ -158,7 +158,8 @@ def say_stage1(name: str, stage1: pd.DataFrame) -> str:
     own, best = stage1[stage1["run"] == name], stage1.loc[stage1["score"].idxmax()]
     if len(own):
         return f", **{own['score'].iloc[0]:.4f}** on stage1_test (official truth, scored elsewhere)"
-    return f", not scored on stage1_test, where `{best['run']}` has **{best['score']:.4f}** (official truth, scored elsewhere)"
+    most = f"`{best['run']}` has **{best['score']:.4f}**"
+    return f", not scored on stage1_test, where {most} (official truth, scored elsewhere)"
 
 
 def add_minutes(metas: Sequence[Meta]) -> str:

@@ -22,7 +22,7 @@ from nuclei.runs.files import (
 )
 from nuclei.runs.locks import describe_process, find_holder, lock
 from nuclei.runs.outputs import Damage, find_damage, record_outputs
-from nuclei.runs.provenance import cpu_seconds, provenance
+from nuclei.runs.provenance import count_done, cpu_seconds, provenance, rates
 from nuclei.runs.rehearsal import foresee, foreseen, is_made, rehearses
 from nuclei.runs.stage_table import stage_of
 
@@ -204,7 +204,7 @@ def stage(
             yield []
             return
         job.begin(needed, force)
-        start, cpu_start = time.monotonic(), cpu_seconds()
+        start, cpu_start, done = time.monotonic(), cpu_seconds(), count_done()
         twin = twin or (find_twin(meta, job.recipe, needed) if share else None)
         if twin and (theirs := job.take(twin, needed)):
             print(f"{job.name}: the same as that of {twin.parent.parent}", flush=True)
@@ -215,7 +215,9 @@ def stage(
             print(f"{job.name}: running{why}, {say_cores()}", flush=True)
             yield needed
             made = {"stage": meta.stem, **(notes or {})} | provenance()
-            made |= {"seconds": time.monotonic() - start, "cpu_seconds": cpu_seconds() - cpu_start}
+            seconds = time.monotonic() - start
+            made |= {"seconds": seconds, "cpu_seconds": cpu_seconds() - cpu_start}
+            made |= rates(count_done() - done, seconds)
         job.finish(needed, made)
 
 

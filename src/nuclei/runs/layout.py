@@ -50,6 +50,7 @@ class Options:
     force: bool = False  # replace what was made with other settings
     published: bool = False  # take networks that ensembles/ has, trained with the same settings, instead of training
     threads: int = 0  # of one operation; 0: as cores.use_threads says
+    parallel: int = 1  # networks trained side by side on this machine; 0: as many as fit
 
 
 class ExternalSet:

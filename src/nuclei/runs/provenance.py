@@ -1,9 +1,11 @@
-"""Where a result comes from: commit, versions and machine; and the time it took the processor."""
+"""Where a result comes from: commit, versions and machine; the time it took the processor, and how much was done."""
 
 import os
 import platform
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,26 @@ PACKAGES = (
     "numpy",
     "opencv-python-headless",
 )
+
+
+# What this process has had done, by unit: images, crops.
+_DONE: Counter[str] = Counter()
+
+
+def note_done(unit: str, n: int) -> None:
+    """Note that n more images, or whatever the unit is, have been worked on."""
+    _DONE[unit] += n
+
+
+def count_done() -> Counter[str]:
+    """Return how much has been noted so far, by unit."""
+    return _DONE.copy()
+
+
+def rates(done: Mapping[str, int], seconds: float) -> dict[str, float]:
+    """Return what a stage is to say of what it did: how many of each unit, and how many a second."""
+    per_second = {f"{unit}_per_second": round(n / seconds, 2) for unit, n in done.items() if seconds > 0}
+    return {**done, **per_second}
 
 
 def provenance() -> dict[str, Any]:

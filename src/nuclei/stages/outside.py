@@ -52,7 +52,7 @@ def main(run: Run, config: Config, options: Options) -> None:
         predictor = other.folder, stamp(other.folder.parent)
         work = partial(cut_one, run, dataset, config, predictor)
         columns = [table["set"].tolist(), table["image_id"].tolist()]
-        each_image(names, work, f"{run.name} outside", choose_jobs(options.jobs), *columns)
+        each_image(names, work, f"{run.name} outside", choose_jobs(options.jobs), *columns, networks=True)
 
 
 def find_other(run: Run, config: Config) -> Run:

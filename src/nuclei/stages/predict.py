@@ -41,7 +41,9 @@ def main(run: Run, config: Config, options: Options) -> None:
         for split in needed:
             chosen = [[fold_of[i]] if split == "oof" else new for i in splits[split]]
             work = partial(predict_one, run, dataset, config, split, networks)
-            each_image(splits[split], work, f"{run.name} predict {split}", choose_jobs(options.jobs), chosen)
+            each_image(
+                splits[split], work, f"{run.name} predict {split}", choose_jobs(options.jobs), chosen, networks=True
+            )
 
 
 def predict_one(

@@ -3,10 +3,13 @@
 And whole/weights.safetensors, trained on all images, where the config applies such a one to new images.
 """
 
+import itertools
+import math
+import multiprocessing
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,6 +22,7 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from safetensors.torch import save
 from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
 
 from nuclei.config.schema import Config
 from nuclei.data.fold_table import read_folds
@@ -31,8 +35,9 @@ from nuclei.networks.encoder_decoder import load_weights
 from nuclei.networks.hardware import choose_precision
 from nuclei.networks.kinds import KINDS, build, make_loss
 from nuclei.networks.tiling import network_forward
+from nuclei.runs.backends import Engine, Loky, Needs, active_engine, stop_workers
 from nuclei.runs.cache import expected_fingerprint, fingerprint, is_up_to_date, read_meta, stage
-from nuclei.runs.cores import count_threads, use_threads
+from nuclei.runs.cores import VARIABLE, count_cores, count_threads, use_threads
 from nuclei.runs.files import as_json, differences, file_hash, named, read_image, write_bytes, write_table
 from nuclei.runs.layout import (
     Dataset,
@@ -44,12 +49,14 @@ from nuclei.runs.layout import (
     read_pair,
     read_training_pairs,
 )
-from nuclei.runs.parallel import end_with
+from nuclei.runs.parallel import end_with, engine_of, spread
+from nuclei.runs.provenance import note_done
 from nuclei.runs.rehearsal import is_made, rehearses
 from nuclei.stages import crops as crops_stage
 from nuclei.stages.external import describe_external, external_inputs
 from nuclei.training.crops import Crops, Pool, add_unlabelled, make_source, pool_settings
 from nuclei.training.engine import Outlets, State, Task, Trainer, all_finite
+from nuclei.training.memory import measure_memory
 from nuclei.training.teacher import Voice, taught_loss
 
 VERSION = 1
@@ -57,18 +64,84 @@ VERSION = 1
 FACTS = ("threads", "devices")
 RUN_WITH = "run_with"  # in a checkpoint: the facts of its training's beginning
 NO_FOLD = 2**16  # seeds the network that learns from all images
+MOST_ON_GPU = 8  # networks side by side: more gain nothing, they share its arithmetic
+FILLED = 0.85  # of a GPU's memory
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Hold what the training of some folds of a run is made from; None stands for the network of all images.
+
+    inputs: those that all folds have in common; starts, published: by fold, where there are any.
+    """
+
+    run: Run
+    config: Config
+    dataset: Dataset
+    folds: tuple[int | None, ...]
+    inputs: dict[str, str]
+    starts: dict[int | None, Path]
+    teachers: dict[int | None, list["Teacher"]]
+    published: dict[int | None, Path | None]
+
+    def meta(self, fold: int | None) -> Path:
+        return self.run.meta(f"train_{name_fold(fold)}")
+
+    def inputs_of(self, fold: int | None) -> dict[str, str]:
+        """Return the fingerprints of what the network of a fold is made from."""
+        taught = {
+            f"teacher_{teacher.run.name}_{path.parent.name}": file_hash(path)
+            for teacher in self.teachers[fold]
+            for path in teacher.weights
+        }
+        return self.inputs | ({"start": file_hash(self.starts[fold])} if self.starts else {}) | taught
+
+    def is_done(self, fold: int | None) -> bool:
+        return is_up_to_date(self.meta(fold), self.config.record_training(), self.inputs_of(fold), VERSION)
+
+    def guard(self, fold: int | None, options: Options) -> AbstractContextManager[list[str]]:
+        """Guard the training of a fold, as cache.stage does."""
+        return stage(
+            self.meta(fold),
+            self.config.record_training(),
+            self.inputs_of(fold),
+            [self.run.fold(fold)],
+            options.force,
+            version=VERSION,
+            protect=True,
+            share=True,
+            twin=self.published.get(fold),
+            notes=describe_external(self.dataset) | {"devices": options.devices},
+            facts=FACTS,
+        )
 
 
 def main(run: Run, config: Config, options: Options) -> None:
-    dataset = Dataset(config.data, run.folder.parent)
-    folds: list[int | None] = [*dataset.list_folds()]
+    plan = make_plan(run, config, options, list_folds(run, config, options))
+    if all(map(plan.is_done, plan.folds)) and not options.force:
+        print(f"{run.name} train: up to date", flush=True)
+        return
+    if rehearses():
+        for fold in plan.folds:
+            with plan.guard(fold, options):
+                pass
+        return
+    train_together([(run, config, fold) for fold in plan.folds], options)
+
+
+def list_folds(run: Run, config: Config, options: Options) -> list[int | None]:
+    """Return the folds whose networks a run has, or the one that is asked for; raise UserError if it has no such."""
+    folds: list[int | None] = [*Dataset(config.data, run.folder.parent).list_folds()]
+    if options.fold is not None and options.fold not in folds:
+        raise UserError(f"{run.name} has no fold {options.fold}; it has {folds}")
     if config.predict.new_images == "whole":
         folds.append(None)
-    if options.fold is not None:
-        if options.fold not in folds:
-            raise UserError(f"{run.name} has no fold {options.fold}; it has {dataset.list_folds()}")
-        folds = [options.fold]
-    settings = config.record_training()
+    return folds if options.fold is None else [options.fold]
+
+
+def make_plan(run: Run, config: Config, options: Options, folds: Sequence[int | None]) -> Plan:
+    """Return what the training of some folds is made from; raise UserError if something of it is missing."""
+    dataset = Dataset(config.data, run.folder.parent)
     published = {fold: find_published(config, dataset, fold) for fold in folds} if options.published else {}
     metas = [run.meta(f"train_{name_fold(fold)}") for fold in folds] + [meta for meta in published.values() if meta]
     inputs = dataset.inputs() | external_inputs(dataset, metas)
@@ -80,45 +153,101 @@ def main(run: Run, config: Config, options: Options) -> None:
         inputs |= {f"unlabelled_{split}": dataset.inputs(split)["data"] for split in dataset.splits() if split != "oof"}
     if not starts and config.model.weights and Path(config.model.weights).is_file():
         inputs["weights"] = file_hash(Path(config.model.weights))
+    return Plan(run, config, dataset, tuple(folds), inputs, starts, teachers, published)
 
-    def inputs_of(fold: int | None) -> dict[str, str]:
-        taught = {
-            f"teacher_{teacher.run.name}_{path.parent.name}": file_hash(path)
-            for teacher in teachers[fold]
-            for path in teacher.weights
-        }
-        return inputs | ({"start": file_hash(starts[fold])} if starts else {}) | taught
 
-    if (
-        all(is_up_to_date(run.meta(f"train_{name_fold(fold)}"), settings, inputs_of(fold), VERSION) for fold in folds)
-        and not options.force
+def train_together(
+    networks: Sequence[tuple[Run, Config, int | None]],
+    options: Options,
+    prepare: Callable[[Run, Config], object] | None = None,
+) -> None:
+    """Train networks, each the one of a fold of a run, side by side where that is asked for.
+
+    A block of backends.fan_out has its workers do so, and options.parallel processes of this machine. prepare: is given
+    each run before one of its networks is begun, while those before it train. If some fail, the others are finished
+    before the first error is raised.
+    """
+    engine, threads = choose_engine(networks, options)
+    if engine.here:
+        for run, of_run in itertools.groupby(networks, key=lambda network: network[0]):
+            parts = list(of_run)
+            if prepare:
+                prepare(run, parts[0][1])
+            train_folds(run, parts[0][1], options, [fold for *_, fold in parts])
+        return
+    if options.devices > 1:
+        raise UserError("--devices trains one network on several GPUs: it goes neither with --parallel nor --backend")
+    networks = list_unfinished(networks, options)
+    alone = replace(options, parallel=1, fold=None)
+    calls = [(run, config, alone, [fold], number) for number, (run, config, fold) in enumerate(networks)]
+    names = [f"{run.name} {name_fold(fold)}" for run, _, fold in networks]
+    needs = Needs(threads, max((config.train.workers for _, config, _ in networks), default=0), networks=True)
+    before = (lambda number: prepare(*networks[number][:2])) if prepare else None
+    errors = []
+    with (
+        tqdm(desc="train", total=len(calls), unit="network", mininterval=2) as bar,
+        closing(spread(train_folds, calls, names, "train", engine, needs, before, alone=True)) as outcomes,
     ):
-        print(f"{run.name} train: up to date", flush=True)
-        return
+        for _, _, error in outcomes:
+            errors += [error] if error else []
+            bar.update()
+    if errors:
+        raise errors[0]
 
-    def guard(fold: int | None) -> AbstractContextManager[list[str]]:
-        return stage(
-            run.meta(f"train_{name_fold(fold)}"),
-            settings,
-            inputs_of(fold),
-            [run.fold(fold)],
-            options.force,
-            version=VERSION,
-            protect=True,
-            share=True,
-            twin=published.get(fold),
-            notes=describe_external(dataset) | {"devices": options.devices},
-            facts=FACTS,
+
+def list_unfinished(
+    networks: Sequence[tuple[Run, Config, int | None]], options: Options
+) -> list[tuple[Run, Config, int | None]]:
+    """Return those networks that are not up to date, and say of which runs all are."""
+    found = []
+    for run, of_run in itertools.groupby(networks, key=lambda network: network[0]):
+        parts = list(of_run)
+        plan = make_plan(run, parts[0][1], options, [fold for *_, fold in parts])
+        left = [part for part in parts if options.force or not plan.is_done(part[2])]
+        if not left:
+            print(f"{run.name} train: up to date", flush=True)
+        found += left
+    return found
+
+
+def choose_engine(networks: Sequence[tuple[Run, Config, int | None]], options: Options) -> tuple[Engine, int]:
+    """Return what is to train networks, and with how many threads each.
+
+    The active engine or, if some go side by side, processes of this machine. The threads decide the last digits: they
+    are as many as one network alone would take, unless the cores are too few; of another machine's cores nothing is
+    known but what the variables say.
+    """
+    if engine := active_engine():
+        return engine, count_threads() if {VARIABLE, "OMP_NUM_THREADS"} & os.environ.keys() else 1
+    n = min(len(networks), options.parallel or count_side_by_side(networks))
+    return engine_of(n), max(1, min(options.threads or count_threads(), count_cores() // n))
+
+
+def count_side_by_side(networks: Sequence[tuple[Run, Config, int | None]]) -> int:
+    """Return how many networks fit beside each other: on the cores, by their threads, or in the memory of the GPUs."""
+    if not torch.cuda.is_available():
+        return max(1, count_cores() // count_threads())
+    alike = {f"{config.model!r} {config.train!r}": config for _, config, _ in networks}.values()
+    encoders = [str(config.model.encoder) for config in alike]
+    found = list(spread(measure_memory, [(config,) for config in alike], encoders, "train", Loky(1)))
+    stop_workers()  # with what they hold of the GPU
+    needed = max(math.inf if error else need for _, need, error in found)
+    memory = [torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())]
+    return max(1, sum(min(MOST_ON_GPU, int(FILLED * total // needed)) for total in memory))
+
+
+def train_folds(run: Run, config: Config, options: Options, folds: Sequence[int | None], place: int = 0) -> None:
+    """Train the networks of some folds in this process; place: which GPU, of several, networks side by side take."""
+    if config.train.workers and multiprocessing.current_process().daemon:
+        raise UserError(
+            "Dask's workers may not start processes, and train.workers asks for some: start the workers with the "
+            "variable DASK_DISTRIBUTED__WORKER__DAEMON=False, or set train.workers to 0"
         )
-
-    if rehearses():
-        for fold in folds:
-            with guard(fold):
-                pass
-        return
+    plan = make_plan(run, config, options, folds)
+    one_of_several = options.devices == 1 and torch.cuda.device_count() > 1
     fabric = Fabric(
         accelerator="auto",
-        devices=options.devices,
+        devices=[place % torch.cuda.device_count()] if one_of_several else options.devices,
         precision=choose_precision(config.train.precision),
         strategy="auto" if options.devices == 1 else "ddp_find_unused_parameters_true",
     )
@@ -133,13 +262,14 @@ def main(run: Run, config: Config, options: Options) -> None:
     threads = torch.get_num_threads()
     for fold in folds:
         use_threads(threads)  # a fold that resumed has those that it was begun with
+        arguments = (fabric, run, config, plan.dataset, fold, plan.starts.get(fold), plan.teachers[fold])
         if not fabric.is_global_zero:  # one process keeps the books, and says what it found there
             if fabric.broadcast(False):
-                train_fold(fabric, run, config, dataset, fold, starts.get(fold), teachers[fold])
+                train_fold(*arguments)
             continue
-        with guard(fold) as needed:
+        with plan.guard(fold, options) as needed:
             if fabric.broadcast(bool(needed)):
-                train_fold(fabric, run, config, dataset, fold, starts.get(fold), teachers[fold])
+                train_fold(*arguments)
 
 
 @dataclass(frozen=True)
@@ -296,6 +426,7 @@ def train_fold(
     task = Task(network.to(memory_format=torch.channels_last), crops, loss_of, evaluate)
     outlets = Outlets(save, title, writer.add_scalar if writer else None)
     state = Trainer(fabric, task, config.train, outlets).fit(resume)
+    note_done("crops", (state["step"] - (resume["step"] if resume else 0)) * config.train.batch_size)
     if writer:
         writer.close()
         write_weights(folder / "weights.safetensors", state["average"])
