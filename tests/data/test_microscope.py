@@ -14,7 +14,8 @@ from skimage.filters import threshold_otsu
 from skimage.measure import label
 
 from nuclei.data.images import decode_image
-from nuclei.data.microscope import View, count_times, list_series, normalise, read_picture
+from nuclei.data.microscope import View, count_times, list_series, read_picture
+from nuclei.data.normalisation import normalise
 from nuclei.errors import UserError
 
 SHAPE = (32, 40)

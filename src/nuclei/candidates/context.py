@@ -3,8 +3,8 @@
 To let features see a new picture, add an entry to CHANNELS.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -132,11 +132,25 @@ def summarise_channel(name: str, sources: dict[str, NDArray[Any]], regions: Regi
     )
 
 
-class Context:
-    """Hold the candidates, maps and image that features are computed from, and what they have in common."""
+@dataclass(frozen=True)
+class Whole:
+    """Hold what features say of the whole image, for candidates that are cut from a part of it."""
 
-    def __init__(self, candidates: Candidates, maps: Maps, image: NDArray[np.uint8]) -> None:
-        self.candidates, self.image = candidates, image
+    pictures: Mapping[str, tuple[float, float, float]]  # channel: mean over the foreground, mean, standard deviation
+    n_leaves: float
+    leaf_area_px: float  # the median
+
+
+class Context:
+    """Hold the candidates, maps and image that features are computed from, and what they have in common.
+
+    whole: of the image that this one is a part of; None: it is the whole.
+    """
+
+    def __init__(
+        self, candidates: Candidates, maps: Maps, image: NDArray[np.uint8], whole: Whole | None = None
+    ) -> None:
+        self.candidates, self.image, self.whole = candidates, image, whole
         self.sources: dict[str, NDArray[Any]] = {**maps, "image": image}
         self.summaries: dict[str, Summary] = {}
 
@@ -180,6 +194,16 @@ class Context:
         representative = relations.choose_representatives(self.candidates)[is_leaf]
         return self.area_px[representative[representative >= 0]]
 
+    @property
+    def n_leaves(self) -> float:
+        """Return how many leaves the whole image has."""
+        return self.whole.n_leaves if self.whole else len(self.leaf_area_px)
+
+    @property
+    def typical_leaf_px(self) -> float:
+        """Return the median area of the leaves of the whole image, NaN where there are none."""
+        return self.whole.leaf_area_px if self.whole else median_or_nan(self.leaf_area_px)
+
     @cached_property
     def regions(self) -> Regions:
         size = self.image.shape[0] * self.image.shape[1]
@@ -194,5 +218,36 @@ class Context:
     def channel(self, name: str) -> Summary:
         """Return the summary of one of CHANNELS, computed when first asked for."""
         if name not in self.summaries:
-            self.summaries[name] = summarise_channel(name, self.sources, self.regions)
+            summary = summarise_channel(name, self.sources, self.regions)
+            if self.whole and name in self.whole.pictures:
+                foreground, image, image_std = self.whole.pictures[name]
+                summary = replace(summary, foreground=foreground, image=image, image_std=image_std)
+            self.summaries[name] = summary
         return self.summaries[name]
+
+
+def describe_whole(parts: Sequence[Context], n_pixels: int) -> Whole:
+    """Return what features say of an image of `n_pixels` from a sample of its parts: means pooled over all their pixels.
+
+    The number of leaves is that of the parts, times the image's area over theirs. A sample of one part, which is the
+    whole image, gives what its features say.
+    """
+    areas = [part.image.shape[0] * part.image.shape[1] for part in parts]
+    foregrounds = [float(part.regions.foreground.sum()) for part in parts]
+    pictures = {name: pool([part.channel(name) for part in parts], areas, foregrounds) for name in CHANNELS}
+    leaves = np.concatenate([part.leaf_area_px for part in parts])
+    return Whole(pictures, len(leaves) * n_pixels / sum(areas), median_or_nan(leaves))
+
+
+def pool(parts: Sequence[Summary], areas: Sequence[float], foregrounds: Sequence[float]) -> tuple[float, float, float]:
+    """Return the mean over the foreground, the mean and the standard deviation of a channel over all parts together."""
+    bright = [(part.foreground, area) for part, area in zip(parts, foregrounds, strict=True) if area]
+    foreground = sum(mean * area for mean, area in bright) / sum(area for _, area in bright) if bright else np.nan
+    image = float(np.average([part.image for part in parts], weights=areas))
+    squares = np.average([part.image_std**2 + part.image**2 for part in parts], weights=areas)
+    return float(foreground), image, float(np.sqrt(max(squares - image**2, 0)))
+
+
+def median_or_nan(values: NDArray[np.float64]) -> float:
+    """Return the median, NaN of no values."""
+    return float(np.median(values)) if len(values) else np.nan

@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import cv2
 import numpy as np
@@ -30,9 +30,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from tifffile import PHOTOMETRIC, TiffFile, TiffPageSeries
 
-from nuclei.data.images import PNG_SIGNATURE, to_8_bits
+from nuclei.data.images import PNG_SIGNATURE
 from nuclei.errors import UserError
-from nuclei.limits import MAX_PIXELS, MAX_VALUES
+from nuclei.limits import MAX_PIXELS, MAX_SLIDE_PIXELS, MAX_VALUES
 
 VENDOR_SUFFIXES = (".czi", ".nd2", ".lif")
 SUFFIXES = (
@@ -42,8 +42,6 @@ SUFFIXES = (
 READER_EXTRA = "microscopes"
 # Little and big endian, of classic and of BigTIFF.
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-# Of the values of an image that is not of 8 bits; what lies outside is clipped, as stardist does by default.
-PERCENTILES = (1.0, 99.8)
 PROJECTION = "max"
 AXES = {"T": "time points", "C": "channels", "Z": "planes", "Y": "height", "X": "width", "S": "colours"}
 COLOURS = ("red", "green", "blue")
@@ -106,7 +104,7 @@ def list_series(path: Path, view: View) -> list[int]:
     Only headers are read. Raises UserError naming the file and how many it has where there is no such one, and where
     a TIFF has several that its metadata do not tell apart.
     """
-    count = _guard(path, lambda: _count_series(path, view)) if _has_axes(path) else 1
+    count = guard(path, lambda: _count_series(path, view)) if has_axes(path) else 1
     if view.series is None:
         return list(range(count))
     if not 0 <= view.series < count:
@@ -120,9 +118,25 @@ def count_times(path: Path, view: View, series: int = 0) -> int:
 
     Only headers are read. Raises UserError naming the file, its axes and the option that resolves what is ambiguous.
     """
-    if not _has_axes(path):
+    if not has_axes(path):
         return 1
-    return _guard(path, lambda: _count_times(path, view, series))
+    return guard(path, lambda: _count_times(path, view, series))
+
+
+def measure_size(path: Path, view: View, series: int = 0) -> tuple[int, int]:
+    """Return the height and width of an image of a file, by its headers; raise UserError as count_times does."""
+
+    def measure() -> tuple[int, int]:
+        if not has_axes(path):
+            return _measure_flat(path)
+        if path.suffix.lower() in VENDOR_SUFFIXES:
+            layout, _ = open_vendor(path, series)
+        else:
+            with TiffFile(path) as tiff:
+                layout, _ = open_tiff(tiff, view, series)
+        return layout.sizes["Y"], layout.sizes["X"]
+
+    return guard(path, measure)
 
 
 def read_picture(path: Path, view: View, time: int = 0, series: int = 0) -> Picture:
@@ -130,45 +144,10 @@ def read_picture(path: Path, view: View, time: int = 0, series: int = 0) -> Pict
 
     Raises UserError naming the file, the fault and the fix.
     """
-    return _guard(path, lambda: _read_stack(path, view, time, series) if _has_axes(path) else _read_flat(path, view))
+    return guard(path, lambda: _read_stack(path, view, time, series) if has_axes(path) else _read_flat(path, view))
 
 
-def normalise(pixels: NDArray[Any], robust: bool = True) -> tuple[NDArray[np.uint8], str]:
-    """Bring pixels, [H, W] or [H, W, 3] of any real type, to what networks see, uint8 [H, W, 3], and name the rule.
-
-    8-bit values pass unchanged, also where every one was widened to 16 bits. Other values are spread between their
-    PERCENTILES over 0..255, all colours alike, as stardist does and cellpose much alike: neither an offset nor a hot
-    pixel matters. Without `robust`, integers lose the bits below their upper 8 (`to_8_bits`), and real numbers must be
-    0..1; else UserError is raised.
-    """
-    if pixels.dtype == np.uint8:
-        values, rule = pixels, "8-bit values, unchanged"
-    elif pixels.dtype == np.uint16 and not (pixels % 257).any():
-        values, rule = to_8_bits(pixels), "16-bit values that are widened 8-bit values, given back"
-    elif robust:
-        low, high = (float(value) for value in np.percentile(pixels, PERCENTILES))
-        if low == high:  # nearly all pixels are equal
-            low, high = float(pixels.min()), float(pixels.max())
-        spread = (pixels.astype(np.float64) - low) / ((high - low) or 1.0)
-        values = np.rint(255 * np.clip(spread, 0, 1)).astype(np.uint8)
-        rule = f"percentiles {PERCENTILES[0]:g} and {PERCENTILES[1]:g}: {low:g}..{high:g}"
-    else:
-        values, rule = _cut_bits(pixels)
-    return (np.dstack([values] * 3) if values.ndim == 2 else np.ascontiguousarray(values)), rule
-
-
-def _cut_bits(pixels: NDArray[Any]) -> tuple[NDArray[np.uint8], str]:
-    low, high = pixels.min(), pixels.max()
-    if pixels.dtype.kind == "f":
-        if low < 0 or high > 1:
-            raise UserError(f"values {low:g}..{high:g} are not 0..1, so they need normalisation: no --no-normalise")
-        return np.rint(255 * pixels).astype(np.uint8), "0..1 times 255"
-    if low < 0 or high > 65535:
-        raise UserError(f"values {low}..{high} do not fit 16 bits, so they need normalisation: no --no-normalise")
-    return to_8_bits(pixels.astype(np.uint16)), f"the upper 8 of {max(int(high).bit_length(), 8)} bits"
-
-
-def _guard(path: Path, work: Callable[[], Result]) -> Result:
+def guard(path: Path, work: Callable[[], Result]) -> Result:
     """Call `work`; whatever goes wrong in a damaged file becomes a UserError that names it."""
     try:
         return work()
@@ -181,14 +160,19 @@ def _guard(path: Path, work: Callable[[], Result]) -> Result:
         raise UserError(text if text.startswith(str(path)) else f"{path} cannot be read: {text}") from error
 
 
-def _has_axes(path: Path) -> bool:
+def has_axes(path: Path) -> bool:
+    """Return whether a file has axes of its own: a TIFF, or a file of a vendor."""
     with path.open("rb") as file:
         return file.read(4) in TIFF_SIGNATURES or path.suffix.lower() in VENDOR_SUFFIXES
 
 
-def _check_size(height: int, width: int) -> None:
-    if height * width > MAX_PIXELS:
-        raise UserError(f"{width:,} x {height:,} pixels, more than {MAX_PIXELS:,}: cut it into tiles")
+def check_size(height: int, width: int, most: int | None = None) -> None:
+    """Raise UserError if an image has more pixels than `most`; None: than may be decoded in one piece."""
+    fix = "raise NUCLEI_MAX_SLIDE_PIXELS, or cut it"
+    if most is None:
+        most, fix = MAX_PIXELS, "save it as a tiled TIFF, which is read piece by piece, or raise NUCLEI_MAX_PIXELS"
+    if height * width > most:
+        raise UserError(f"{width:,} x {height:,} pixels, more than {most:,}: {fix}")
 
 
 def _check_values(count: int) -> None:
@@ -204,13 +188,23 @@ def _read_flat(path: Path, view: View) -> Picture:
     data = path.read_bytes()
     pixels = _decode_png(data) if data.startswith(PNG_SIGNATURE) else _decode_by_pillow(data)
     layout = Layout("YXS"[: pixels.ndim], pixels.shape)
-    _choose(layout, replace(view, channel=None) if pixels.ndim == 3 else view, 0)
+    choose(layout, replace(view, channel=None) if pixels.ndim == 3 else view, 0)
     return _finish(pixels, layout, view)
+
+
+def _measure_flat(path: Path) -> tuple[int, int]:
+    with path.open("rb") as file:
+        head = file.read(24)
+        if head.startswith(PNG_SIGNATURE):
+            return int.from_bytes(head[20:24], "big"), int.from_bytes(head[16:20], "big")
+        file.seek(0)
+        image = _open_by_pillow(file)
+        return image.height, image.width
 
 
 def _decode_png(data: bytes) -> NDArray[Any]:
     """Decode by OpenCV, as Pillow has no colours of 16 bits."""
-    _check_size(*(int.from_bytes(data[start : start + 4], "big") for start in (20, 16)))
+    check_size(*(int.from_bytes(data[start : start + 4], "big") for start in (20, 16)))
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise UserError("it is a broken PNG (cut short or damaged): copy or export it again")
@@ -221,14 +215,19 @@ def _decode_png(data: bytes) -> NDArray[Any]:
 
 def _decode_by_pillow(data: bytes) -> NDArray[Any]:
     """Decode by Pillow, which refuses what is cut short, where OpenCV fills it with gray."""
+    image = _open_by_pillow(io.BytesIO(data))
+    check_size(image.height, image.width)
+    return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+
+
+def _open_by_pillow(file: IO[bytes]) -> Image.Image:
+    """Return an image of which the header alone has been read."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _check_size has the limit
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # check_size has the limit
         try:
-            image = Image.open(io.BytesIO(data), formats=["JPEG", "BMP", "WEBP"])
+            return Image.open(file, formats=["JPEG", "BMP", "WEBP"])
         except Image.UnidentifiedImageError:
             raise UserError("it is no image of a known format: save it as TIFF or PNG") from None
-        _check_size(image.height, image.width)
-        return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
 
 
 # ---- Files with axes ----
@@ -249,26 +248,26 @@ def _count_series(path: Path, view: View) -> int:
 
 def _count_times(path: Path, view: View, series: int) -> int:
     if path.suffix.lower() in VENDOR_SUFFIXES:
-        layout, _ = _open_vendor(path, series)
+        layout, _ = open_vendor(path, series)
     else:
         with TiffFile(path) as tiff:
-            layout, _ = _open_tiff(tiff, view, series)
-    _choose(layout, view, 0)
+            layout, _ = open_tiff(tiff, view, series)
+    choose(layout, view, 0)
     return layout.sizes.get("T", 1)
 
 
 def _read_stack(path: Path, view: View, time: int, series: int) -> Picture:
     if path.suffix.lower() in VENDOR_SUFFIXES:
-        layout, read = _open_vendor(path, series)
+        layout, read = open_vendor(path, series)
         return _project(layout, read, view, time)
     with TiffFile(path) as tiff:
-        layout, read = _open_tiff(tiff, view, series)
+        layout, read = open_tiff(tiff, view, series)
         return _project(layout, read, view, time)
 
 
 def _project(layout: Layout, read: Read, view: View, time: int) -> Picture:
     """Read what is chosen of the axes T, C and Z, and bring it to a picture."""
-    chosen = _choose(layout, view, time)
+    chosen = choose(layout, view, time)
     array, axes = read(chosen)
     if "Z" in axes:
         # Of numbers and NaN, fmax takes the number.
@@ -279,17 +278,25 @@ def _project(layout: Layout, read: Read, view: View, time: int) -> Picture:
 
 def _finish(pixels: NDArray[Any], layout: Layout, view: View, chosen: Mapping[str, list[int]] | None = None) -> Picture:
     """Make a Picture of pixels [H, W] or [H, W, 3]: of its colours one where a channel is wanted, and finite values."""
-    channel, plane, chosen = "", "", chosen or {}
-    if pixels.ndim == 3 and view.channel is not None:
-        number = _find_channel(view.channel, COLOURS, 3)
-        pixels, channel = pixels[..., number], f"{number} {COLOURS[number]}"
+    colour, channel, plane = name_choice(layout, view, chosen or {}, pixels.ndim == 3)
+    pixels, notes = make_finite(pixels if colour is None else pixels[..., colour])
+    return Picture(np.ascontiguousarray(pixels), str(layout), channel, plane, layout.pixel_size_um, notes)
+
+
+def name_choice(
+    layout: Layout, view: View, chosen: Mapping[str, list[int]], has_colours: bool
+) -> tuple[int | None, str, str]:
+    """Return the number of the one colour that is wanted, None of all, and the names of channel and plane."""
+    colour, channel, plane = None, "", ""
+    if has_colours and view.channel is not None:
+        colour = _find_channel(view.channel, COLOURS, 3)
+        channel = f"{colour} {COLOURS[colour]}"
     elif "C" in chosen:
         number = chosen["C"][0]
         channel = " ".join([str(number), *layout.channels[number : number + 1]]).strip()
     if "Z" in chosen:
         plane = str(chosen["Z"][0]) if len(chosen["Z"]) == 1 else f"{PROJECTION} of {len(chosen['Z'])}"
-    pixels, notes = make_finite(pixels)
-    return Picture(np.ascontiguousarray(pixels), str(layout), channel, plane, layout.pixel_size_um, notes)
+    return colour, channel, plane
 
 
 def make_finite(pixels: NDArray[Any]) -> tuple[NDArray[Any], tuple[str, ...]]:
@@ -309,7 +316,7 @@ def make_finite(pixels: NDArray[Any]) -> tuple[NDArray[Any], tuple[str, ...]]:
     return np.where(finite, pixels, pixels[finite].min()), (f"{count} values that are no finite number",)
 
 
-def _choose(layout: Layout, view: View, time: int) -> dict[str, list[int]]:
+def choose(layout: Layout, view: View, time: int) -> dict[str, list[int]]:
     """Return the numbers wanted along T, C and Z, those of them that a file has; refuse what is ambiguous."""
     sizes = layout.sizes
     unknown = [axis for axis in layout.axes if axis not in AXES]
@@ -358,12 +365,12 @@ def _list_channels(names: tuple[str, ...], count: int) -> str:
 # ---- TIFF ----
 
 
-def _open_tiff(tiff: TiffFile, view: View, number: int) -> tuple[Layout, Read]:
+def open_tiff(tiff: TiffFile, view: View, number: int) -> tuple[Layout, Read]:
     """Return the layout of an image of a TIFF, and the function that reads it while the file is open."""
     series = tiff.series[number]
     axes = _name_axes(series, view)
     sizes = dict(zip(axes, series.shape, strict=True))
-    _check_size(sizes["Y"], sizes["X"])
+    check_size(sizes["Y"], sizes["X"], MAX_SLIDE_PIXELS)
     ome = _read_ome(tiff, number)
     names = tuple(str(channel.get("Name", "")) for channel in _as_list(ome.get("Channel", [])))
     names = names if len(names) == sizes.get("C", 1) else ()
@@ -402,6 +409,7 @@ def _name_axes(series: TiffPageSeries, view: View) -> str:
 def _read_series(tiff: TiffFile, number: int, axes: str, chosen: Mapping[str, list[int]]) -> tuple[NDArray[Any], str]:
     """Read what is chosen of a series, of many pages only those that are needed, and drop T and C."""
     series = tiff.series[number]
+    check_size(*(series.shape[axes.index(axis)] for axis in "YX"))
     page_shape = tuple(series.keyframe.shape)
     n_leading = len(axes) - len(page_shape)
     leading = tuple(series.shape[:n_leading])
@@ -421,10 +429,10 @@ def _read_series(tiff: TiffFile, number: int, axes: str, chosen: Mapping[str, li
     for axis in "TC":
         if axis in axes:
             array, axes = array.take(0, axis=axes.index(axis)), axes.replace(axis, "")
-    return _to_colours(series, array, axes)
+    return to_colours(series, array, axes)
 
 
-def _to_colours(series: TiffPageSeries, array: NDArray[Any], axes: str) -> tuple[NDArray[Any], str]:
+def to_colours(series: TiffPageSeries, array: NDArray[Any], axes: str) -> tuple[NDArray[Any], str]:
     """Bring the values of a TIFF to gray, or to RGB along a last axis S."""
     page = series.keyframe
     if array.dtype == bool:
@@ -505,7 +513,7 @@ def _load_vendor(path: Path) -> Any:
         ) from None
 
 
-def _open_vendor(path: Path, number: int) -> tuple[Layout, Read]:
+def open_vendor(path: Path, number: int) -> tuple[Layout, Read]:
     """Return the layout of an image of a CZI, ND2 or LIF file, and the function that reads it."""
     image = _load_vendor(path)
     if len(image.scenes) > 1:
@@ -520,7 +528,7 @@ def _open_vendor(path: Path, number: int) -> tuple[Layout, Read]:
         tuple(map(str, image.channel_names or ())),
         float(side_x) if square else None,
     )
-    _check_size(layout.sizes["Y"], layout.sizes["X"])
+    check_size(layout.sizes["Y"], layout.sizes["X"])
 
     def read(chosen: Mapping[str, list[int]]) -> tuple[NDArray[Any], str]:
         rest = "".join(axis for axis in layout.axes if axis not in "TC")

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from nuclei.data.archives import Archive, is_clutter, open_archive
 from nuclei.data.image_ids import MAX_ID_BYTES
 from nuclei.data.images import decode_image
-from nuclei.data.microscope import SUFFIXES, Picture, View, count_times, list_series, normalise, read_picture
+from nuclei.data.microscope import SUFFIXES, Picture, View, count_times, list_series, read_picture
+from nuclei.data.normalisation import normalise
 from nuclei.errors import UserError
 from nuclei.inference.arguments import Diameter, check_paths
 from nuclei.runs.files import file_hash, read_json
