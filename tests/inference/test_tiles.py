@@ -25,7 +25,7 @@ class Bright:
         self.seen = parts, middle, n_pixels
         return Survey(sample=np.concatenate(parts, axis=1))
 
-    def segment(self, image, of_competition=False, survey=None):
+    def segment(self, image, survey=None):  # noqa: ARG002 (as a Predictor takes it)
         labels = label(image[..., 0] * (image[..., 0] > 127), connectivity=1).astype(np.int32)
         return labels, (np.bincount(labels.ravel())[1:] % 97 / 97).astype(np.float32)
 
@@ -74,9 +74,7 @@ def test_tiles_give_the_nuclei_of_the_whole(shape, nuclei, tile):
     pd.testing.assert_frame_equal(table.drop(columns="label"), again, check_exact=True)
 
 
-@given(
-    shape=st.tuples(st.integers(1, 300), st.integers(1, 300)), tile=st.integers(1, 120), margin=st.integers(0, 50)
-)
+@given(shape=st.tuples(st.integers(1, 300), st.integers(1, 300)), tile=st.integers(1, 120), margin=st.integers(0, 50))
 def test_cores_cover_an_image_once_and_windows_hold_their_margin(shape, tile, margin):
     covered = np.zeros(shape, int)
     for one in cut_tiles(shape, tile, margin):
@@ -87,9 +85,7 @@ def test_cores_cover_an_image_once_and_windows_hold_their_margin(shape, tile, ma
     assert (covered == 1).all()
 
 
-@given(
-    shape=st.tuples(st.integers(1, 300), st.integers(1, 300)), side=st.integers(1, 120), per_axis=st.integers(1, 4)
-)
+@given(shape=st.tuples(st.integers(1, 300), st.integers(1, 300)), side=st.integers(1, 120), per_axis=st.integers(1, 4))
 def test_windows_are_spread_inside_an_image_without_overlap(shape, side, per_axis):
     covered = np.zeros(shape, int)
     windows = spread_windows(shape, side, per_axis)

@@ -227,7 +227,7 @@ class Context:
 
 
 def describe_whole(parts: Sequence[Context], n_pixels: int) -> Whole:
-    """Return what features say of an image of `n_pixels` from a sample of its parts: means pooled over all their pixels.
+    """Return what features say of an image of `n_pixels` from a sample of its parts, whose pixels are pooled.
 
     The number of leaves is that of the parts, times the image's area over theirs. A sample of one part, which is the
     whole image, gives what its features say.

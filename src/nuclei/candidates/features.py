@@ -230,7 +230,8 @@ def compute_features(
 
     ``maps``: float32 [H, W] in 0..1 by channel name ('mask', 'border', 'center', 'disagreement'); a channel
     that is missing gives NaN columns. ``image``: uint8 [H, W, 3], RGB. ``groups`` selects groups of FEATURES.
-    ``whole``: what is known of the image that this one is a part of. Raise ValueError for an unknown group or for pictures of another shape than the candidates'.
+    ``whole``: what is known of the image that this one is a part of. Raise ValueError for an unknown group or for
+    pictures of another shape than the candidates'.
     """
     groups = tuple(groups)
     if unknown := set(groups) - set(FEATURES):

@@ -3,7 +3,7 @@
 The rules, which README tells users as well:
 
 * The content decides the format, not the suffix: PNG, JPEG, BMP, WebP, TIFF in all its forms. CZI, ND2 and LIF are
-  read by bioio.
+  read by bioio, OME-Zarr (a folder, `.zarr`) by zarr.
 * Of several images in one file (series, scenes) each is a picture of its own, unless `View.series` names one; a TIFF
   whose pages without metadata differ in size is refused.
 * Of several channels one is named (`View.channel`); a z-stack is projected to its maximum unless `View.plane` names a
@@ -18,7 +18,8 @@ import importlib
 import io
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -40,6 +41,7 @@ SUFFIXES = (
     *VENDOR_SUFFIXES,
 )
 READER_EXTRA = "microscopes"
+ZARR, ZARR_EXTRA = ".zarr", "zarr"
 # Little and big endian, of classic and of BigTIFF.
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PROJECTION = "max"
@@ -129,12 +131,8 @@ def measure_size(path: Path, view: View, series: int = 0) -> tuple[int, int]:
     def measure() -> tuple[int, int]:
         if not has_axes(path):
             return _measure_flat(path)
-        if path.suffix.lower() in VENDOR_SUFFIXES:
-            layout, _ = open_vendor(path, series)
-        else:
-            with TiffFile(path) as tiff:
-                layout, _ = open_tiff(tiff, view, series)
-        return layout.sizes["Y"], layout.sizes["X"]
+        with _open(path, view, series) as (layout, _):
+            return layout.sizes["Y"], layout.sizes["X"]
 
     return guard(path, measure)
 
@@ -161,7 +159,9 @@ def guard(path: Path, work: Callable[[], Result]) -> Result:
 
 
 def has_axes(path: Path) -> bool:
-    """Return whether a file has axes of its own: a TIFF, or a file of a vendor."""
+    """Return whether a file has axes of its own: a TIFF, an OME-Zarr, or a file of a vendor."""
+    if path.is_dir():
+        return path.suffix.lower() == ZARR
     with path.open("rb") as file:
         return file.read(4) in TIFF_SIGNATURES or path.suffix.lower() in VENDOR_SUFFIXES
 
@@ -236,6 +236,8 @@ def _open_by_pillow(file: IO[bytes]) -> Image.Image:
 def _count_series(path: Path, view: View) -> int:
     if path.suffix.lower() in VENDOR_SUFFIXES:
         return len(_load_vendor(path).scenes)
+    if path.is_dir():
+        return 1
     with TiffFile(path) as tiff:
         count = len(tiff.series)
         if not count:
@@ -247,22 +249,28 @@ def _count_series(path: Path, view: View) -> int:
 
 
 def _count_times(path: Path, view: View, series: int) -> int:
-    if path.suffix.lower() in VENDOR_SUFFIXES:
-        layout, _ = open_vendor(path, series)
-    else:
-        with TiffFile(path) as tiff:
-            layout, _ = open_tiff(tiff, view, series)
-    choose(layout, view, 0)
-    return layout.sizes.get("T", 1)
+    with _open(path, view, series) as (layout, _):
+        choose(layout, view, 0)
+        return layout.sizes.get("T", 1)
 
 
 def _read_stack(path: Path, view: View, time: int, series: int) -> Picture:
+    with _open(path, view, series) as (layout, read):
+        return _project(layout, read, view, time)
+
+
+@contextmanager
+def _open(path: Path, view: View, series: int) -> Iterator[tuple[Layout, Read]]:
+    """Yield the layout of an image of a file, and the function that reads it while the file is open."""
     if path.suffix.lower() in VENDOR_SUFFIXES:
-        layout, read = open_vendor(path, series)
-        return _project(layout, read, view, time)
-    with TiffFile(path) as tiff:
-        layout, read = open_tiff(tiff, view, series)
-        return _project(layout, read, view, time)
+        yield open_vendor(path, series)
+    elif path.is_dir():
+        layout, array = open_zarr(path)
+        whole = slice(0, layout.sizes["Y"]), slice(0, layout.sizes["X"])
+        yield layout, lambda chosen: _read_whole(layout, array, chosen, whole)
+    else:
+        with TiffFile(path) as tiff:
+            yield open_tiff(tiff, view, series)
 
 
 def _project(layout: Layout, read: Read, view: View, time: int) -> Picture:
@@ -493,6 +501,64 @@ def _read_ome_size(ome: Mapping[str, Any], axis: str) -> float | None:
     scale = UM_OF_UNIT.get(str(ome.get(f"PhysicalSize{axis}Unit", "µm")))
     size = ome.get(f"PhysicalSize{axis}")
     return None if size is None or scale is None else float(size) * scale
+
+
+# ---- OME-Zarr ----
+
+
+def open_zarr(path: Path) -> tuple[Layout, Any]:
+    """Return the layout of an OME-Zarr (0.4 or 0.5) and its array of full size, whose blocks are read when asked for.
+
+    Raises UserError naming the extra if zarr is not installed.
+    """
+    try:
+        zarr = importlib.import_module("zarr")
+    except ImportError:
+        raise UserError(f"{path}: OME-Zarr needs zarr: pip install 'nuclei[{ZARR_EXTRA}]'") from None
+    group = zarr.open_group(path, mode="r")
+    attributes = group.attrs.asdict()
+    described = attributes.get("ome", attributes)
+    scales = described.get("multiscales") or [{}]
+    if "datasets" not in scales[0] or "axes" not in scales[0]:
+        raise UserError("it has no multiscales with axes and datasets: save it as OME-Zarr 0.4 or 0.5")
+    level = scales[0]["datasets"][0]
+    axes = [axis if isinstance(axis, str) else str(axis["name"]) for axis in scales[0]["axes"]]
+    array = group[level["path"]]
+    channels = described.get("omero", {}).get("channels", [])
+    names = tuple(str(channel.get("label", "")) for channel in channels)
+    layout = Layout("".join(axes).upper(), tuple(map(int, array.shape)), names, _read_zarr_size(scales[0], level, axes))
+    check_size(layout.sizes["Y"], layout.sizes["X"], MAX_SLIDE_PIXELS)
+    check_size(1, math.prod(array.shards or array.chunks))
+    return layout, array
+
+
+def _read_zarr_size(scale: Mapping[str, Any], level: Mapping[str, Any], axes: list[str]) -> float | None:
+    """Return the side of a pixel in µm; None if unknown or not square."""
+    units = {axis["name"]: axis.get("unit") for axis in scale["axes"] if not isinstance(axis, str)}
+    sizes = np.ones(len(axes))
+    for step in (*level.get("coordinateTransformations", []), *scale.get("coordinateTransformations", [])):
+        sizes = sizes * np.array(step["scale"], float) if step.get("type") == "scale" else sizes
+    x, y = (float(sizes[axes.index(axis)]) * UM_OF_UNIT.get(str(units.get(axis)), math.nan) for axis in "xy")
+    return x if x > 0 and math.isclose(x, y, rel_tol=0.01) else None
+
+
+def read_zarr(layout: Layout, array: Any, chosen: Mapping[str, list[int]], window: tuple[slice, slice]) -> NDArray[Any]:
+    """Return a window of what is chosen of an OME-Zarr, [h, w]: of several planes the maximum."""
+    places: dict[str, Any] = {axis: numbers[0] for axis, numbers in chosen.items()} | dict(
+        zip("YX", window, strict=True)
+    )
+    planes = [{"Z": number} for number in chosen.get("Z", [0])]
+    blocks = [np.asarray(array[tuple((places | plane)[axis] for axis in layout.axes)]) for plane in planes]
+    # Of numbers and NaN, fmax takes the number.
+    block = np.fmax.reduce(blocks) if len(blocks) > 1 else blocks[0]
+    return block if layout.axes.index("Y") < layout.axes.index("X") else block.T
+
+
+def _read_whole(
+    layout: Layout, array: Any, chosen: Mapping[str, list[int]], whole: tuple[slice, slice]
+) -> tuple[NDArray[Any], str]:
+    check_size(layout.sizes["Y"], layout.sizes["X"])
+    return read_zarr(layout, array, chosen, whole), "YX"
 
 
 # ---- Files of vendors ----

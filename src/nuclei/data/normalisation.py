@@ -51,8 +51,8 @@ def normalise(pixels: NDArray[Any], robust: bool = True) -> tuple[NDArray[np.uin
 
     8-bit values pass unchanged, also where every one was widened to 16 bits. Other values are spread between their
     PERCENTILES over 0..255, all colours alike, as stardist does and cellpose much alike: neither an offset nor a hot
-    pixel matters. Without `robust`, integers lose the bits below their upper 8 (images.to_8_bits), and real numbers must be
-    0..1; else UserError is raised.
+    pixel matters. Without `robust`, integers lose the bits below their upper 8, as by images.to_8_bits, and real
+    numbers must be 0..1; else UserError is raised.
     """
     rule = choose_rule(lambda: [pixels], robust)
     return rule(pixels), rule.text

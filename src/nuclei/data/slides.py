@@ -4,7 +4,6 @@ A TIFF, or level 0 of a pyramid, is unpacked segment by segment (its tiles or st
 that memory does not grow with the image; pictures of other files are decoded in one piece, below limits.MAX_PIXELS.
 """
 
-import importlib
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -28,7 +27,9 @@ from nuclei.data.microscope import (
     has_axes,
     name_choice,
     open_tiff,
+    open_zarr,
     read_picture,
+    read_zarr,
     to_colours,
 )
 from nuclei.errors import UserError
@@ -88,8 +89,8 @@ def unpack(path: Path, view: View, target: Path, time: int = 0, series: int = 0)
 
     Raises UserError as read_picture does, and where a segment of it is larger than may be decoded in one piece.
     """
-    if path.suffix.lower() == ".zarr":
-        raise UserError(f"{path}: OME-Zarr")
+    if path.is_dir():
+        return guard(path, lambda: _unpack_zarr(path, view, target, time))
     if has_axes(path) and path.suffix.lower() not in VENDOR_SUFFIXES:
         found = guard(path, lambda: _unpack_tiff(path, view, target, time, series))
         if found is not None:
@@ -117,10 +118,8 @@ def _unpack_tiff(path: Path, view: View, target: Path, time: int, number: int) -
             for window, block in _list_segments(series, page):
                 block = block if colour is None else block[..., colour]
                 if pixels is None:
-                    dtype = np.dtype(np.float32 if block.dtype == np.float16 else block.dtype.newbyteorder("="))
-                    if dtype.kind not in "uif":
-                        raise UserError(f"its values are of type {dtype}: save it with real numbers")
-                    pixels = Plane.create(target, (height, width, *block.shape[2:]), dtype)
+                    shape = (height, width, *block.shape[2:])
+                    pixels = Plane.create(target, shape, check_type(block.dtype))
                 # Of numbers and NaN, fmax takes the number.
                 pixels[window] = block if page is first else np.fmax(pixels[window], block)
         assert pixels is not None, "a page has segments"
@@ -129,13 +128,35 @@ def _unpack_tiff(path: Path, view: View, target: Path, time: int, number: int) -
         return Picture(empty, str(layout), channel, plane, layout.pixel_size_um, notes)
 
 
+def _unpack_zarr(path: Path, view: View, target: Path, time: int) -> Picture:
+    """Unpack an OME-Zarr chunk by chunk."""
+    layout, array = open_zarr(path)
+    chosen = choose(layout, view, time)
+    _, channel, plane = name_choice(layout, view, chosen, False)
+    height, width = layout.sizes["Y"], layout.sizes["X"]
+    tall, wide = (dict(zip(layout.axes, array.chunks, strict=True))[axis] for axis in "YX")
+    pixels = Plane.create(target, (height, width), check_type(array.dtype))
+    for top in range(0, height, tall):
+        for left in range(0, width, wide):
+            window = slice(top, min(top + tall, height)), slice(left, min(left + wide, width))
+            pixels[window] = read_zarr(layout, array, chosen, window)
+    return Picture(np.empty(0, pixels.dtype), str(layout), channel, plane, layout.pixel_size_um, _make_finite(pixels))
+
+
+def check_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the type that values are held in; raise UserError on values that are no real numbers."""
+    if dtype.kind not in "uif":
+        raise UserError(f"its values are of type {dtype}: save it with real numbers")
+    return np.dtype(np.float32) if dtype == np.float16 else dtype.newbyteorder("=")
+
+
 def _list_pages(series: TiffPageSeries, layout: Layout, chosen: dict[str, list[int]]) -> list[Any] | None:
     """Return the pages of what is chosen; None where a page is not one plane, colours of a pixel side by side."""
     page = series.keyframe
     leading = layout.axes[: layout.axes.index("Y")]
     is_plane = layout.axes[len(leading) :] in ("YX", "YXS") and page.axes in ("YX", "YXS")
     sizes = [layout.sizes[axis] for axis in leading]
-    if not is_plane or page.planarconfig == PLANARCONFIG.SEPARATE and page.samplesperpixel > 1:
+    if not is_plane or (page.planarconfig == PLANARCONFIG.SEPARATE and page.samplesperpixel > 1):
         return None
     if len(series.pages) != math.prod(sizes) or any(one is None for one in series.pages):
         return None
@@ -202,11 +223,3 @@ def _bands_of(plane: Plane, step: int) -> Iterable[NDArray[Any]]:
     tall = step * max(1, BLOCK_PX // width // step)
     for top in range(0, height, tall):
         yield plane[slice(top, min(top + tall, height)), slice(None)]
-
-
-def load_zarr() -> Any:
-    """Return the package zarr; raise UserError naming the extra if it is not installed."""
-    try:
-        return importlib.import_module("zarr")
-    except ImportError as error:
-        raise UserError(f"zarr is not installed ({error}): pip install 'nuclei[zarr]'") from error

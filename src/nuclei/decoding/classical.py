@@ -51,7 +51,8 @@ class Strong:
 def segment_by_recipe(image: Image, config: ClassicalConfig, sample: Image | None = None) -> Labels:
     """Segment an image, uint8 RGB [H, W, 3], by one of RECIPES: labels int32 [H, W] from 1, 0 is background.
 
-    sample: of the whole image, if this is a part of it: what thresholds are chosen on, uint8 [h, w, 3]. Raises UserError as `check_recipe` does.
+    sample: of the whole image, if this is a part of it: what thresholds are chosen on, uint8 [h, w, 3]. Raises
+    UserError as `check_recipe` does.
     """
     check_recipe(config)
     settings, recipe = RECIPES[config.recipe]
@@ -81,7 +82,9 @@ def segment_otsu(image: Image, settings: Otsu, sample: Image | None = None) -> L
 
     What an opening leaves of the foreground falls into 4-connected components.
     """
-    gray, known = (cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in (image, image if sample is None else sample))
+    gray, known = (
+        cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in (image, image if sample is None else sample)
+    )
     threshold, bright = cv2.threshold(known, 0, 1, cv2.THRESH_OTSU)
     foreground = (gray > threshold).astype(np.uint8)
     if bright.mean() > 0.5:

@@ -61,8 +61,8 @@ class Method:
 
     needs: what the nuclei are made from: 'maps' or 'detections' of networks, by `decode`; scored 'candidates'; or the
     'image' alone, by `segment`. decode takes the settings to be tried and yields the labels, int32 [H, W], under each;
-    what settings have in common it computes once. segment takes an image, uint8 [H, W, 3], its id, the config and, where
-    it is a part of a larger one, a sample of that.
+    what settings have in common it computes once. segment takes an image, uint8 [H, W, 3], its id, the config and,
+    where it is a part of a larger one, a sample of that.
     """
 
     title: str  # in tables

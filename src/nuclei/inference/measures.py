@@ -31,9 +31,9 @@ def measure_nuclei(
     All is defined as in skimage.measure.regionprops, units in names, y before x as in arrays; raw: the values of the
     user's file, such as 0..4095 of a 12-bit camera, those of a gray image alike in all colours. The box's bottom and
     right are exclusive, the orientation is the angle between the y axis and the major axis, −π/2..π/2. With the side of
-    a pixel every length and area, the box aside, has a column in µm or µm² as well. origin: y and x of the first pixel in
-    a larger image of this `shape`, in whose pixels places are then given. Raises ValueError where the image has another
-    size.
+    a pixel every length and area, the box aside, has a column in µm or µm² as well. origin: y and x of the first pixel
+    in a larger image of this `shape`, in whose pixels places are then given. Raises ValueError where the image has
+    another size.
     """
     if image.shape not in (labels.shape, (*labels.shape, 3)):
         raise ValueError(

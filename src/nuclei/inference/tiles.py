@@ -1,9 +1,9 @@
 """An image cut into tiles that overlap, and the nuclei that were found in each put together as if it had been one.
 
 Each tile is a core and a margin around it. Cores cover the image without overlap; tiles are segmented with their
-margins, each by itself. A nucleus belongs to the tile whose core holds its centre. Where the margin is wider than what a
-segmentation looks at around a pixel, plus the largest nucleus, neighbouring tiles find the same nuclei along their seam,
-so each of them is kept once and whole. Where two tiles disagree nevertheless:
+margins, each by itself. A nucleus belongs to the tile whose core holds its centre. Where the margin is wider than what
+a segmentation looks at around a pixel, plus the largest nucleus, neighbouring tiles find the same nuclei along their
+seam, so each of them is kept once and whole. Where two tiles disagree nevertheless:
 
 * the earlier tile, in reading order, keeps its pixels; of a later nucleus what is left over is kept, its largest part,
   if that is more than half of it;
@@ -91,18 +91,18 @@ def _cut_axis(length: int, tile_px: int, margin_px: int) -> list[tuple[slice, sl
     ends = [round(i * length / n) for i in range(n + 1)]
     cores = [slice(ends[i], ends[i + 1]) for i in range(n)]
     windows = [slice(max(0, core.start - margin_px), min(length, core.stop + margin_px)) for core in cores]
-    return [
-        (core, window, window.start > 0, window.stop < length) for core, window in zip(cores, windows, strict=True)
-    ]
+    return [(core, window, window.start > 0, window.stop < length) for core, window in zip(cores, windows, strict=True)]
 
 
 def spread_windows(shape: tuple[int, ...], side_px: int, per_axis: int) -> list[Window]:
-    """Return windows of at most `side_px`, `per_axis` along each axis at most, spread evenly over an image [H, W, …]."""
+    """Return windows of at most `side_px`, up to `per_axis` along each axis, spread evenly over an image [H, W, …]."""
     axes = []
     for length in shape[:2]:
         side = min(side_px, length)
         n = min(per_axis, max(1, length // side))
-        axes.append([slice(start, start + side) for start in (round((i + 0.5) * length / n - side / 2) for i in range(n))])
+        axes.append(
+            [slice(start, start + side) for start in (round((i + 0.5) * length / n - side / 2) for i in range(n))]
+        )
     return [(row, column) for row in axes[0] for column in axes[1]]
 
 
@@ -155,11 +155,9 @@ def stitch(tiles: Sequence[Tile], read: Callable[[int], Nuclei], labels: Plane) 
                 free += len(painted)
 
 
-def _paint(
-    nuclei: Nuclei, wanted: NDArray[np.bool_], labels: Plane, tile: Tile, first: int
-) -> NDArray[np.int64]:
+def _paint(nuclei: Nuclei, wanted: NDArray[np.bool_], labels: Plane, tile: Tile, first: int) -> NDArray[np.int64]:
     """Paint the wanted nuclei of a tile where nothing is yet, and return which of them were painted."""
-    window = labels[tile.window]
+    window = np.array(labels[tile.window])  # of an array in memory it would be a view, which cannot be made flat
     flat = window.reshape(-1)
     size = np.diff(nuclei.indptr)
     number = np.repeat(np.arange(len(size)), size)
