@@ -37,13 +37,14 @@ class Rule:
         if self.kind == "unchanged":
             return pixels
         if self.kind == "widened":
-            return (pixels // 257).astype(np.uint8)
+            return np.asarray(pixels // 257, np.uint8)
         if self.kind == "unit":
-            return np.rint(255 * pixels).astype(np.uint8)
+            return np.asarray(np.rint(255 * pixels), np.uint8)
         if self.kind == "cut":
-            return (pixels.astype(np.uint16) >> max(int(self.high).bit_length() - 8, 0)).clip(0, 255).astype(np.uint8)
+            depth = max(int(self.high).bit_length() - 8, 0)
+            return np.asarray((pixels.astype(np.uint16) >> depth).clip(0, 255), np.uint8)
         spread = (pixels.astype(np.float64) - self.low) / ((self.high - self.low) or 1.0)
-        return np.rint(255 * np.clip(spread, 0, 1)).astype(np.uint8)
+        return np.asarray(np.rint(255 * np.clip(spread, 0, 1)), np.uint8)
 
 
 def normalise(pixels: NDArray[Any], robust: bool = True) -> tuple[NDArray[np.uint8], str]:
@@ -149,14 +150,14 @@ def sort_keys(values: NDArray[Any]) -> NDArray[Any]:
     """Return unsigned integers, [N], in the order of the values; of -0.0 and 0.0 the former comes first."""
     flat = np.ascontiguousarray(values).reshape(-1)
     size = 8 * flat.dtype.itemsize
-    keys = flat.view(f"u{flat.dtype.itemsize}")
+    keys: NDArray[Any] = flat.view(f"u{flat.dtype.itemsize}")
     top = keys.dtype.type(1 << (size - 1))
     if flat.dtype.kind == "u":
         return keys
     if flat.dtype.kind == "i":
-        return keys ^ top
+        return np.asarray(keys ^ top)
     # A negative number has its bits turned, a positive one its sign alone (Herf 2001).
-    return np.where(keys & top, ~keys, keys | top)
+    return np.asarray(np.where(keys & top, ~keys, keys | top))
 
 
 def undo_keys(keys: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:

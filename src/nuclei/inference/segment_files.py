@@ -9,7 +9,6 @@ once and memory does not grow with their number; each batch has a page of its ow
 """
 
 import hashlib
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -40,7 +39,7 @@ from nuclei.inference.image_files import (
 )
 from nuclei.inference.pages import PAGE, Pages
 from nuclei.inference.predictor import choose_jobs, load_predictor, stamp
-from nuclei.inference.segment_slide import describe_novelty, describe_picture, name_folder, segment_slide
+from nuclei.inference.segment_slide import describe_novelty, describe_picture, name_folder, remove_folder, segment_slide
 from nuclei.inference.segmenter import find_nuclei
 from nuclei.inference.slide import choose_tile
 from nuclei.inference.up_to_date import (
@@ -340,7 +339,7 @@ def segment_one(
         "seconds": round(time.perf_counter() - started, 2),
     }
     write_json(output / f"{source.name}{RECORD}", record)
-    shutil.rmtree(name_folder(output, source.name), ignore_errors=True)  # of a call that was to cut it into tiles
+    remove_folder(name_folder(output, source.name))  # of a call that was to cut it into tiles
     return record, ""
 
 

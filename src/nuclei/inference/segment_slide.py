@@ -35,12 +35,13 @@ from nuclei.inference.predictor import Predictor, Survey, choose_jobs, load_pred
 from nuclei.inference.slide import Measured, Slide, choose_tile, examine, measure_placed, segment_tile
 from nuclei.inference.tiles import Nuclei, Placed, Tile, stitch
 from nuclei.inference.up_to_date import Task, stat_file, stat_settled
-from nuclei.runs.files import atomic, file_hash, read_arrays, read_json, write_arrays, write_bytes, write_json
+from nuclei.runs.files import as_json, atomic, file_hash, read_arrays, read_json, write_arrays, write_bytes, write_json
 from nuclei.runs.parallel import each_image
 
 LABELS_TILE_PX = 512  # of the label TIFF
 BIG_TIFF_BYTES = 1 << 31  # of labels, beyond which the TIFF is a BigTIFF: a classic one ends at 4 GiB
 MAX_DRAWN = 20_000  # nuclei that the page draws one by one; of more it shows the picture with their outlines
+MADE_FROM = "made_from.json"
 PIXELS, COMMON, SAMPLE, PAINTED = "pixels.npy", "common.json", "sample.npz", "labels.npy"
 ROIS, NO_ROIS = "_rois.zip", "in tiles, without ROIs for ImageJ"
 
@@ -108,7 +109,7 @@ def segment_slide(
         "seconds": round(time.perf_counter() - started, 2),
     }
     write_json(output / f"{source.name}{RECORD}", record)
-    shutil.rmtree(work)
+    remove_folder(work)
     return record, ""
 
 
@@ -146,13 +147,23 @@ def describe_picture(picture: Picture, values: str) -> dict[str, Any]:
 
 def prepare_folder(work: Path, made_from: dict[str, Any]) -> None:
     """Make the folder, or keep that of a killed call, if it was for the same image, weights and settings."""
-    made, known = work / "made_from.json", None
+    known = None
     with suppress(OSError, ValueError):
-        known = read_json(made)
-    if known != json.loads(json.dumps(made_from)):
-        if work.exists():
-            shutil.rmtree(work)
-        write_json(made, made_from)
+        known = read_json(work / MADE_FROM)
+    if known != as_json(made_from):
+        remove_folder(work)
+        if work.exists() and any(not path.name.startswith(".") for path in work.iterdir()):
+            raise UserError(f"{work} is in the way, and {MADE_BY} has no record of making it: move it away")
+        write_json(work / MADE_FROM, made_from)
+
+
+def remove_folder(work: Path) -> None:
+    """Remove the folder of tiles, if there is one that this command made; what says so goes last."""
+    if (work / MADE_FROM).is_file():
+        for path in work.iterdir():
+            if path.name != MADE_FROM:
+                path.unlink()
+        shutil.rmtree(work)
 
 
 def take_in(predictor: Predictor, work: Path, source: Any, reading: Reading) -> None:
@@ -218,7 +229,7 @@ def write_slide_results(
     pixel_size_um: float | None,
 ) -> tuple[int, list[str]]:
     """Write the results of an image whose tiles are put together; return how many nuclei it has, and their columns."""
-    n_nuclei = sum(one.count for one in placed)
+    n_nuclei = sum(one.n for one in placed)
     drawn: list[tuple[pd.DataFrame, Outlines]] = []
     with (
         atomic(output / f"{name}_nuclei.csv") as table,

@@ -106,7 +106,7 @@ def measure_placed(
     """Measure the nuclei that a tile has painted into labels, [H, W], once all tiles have: places are in the image."""
     tile = tiles[placed.tile]
     own = np.asarray(labels[tile.window], np.int32)
-    own = np.where((own >= placed.first) & (own < placed.first + placed.count), own, 0)
+    own = np.where((own >= placed.first) & (own < placed.first + placed.n), own, 0)
     table = measure_nuclei(own, slide.pixels[tile.window], pixel_size_um, tile.origin, slide.shape)
     if placed.iou.shape[1]:
         table["predicted_iou"] = placed.iou[table["label"].to_numpy() - placed.first, 0]

@@ -72,7 +72,7 @@ class Placed(NamedTuple):
 
     tile: int
     first: int
-    count: int
+    n: int
     iou: NDArray[np.float32]
 
 
