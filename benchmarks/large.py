@@ -2,6 +2,7 @@
 
     python benchmarks/large.py                       # slides of 5,000 and 10,000 px, 1,000 to 100,000 images
     python benchmarks/large.py --slides 20000 --classical --images ""
+    python benchmarks/large.py --slides "" --images "" --real IMAGE.png --tile 512
 
 Slides are synthetic nuclei repeated over an image of that side, in a tiled TIFF. Images are of 32 x 32 px, written once
 and linked under distinct names; a threshold stands for the networks, so that what is measured is all that surrounds
@@ -81,6 +82,44 @@ def measure_slide(side_px: int, folder: Path, classical: bool) -> dict[str, Any]
     }
 
 
+def compare_real(path: Path, tile_px: int) -> dict[str, Any]:
+    """Segment an image by the fast network in one piece and in tiles, and count the nuclei that differ."""
+    import numpy as np
+
+    from nuclei import Segmenter
+    from nuclei.inference.image_files import Reading, find_images
+
+    image = find_images([path])[0].read(Reading())[1]
+    whole, tiled = (Segmenter(fast=True, tile=tile).segment(image).labels for tile in (0, tile_px))
+    n_whole, n_tiled = int(whole.max()), int(tiled.max())
+    pairs, shared = np.unique(np.stack([whole.ravel(), tiled.ravel()]), axis=1, return_counts=True)
+    areas = np.bincount(whole.ravel(), minlength=n_whole + 1), np.bincount(tiled.ravel(), minlength=n_tiled + 1)
+    inside = (pairs > 0).all(axis=0)
+    first, second = pairs[:, inside]
+    iou = shared[inside] / (areas[0][first] + areas[1][second] - shared[inside])
+    height, width = whole.shape
+    n_down, n_across = -(-height // tile_px), -(-width // tile_px)
+    seams = (
+        [round(i * height / n_down) for i in range(1, n_down)],
+        [round(i * width / n_across) for i in range(1, n_across)],
+    )
+    on_seam = set(np.unique(whole[seams[0]])) | set(np.unique(whole[:, seams[1]]))
+    same = set(first[iou == 1].tolist())
+    return {
+        "image": path.name,
+        "height": height,
+        "width": width,
+        "tile_px": tile_px,
+        "nuclei_in_one_piece": n_whole,
+        "nuclei_in_tiles": n_tiled,
+        "same_to_the_pixel": len(same),
+        "iou_above_0.9": int((iou > 0.9).sum()),
+        "iou_above_0.5": int((iou > 0.5).sum()),
+        "on_a_seam": len(on_seam - {0}),
+        "on_a_seam_and_iou_above_0.9": len(on_seam & set(first[iou > 0.9].tolist())),
+    }
+
+
 def stand_in() -> None:
     """Have Otsu's threshold, chosen on a sample of the image as for any slide, stand for the networks."""
     from nuclei.inference import segment_files, segment_slide
@@ -155,6 +194,8 @@ def main() -> None:
     parser.add_argument("--slides", default="5000 10000", help="sides in pixels")
     parser.add_argument("--images", default="1000 10000 100000", help="numbers of images")
     parser.add_argument("--classical", action="store_true", help="Otsu's threshold instead of the fast network")
+    parser.add_argument("--real", type=Path, help="an image to be segmented in one piece and in tiles")
+    parser.add_argument("--tile", type=int, default=512, help="side of the tiles of --real")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -167,7 +208,10 @@ def main() -> None:
             )
         print(json.dumps(found))
         return
-    rows: dict[str, list[Any]] = {"slides": [], "images": []}
+    rows: dict[str, list[Any]] = {"slides": [], "images": [], "real": []}
+    if options.real:
+        rows["real"].append(compare_real(options.real, options.tile))
+        print(json.dumps(rows["real"], indent=1), flush=True)
     for kind, sizes in (("slide", options.slides), ("images", options.images)):
         for size in sizes.split():
             command = [sys.executable, __file__, "--one", kind, size, *(["--classical"] if options.classical else [])]

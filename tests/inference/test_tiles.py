@@ -74,7 +74,8 @@ def test_tiles_give_the_nuclei_of_the_whole(shape, nuclei, tile):
     pd.testing.assert_frame_equal(table.drop(columns="label"), again, check_exact=True)
 
 
-@given(shape=st.tuples(st.integers(1, 300), st.integers(1, 300)), tile=st.integers(1, 120), margin=st.integers(0, 50))
+@settings(max_examples=50, deadline=None)
+@given(shape=st.tuples(st.integers(1, 300), st.integers(1, 300)), tile=st.integers(25, 120), margin=st.integers(0, 50))
 def test_cores_cover_an_image_once_and_windows_hold_their_margin(shape, tile, margin):
     covered = np.zeros(shape, int)
     for one in cut_tiles(shape, tile, margin):
@@ -85,6 +86,7 @@ def test_cores_cover_an_image_once_and_windows_hold_their_margin(shape, tile, ma
     assert (covered == 1).all()
 
 
+@settings(max_examples=50, deadline=None)
 @given(shape=st.tuples(st.integers(1, 300), st.integers(1, 300)), side=st.integers(1, 120), per_axis=st.integers(1, 4))
 def test_windows_are_spread_inside_an_image_without_overlap(shape, side, per_axis):
     covered = np.zeros(shape, int)

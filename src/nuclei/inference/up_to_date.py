@@ -8,6 +8,7 @@ where one of them differs is its content compared. `verify` reads all.
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +50,12 @@ def plan_images(
     tasks = []
     for source in sources:
         try:
-            hash_image = _once(source.hash)
+            hash_image = cache(source.hash)
             images = _split(source, output, reading)
             tasks += [_plan_one(one, common, output, reading, hash_image, force, verify, dry_run) for one in images]
         except (ValueError, OSError) as error:
             tasks.append(Task(source, FAILED, in_utf8(str(error))))
     return tasks
-
-
-def _once(work: Callable[[], str]) -> Callable[[], str]:
-    known: list[str] = []
-    return lambda: known[0] if known else known.append(work()) or known[0]
 
 
 def _split(source: Source, output: Path, reading: Reading) -> list[Source]:
