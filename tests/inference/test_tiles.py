@@ -8,10 +8,14 @@ from hypothesis import strategies as st
 from skimage.draw import ellipse
 from skimage.measure import label
 
+from nuclei.config.schema import ClassicalConfig
 from nuclei.data.normalisation import choose_rule
+from nuclei.decoding.classical import segment_by_recipe
+from nuclei.errors import UserError
+from nuclei.inference.arguments import check_tile
 from nuclei.inference.measures import measure_nuclei
 from nuclei.inference.predictor import Survey
-from nuclei.inference.slide import examine, find_in_tiles, segment_tile
+from nuclei.inference.slide import choose_tile, examine, find_in_tiles, segment_tile
 from nuclei.inference.tiles import Tile, cut_tiles, pick_nuclei, spread_windows, stitch
 
 
@@ -186,3 +190,27 @@ def test_what_depends_on_the_whole_is_asked_for_once_and_of_all_of_it():
     assert [part.shape for part in parts] == [(1024, 40, 3)] * 2
     assert parts[0].mean() < middle.mean() < parts[1].mean()
     assert slide.survey.sample.shape == (1024, 80, 3)
+
+
+def test_large_images_are_tiled_unasked_and_others_where_a_tile_is_smaller():
+    assert [choose_tile((4096, side), None) for side in (4096, 4097)] == [0, 2048]
+    assert [choose_tile((100, side), 300) for side in (300, 301)] == [0, 300]
+    assert choose_tile((50_000, 50_000), 0) == 0
+
+
+@pytest.mark.parametrize("tile", [1, 255, -256])
+def test_a_tile_too_small_is_refused(tile):
+    with pytest.raises(UserError, match=f"a tile of {tile} pixels is none: give a side of 256"):
+        check_tile(tile)
+    assert [check_tile(good) for good in (None, 0, 256)] == [None, 0, 256]
+
+
+def test_what_a_recipe_without_networks_takes_from_the_whole_is_that_of_its_sample():
+    rng = np.random.default_rng(0)
+    dim, bright = (rng.normal(level, 3, (200, 200, 1)).clip(0, 255).astype(np.uint8) for level in (20, 180))
+    dim, bright = (np.repeat(picture, 3, axis=2) for picture in (dim, bright))
+    for recipe in ("otsu", "strong"):
+        config = ClassicalConfig(recipe=recipe)
+        # Alone each is split by its own noise; of the two the threshold lies between them.
+        assert segment_by_recipe(dim, config, np.concatenate([dim, bright])).max() == 0
+        assert segment_by_recipe(dim, config, dim).max() == segment_by_recipe(dim, config).max()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from nuclei.inference.image_files import RECORD, Reading, Source, describe_change, in_utf8, read_record, split_file
@@ -19,6 +20,7 @@ MADE, UP_TO_DATE, FAILED, TO_DO = "made", "up to date", "failed", "to do"
 ANY = "any"  # hash, where none was recorded
 # A file may be written to again within one tick of a disk's clock, of which FAT's is the coarsest.
 TICK_S = 2.0
+ReadRecord = Callable[[Path], dict[str, Any] | None]
 Stat = list[int]  # bytes, and time of the last change in ns
 
 
@@ -47,20 +49,22 @@ def plan_images(
     common: what all results are made from beside the image and the settings. A record that was found true by content
     is written anew with the sizes and times of now, unless `dry_run`.
     """
-    tasks = []
+    tasks: list[Task] = []
     for source in sources:
+        read, hash_image = cache(read_record), cache(source.hash)
         try:
-            hash_image = cache(source.hash)
-            images = _split(source, output, reading)
-            tasks += [_plan_one(one, common, output, reading, hash_image, force, verify, dry_run) for one in images]
+            images = _split(source, output, reading, read)
+            tasks += [
+                _plan_one(one, common, output, reading, read, hash_image, force, verify, dry_run) for one in images
+            ]
         except (ValueError, OSError) as error:
             tasks.append(Task(source, FAILED, in_utf8(str(error))))
     return tasks
 
 
-def _split(source: Source, output: Path, reading: Reading) -> list[Source]:
+def _split(source: Source, output: Path, reading: Reading, read: ReadRecord) -> list[Source]:
     """Return the images of a source; of one that was a single image as it is now, its headers are not read again."""
-    record = read_record(output / f"{source.name}{RECORD}")
+    record = read(output / f"{source.name}{RECORD}")
     if record and record.get("finished") and source.archive is None:
         made = record.get("made_from", {}).get("settings", {})
         single = made == reading.record() | {"time": None, "series": None}
@@ -74,6 +78,7 @@ def _plan_one(
     common: dict[str, Any],
     output: Path,
     reading: Reading,
+    read: ReadRecord,
     hash_image: Callable[[], str],
     force: bool,
     verify: bool,
@@ -81,7 +86,7 @@ def _plan_one(
 ) -> Task:
     wanted = common | {"settings": reading.record() | {"time": image.time, "series": image.series}}
     path = output / f"{image.name}{RECORD}"
-    record = read_record(path)
+    record = read(path)
     why = describe_change(record, wanted)
     if why or record is None:
         return Task(image, TO_DO, why, wanted)
@@ -122,7 +127,7 @@ def stat_file(path: Path) -> Stat | None:
         stat = path.stat()
     except OSError:
         return None
-    return [stat.st_size, stat.st_mtime_ns] if path.is_file() else None
+    return [stat.st_size, stat.st_mtime_ns] if S_ISREG(stat.st_mode) else None
 
 
 def stat_source(source: Source) -> Stat | None:
