@@ -257,7 +257,7 @@ def trace_in_image(measured: Measured) -> Outlines:
     """Return the outlines of a tile's own nuclei in pixels of the image."""
     offset = np.array(measured.tile.origin[::-1])
     return {
-        label: shapely.transform(outline, lambda points: points + offset)
+        label + measured.first - 1: shapely.transform(outline, lambda points: points + offset)
         for label, outline in trace_outlines(measured.labels).items()
     }
 

@@ -60,10 +60,11 @@ class Slide:
 
 
 class Measured(NamedTuple):
-    """Hold the nuclei of a tile that are its own: their labels, int [h, w] of its window, 0 elsewhere, and a table."""
+    """Hold the nuclei of a tile that are its own, and a table of them."""
 
     tile: Tile
-    labels: NDArray[np.int32]
+    first: int  # label in the image of that which is 1 in the tile
+    labels: NDArray[np.int32]  # [h, w] of its window, from 1; 0 elsewhere
     table: pd.DataFrame
 
 
@@ -106,11 +107,13 @@ def measure_placed(
     """Measure the nuclei that a tile has painted into labels, [H, W], once all tiles have: places are in the image."""
     tile = tiles[placed.tile]
     own = np.asarray(labels[tile.window], np.int32)
-    own = np.where((own >= placed.first) & (own < placed.first + placed.n), own, 0)
+    # From 1 within the tile: looking for each label takes as long as the largest is large.
+    own = np.where((own >= placed.first) & (own < placed.first + placed.n), own - placed.first + 1, 0)
     table = measure_nuclei(own, slide.pixels[tile.window], pixel_size_um, tile.origin, slide.shape)
+    table["label"] += placed.first - 1
     if placed.iou.shape[1]:
         table["predicted_iou"] = placed.iou[table["label"].to_numpy() - placed.first, 0]
-    return Measured(tile, own, table)
+    return Measured(tile, placed.first, own, table)
 
 
 def find_in_tiles(
