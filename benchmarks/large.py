@@ -88,6 +88,7 @@ def compare_real(path: Path, tile_px: int) -> dict[str, Any]:
 
     from nuclei import Segmenter
     from nuclei.inference.image_files import Reading, find_images
+    from nuclei.inference.tiles import ALIGN_PX, MARGIN_PX, cut_tiles
 
     image = find_images([path])[0].read(Reading())[1]
     whole, tiled = (Segmenter(fast=True, tile=tile).segment(image).labels for tile in (0, tile_px))
@@ -98,12 +99,9 @@ def compare_real(path: Path, tile_px: int) -> dict[str, Any]:
     first, second = pairs[:, inside]
     iou = shared[inside] / (areas[0][first] + areas[1][second] - shared[inside])
     height, width = whole.shape
-    n_down, n_across = -(-height // tile_px), -(-width // tile_px)
-    seams = (
-        [round(i * height / n_down) for i in range(1, n_down)],
-        [round(i * width / n_across) for i in range(1, n_across)],
-    )
-    on_seam = set(np.unique(whole[seams[0]])) | set(np.unique(whole[:, seams[1]]))
+    starts = [tile.core for tile in cut_tiles(whole.shape, tile_px, MARGIN_PX, ALIGN_PX)]
+    rows, columns = (sorted({core[axis].start for core in starts} - {0}) for axis in (0, 1))
+    on_seam = set(np.unique(whole[rows])) | set(np.unique(whole[:, columns]))
     same = set(first[iou == 1].tolist())
     return {
         "image": path.name,

@@ -321,7 +321,7 @@ def predict_images(
         typer.Option(
             help="side in pixels of the tiles that a larger image is cut into, so that memory does not grow with it; "
             "0: no tiles",
-            show_default="2048, above 4096 x 4096 pixels",
+            show_default="2080, above 4096 x 4096 pixels",
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list what would be made, and why; write nothing")] = False,

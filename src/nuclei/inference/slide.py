@@ -21,6 +21,7 @@ from nuclei.inference.measures import measure_nuclei
 from nuclei.inference.predictor import Predictor, Survey
 from nuclei.inference.scale import SAMPLE_PX, estimate_diameter, resize, segment_at
 from nuclei.inference.tiles import (
+    ALIGN_PX,
     MARGIN_PX,
     TILE_PX,
     TILED_ABOVE_PX,
@@ -56,7 +57,8 @@ class Slide:
 
     def tiles(self, tile_px: int) -> list[Tile]:
         """Return its tiles; their side, and their margin, are of the resized image."""
-        return cut_tiles(self.shape, max(1, round(tile_px / self.factor)), round(MARGIN_PX / self.factor))
+        side, align, margin = (max(1, round(n / self.factor)) for n in (tile_px, ALIGN_PX, MARGIN_PX))
+        return cut_tiles(self.shape, side, margin, align if align <= side else 1)
 
 
 class Measured(NamedTuple):

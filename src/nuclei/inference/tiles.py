@@ -20,10 +20,13 @@ from scipy import ndimage
 
 from nuclei.data.labels import largest_part
 
-# Of a core. With its margins it is large enough for the networks' own tiles, and one process needs some 1 GB for it.
-TILE_PX = 2048
-# The 128 that the networks' own tiles overlap by, and half of a nucleus of 128, six times the typical one.
-MARGIN_PX = 192
+# Of a core. With its margins it is 2400, two of the networks' own tiles, and a process needs some 1 GB for it.
+TILE_PX = 2080
+# The 128 that the networks' own tiles overlap by, and half of a nucleus of 64, three times the typical one.
+MARGIN_PX = 160
+# Windows begin at its multiples. A network may see an image resized, by 0.9, say: then it sees each of these, and so the
+# same nuclei in two windows, at whole pixels of its own.
+ALIGN_PX = 80
 TILED_ABOVE_PX = 4096 * 4096  # images of more pixels are tiled unasked
 
 Window = tuple[slice, slice]
@@ -76,9 +79,12 @@ class Placed(NamedTuple):
     iou: NDArray[np.float32]
 
 
-def cut_tiles(shape: tuple[int, ...], tile_px: int, margin_px: int) -> list[Tile]:
-    """Return the tiles of an image, [H, W, …], in reading order: cores of at most `tile_px`, as equal as can be."""
-    rows, columns = (_cut_axis(length, tile_px, margin_px) for length in shape[:2])
+def cut_tiles(shape: tuple[int, ...], tile_px: int, margin_px: int, align_px: int = 1) -> list[Tile]:
+    """Return the tiles of an image, [H, W, …], in reading order: cores of at most `tile_px`, as equal as can be.
+
+    Cores begin at multiples of `align_px`, which is not more than `tile_px`.
+    """
+    rows, columns = (_cut_axis(length, tile_px, margin_px, align_px) for length in shape[:2])
     return [
         Tile((row, column), (tall, wide), (above, left, below, right))
         for row, tall, above, below in rows
@@ -86,9 +92,10 @@ def cut_tiles(shape: tuple[int, ...], tile_px: int, margin_px: int) -> list[Tile
     ]
 
 
-def _cut_axis(length: int, tile_px: int, margin_px: int) -> list[tuple[slice, slice, bool, bool]]:
-    n = max(1, -(-length // tile_px))
-    ends = [round(i * length / n) for i in range(n + 1)]
+def _cut_axis(length: int, tile_px: int, margin_px: int, align_px: int) -> list[tuple[slice, slice, bool, bool]]:
+    steps = -(-length // align_px)
+    n = -(-steps // (tile_px // align_px))
+    ends = [min(length, align_px * round(i * steps / n)) for i in range(n + 1)]
     cores = [slice(ends[i], ends[i + 1]) for i in range(n)]
     windows = [slice(max(0, core.start - margin_px), min(length, core.stop + margin_px)) for core in cores]
     return [(core, window, window.start > 0, window.stop < length) for core, window in zip(cores, windows, strict=True)]
