@@ -122,7 +122,7 @@ def test_a_batch_is_done_before_the_next_is_looked_at(project, monkeypatch):
 def test_images_of_two_batches_do_not_share_a_name(project, monkeypatch):
     monkeypatch.setattr(module, "BATCH", 1)
     found = find_images([project / "in"])
-    with pytest.raises(UserError, match="are both called image_0"):
+    with pytest.raises(UserError, match="are both called IMAGE_0"):
         segment_files([*found, found[0].__class__("IMAGE_0", found[1].path)], find_default(), project / "out", jobs=1)
 
 

@@ -24,8 +24,8 @@ from nuclei.data.labels import largest_part
 TILE_PX = 2080
 # The 128 that the networks' own tiles overlap by, and half of a nucleus of 64, three times the typical one.
 MARGIN_PX = 160
-# Windows begin at its multiples. A network may see an image resized, by 0.9, say: then it sees each of these, and so the
-# same nuclei in two windows, at whole pixels of its own.
+# Windows begin at its multiples. A network may see an image resized, by 0.9, say: then these are whole pixels of its
+# own as well, and it sees the same nucleus in two windows alike.
 ALIGN_PX = 80
 TILED_ABOVE_PX = 4096 * 4096  # images of more pixels are tiled unasked
 
