@@ -298,7 +298,8 @@ def segment_one(
         if choose_tile(source.size(reading), reading.tile):
             return {}, None
         stat = stat_settled(source)
-        task.made_from.setdefault("image_sha256", source.hash())
+        if "image_sha256" not in task.made_from:
+            task.made_from["image_sha256"] = source.hash()
         picture, image, rule = source.read(reading)
     except (ValueError, OSError) as error:
         return {}, in_utf8(str(error))

@@ -57,7 +57,8 @@ def segment_slide(
     work = name_folder(output, source.name)
     try:
         stat = stat_settled(source)
-        task.made_from.setdefault("image_sha256", source.hash())
+        if "image_sha256" not in task.made_from:
+            task.made_from["image_sha256"] = source.hash()
         record: dict[str, Any] = {
             "made_by": MADE_BY,
             "finished": False,
