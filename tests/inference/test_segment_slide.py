@@ -254,7 +254,7 @@ def test_an_overview_is_the_means_of_squares(tmp_path_factory, shape, longer):
     plane = Plane.create(path, shape, np.uint8)
     plane[:, :] = image
     step = max(1, -(-max(shape) // longer))
-    overview = shrink_plane(plane, longer, lambda block: np.dstack([block] * 3))
+    overview = shrink_plane(plane, shape, longer, lambda block: np.dstack([block] * 3))
     assert overview.shape[:2] == tuple(-(-n // step) for n in shape) == sample_plane(plane, step).shape
     assert np.array_equal(sample_plane(plane, step), image[::step, ::step])
     if not any(n % step for n in shape):

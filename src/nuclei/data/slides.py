@@ -5,10 +5,10 @@ that memory does not grow with the image; pictures of other files are decoded in
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -198,16 +198,25 @@ def _make_finite(pixels: Plane) -> tuple[str, ...]:
     return (f"{count} values that are no finite number",)
 
 
-def shrink_plane(pixels: Plane, longer_px: int, convert: Any) -> NDArray[np.uint8]:
-    """Return an overview of an image, uint8 [h, w, 3], its longer side `longer_px` at most: means of whole squares.
+class Windows(Protocol):
+    """Stand for an image of which windows alone are read, [H, W] or [H, W, 3]."""
 
-    convert: brings pixels to uint8 [H, W, 3].
+    def __getitem__(self, window: Window, /) -> NDArray[Any]: ...
+
+
+def shrink_plane(
+    pixels: Windows, shape: tuple[int, ...], longer_px: int, convert: Callable[[NDArray[Any]], NDArray[np.uint8]]
+) -> NDArray[np.uint8]:
+    """Return an overview of an image of this shape, uint8 [h, w, 3], its longer side `longer_px` at most.
+
+    Its pixels are the means of whole squares. convert: brings pixels to uint8 [H, W, 3].
     """
-    height, width = pixels.shape[:2]
+    height, width = shape[:2]
     step = max(1, -(-max(height, width) // longer_px))
     rows = []
-    for top in range(0, height, step * max(1, BLOCK_PX // width // step)):
-        band = convert(pixels[slice(top, min(top + step * max(1, BLOCK_PX // width // step), height)), slice(None)])
+    tall = step * max(1, BLOCK_PX // width // step)
+    for top in range(0, height, tall):
+        band = convert(pixels[slice(top, min(top + tall, height)), slice(None)])
         size = -(-width // step), -(-band.shape[0] // step)
         rows.append(np.asarray(cv2.resize(band, size, interpolation=cv2.INTER_AREA), np.uint8))
     return np.concatenate(rows)

@@ -171,11 +171,11 @@ class Predictor:
         image that this one is a part of.
         """
         if self.method.segment:
-            return self.method.segment(image, "", self.config, survey and survey.sample), None
+            return self.method.segment(image, "", self.config, survey.sample if survey else None), None
         prediction = self.predict(image)
         if self.method.decode:
             return next(self.method.decode(prediction, self.config, [self.setting])), None
-        candidates, features = cut_candidates(prediction, image, self.config, survey and survey.whole)
+        candidates, features = cut_candidates(prediction, image, self.config, survey.whole if survey else None)
         scores = predict_scores(self.boosters, features)
         settings = self.config.selection
         other = survey.is_other if survey else is_other(self.run, settings, image, by_size=of_competition)

@@ -251,7 +251,7 @@ def write_slide_results(
         features.write("]}")
     write_label_tiff(output / f"{name}{LABELS}", labels, n_nuclei)
     write_pictures(output, name, slide, labels, n_nuclei, drawn)
-    return n_nuclei, list(measured.table)
+    return n_nuclei, list(map(str, measured.table))
 
 
 def trace_in_image(measured: Measured) -> Outlines:
@@ -300,7 +300,7 @@ def write_pictures(
 
     Of more nuclei than MAX_DRAWN the page draws none, and has the overview with outlines.
     """
-    overview = stretch_contrast(shrink_plane(slide.pixels, PICTURE_PX, slide.rule))
+    overview = stretch_contrast(shrink_plane(slide.pixels, slide.shape, PICTURE_PX, slide.rule))
     step = -(-max(slide.shape) // PICTURE_PX)
     numbers = np.arange(n_nuclei + 1) % len(OUTLINE_COLOURS)
     small = sample_plane(labels, step).astype(np.int32)
