@@ -21,7 +21,8 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from nuclei.data.microscope import View, normalise, read_picture
+from nuclei.data.microscope import View, read_picture
+from nuclei.data.normalisation import normalise
 from nuclei.limits import MAX_PIXELS
 
 

@@ -481,27 +481,43 @@ def predict_images(
         ),
     ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", help="look into nested folders, too")] = False,
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            help="side in pixels of the tiles that a larger image is cut into, so that memory does not grow with it; "
+            "0: no tiles",
+            show_default="2080, above 4096 x 4096 pixels",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list what would be made, and why; write nothing")] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="read every image and result to see whether it has changed; without it one of the recorded size and "
+            "time of last change counts as unchanged",
+        ),
+    ] = False,
     jobs: Jobs = -1,
     force: Annotated[
         bool, typer.Option("--force", help="make all results anew, and overwrite other files of their names")
     ] = False,
 ) -> None:
     """Segment your own images: labels, outlines, measurements, files for QuPath and ImageJ, and a page to look at."""
-    from nuclei.inference.arguments import check_paths, parse_diameter
+    from nuclei.inference.arguments import check_paths, check_tile, parse_diameter
 
     if fast and weights:
         raise UserError("--fast chooses the networks, and so does --weights: give one of them")
     check_paths(images)
     check_paths(filter(None, [weights]), "folder of weights")
-    wanted_diameter = parse_diameter(diameter)
+    wanted_diameter, wanted_tile = parse_diameter(diameter), check_tile(tile)
     from nuclei.data.microscope import View
     from nuclei.inference.image_files import Reading, find_images
 
-    reading = Reading(View(channel, plane, series), normalise, pixel_size, wanted_diameter)
+    reading = Reading(View(channel, plane, series), normalise, pixel_size, wanted_diameter, wanted_tile)
     found = find_images(images, recursive)
     from nuclei.inference.bundle import find_default  # which imports torch
-    from nuclei.inference.segment_files import check_failures, describe, segment_files
+    from nuclei.inference.segment_files import TOLD, check_failures, describe, segment_files
     from nuclei.runs.backends import fan_out
 
     cluster = in_folder(cluster, output)
@@ -512,9 +528,11 @@ def predict_images(
             output,
             reading,
             force=force,
+            verify=verify,
             submission=submission,
             jobs=jobs,
             dry_run=dry_run,
+            columns=TOLD,
         )
     typer.echo(describe(summary, output, dry_run))
     if dry_run:

@@ -19,7 +19,8 @@ def read_limit(variable: str, default: int) -> int:
     return int(text)
 
 
-MAX_PIXELS = read_limit("NUCLEI_MAX_PIXELS", 1 << 28)  # of an image
+MAX_PIXELS = read_limit("NUCLEI_MAX_PIXELS", 1 << 28)  # of an image that is decoded in one piece
+MAX_SLIDE_PIXELS = read_limit("NUCLEI_MAX_SLIDE_PIXELS", 1 << 33)  # of an image that is read piece by piece
 MAX_VALUES = 4 * MAX_PIXELS  # of a stack that is read to be projected
 MAX_FILE_BYTES = read_limit("NUCLEI_MAX_FILE_BYTES", 1 << 30)  # of an image file, or a file of an archive, unpacked
 MAX_TABLE_BYTES = read_limit("NUCLEI_MAX_TABLE_BYTES", 1 << 27)  # of a submission, solution or fold table, unpacked

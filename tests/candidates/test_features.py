@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.measure import label, regionprops
 from skimage.morphology import convex_hull_image
 
+from nuclei.candidates.context import Context, describe_whole
 from nuclei.candidates.features import FEATURES, compute_features, feature_group, feature_names, features_table
 from nuclei.candidates.geometry import find_runs
 from nuclei.candidates.table import Candidates
@@ -344,3 +345,31 @@ def test_wrong_input_is_refused():
         compute_features(make_candidates([np.zeros((5, 6), bool)]), {}, image)
     with pytest.raises(KeyError, match="area_px"):
         feature_group("aera")
+
+
+@pytest.mark.parametrize("names", [("mask", "border", "center", "disagreement"), ("mask",), ()])
+def test_a_part_that_is_the_whole_image_has_the_features_of_the_whole(names):
+    masks, maps, image = draw_scene(5)
+    maps, candidates = {name: maps[name] for name in names}, make_candidates(masks)
+    whole = describe_whole([Context(candidates, maps, image)], image.shape[0] * image.shape[1])
+    expected = compute_features(candidates, maps, image)
+    pd.testing.assert_frame_equal(compute_features(candidates, maps, image, whole=whole), expected)
+
+
+def test_parts_are_pooled_and_their_leaves_counted_by_area():
+    masks, maps, image = draw_scene(6, (90, 120))
+    halves = [np.s_[:, :60], np.s_[:, 60:]]
+    parts = [
+        Context(
+            make_candidates([mask[half] for mask in masks if mask[half].any()]),
+            {name: values[half] for name, values in maps.items()},
+            np.ascontiguousarray(image[half]),
+        )
+        for half in halves
+    ]
+    whole, joined = Context(make_candidates(masks), maps, image), describe_whole(parts, 3 * image.shape[0] * 120)
+    for name in ("mask", "gray", "saturation", "mask_above_0.5", "disagreement"):
+        summary = whole.channel(name)
+        assert joined.pictures[name] == pytest.approx((summary.foreground, summary.image, summary.image_std))
+    assert joined.n_leaves == 3 * sum(len(part.leaf_area_px) for part in parts)
+    assert joined.leaf_area_px == np.median(np.concatenate([part.leaf_area_px for part in parts]))

@@ -17,7 +17,8 @@ from skimage.measure import label
 
 from nuclei.data.images import decode_image
 from nuclei.data.label_folder import read_tiff
-from nuclei.data.microscope import View, count_times, list_series, normalise, read_picture
+from nuclei.data.microscope import View, count_times, list_series, read_picture
+from nuclei.data.normalisation import normalise
 from nuclei.errors import UserError
 from nuclei.limits import MAX_FILE_BYTES
 

@@ -27,7 +27,8 @@ from nuclei.inference.exports import FORMATS
 from nuclei.inference.gallery import VIEWS
 from nuclei.inference.image_files import Reading, find_images
 from nuclei.inference.predictor import load_predictor
-from nuclei.inference.segment_files import COLUMNS, FAILED, MADE, TO_DO, UP_TO_DATE, check_failures, segment_files
+from nuclei.inference.segment_files import COLUMNS, check_failures, segment_files
+from nuclei.inference.up_to_date import FAILED, MADE, TO_DO, UP_TO_DATE
 from nuclei.runs.files import write_bytes
 
 

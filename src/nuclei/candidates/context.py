@@ -3,7 +3,7 @@
 To let features see a new picture, add an entry to CHANNELS.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -101,21 +101,28 @@ class Summary:
     ring: NDArray[np.float64]  # [N]
     picture: NDArray[Any] | None  # [H·W]
     is_foreground: NDArray[np.float64]  # [H·W]: 1 on the foreground of the image, else 0
+    whole: tuple[float, float, float] | None = None  # of Whole.pictures, if the picture is a part of a larger one
 
     @property
     def foreground(self) -> float:
-        """Return the mean of the picture over the foreground of the image."""
+        """Return the mean of the whole picture over the foreground of the image."""
+        if self.whole:
+            return self.whole[0]
         n = self.is_foreground.sum()
         return np.nan if self.picture is None or not n else float(self._exact @ self.is_foreground / n)
 
     @property
     def image(self) -> float:
-        """Return the mean of the picture."""
+        """Return the mean of the whole picture."""
+        if self.whole:
+            return self.whole[1]
         return np.nan if self.picture is None else float(self._exact.mean())
 
     @property
     def image_std(self) -> float:
-        """Return the standard deviation of the picture."""
+        """Return the standard deviation of the whole picture."""
+        if self.whole:
+            return self.whole[2]
         return np.nan if self.picture is None else float(np.sqrt(max((self._exact**2).mean() - self.image**2, 0)))
 
     @cached_property
@@ -149,11 +156,25 @@ def average(region: csr_array, pictures: NDArray[np.float64]) -> NDArray[np.floa
     return means
 
 
-class Context:
-    """Hold the candidates, maps and image that features are computed from, and what they have in common."""
+@dataclass(frozen=True)
+class Whole:
+    """Hold what features say of the whole image, for candidates that are cut from a part of it."""
 
-    def __init__(self, candidates: Candidates, maps: Maps, image: NDArray[np.uint8]) -> None:
-        self.candidates, self.image = candidates, image
+    pictures: Mapping[str, tuple[float, float, float]]  # channel: mean over the foreground, mean, standard deviation
+    n_leaves: float
+    leaf_area_px: float  # the median
+
+
+class Context:
+    """Hold the candidates, maps and image that features are computed from, and what they have in common.
+
+    whole: of the image that this one is a part of; None: it is the whole.
+    """
+
+    def __init__(
+        self, candidates: Candidates, maps: Maps, image: NDArray[np.uint8], whole: Whole | None = None
+    ) -> None:
+        self.candidates, self.image, self.whole = candidates, image, whole
         self.sources: dict[str, NDArray[Any]] = {**maps, "image": image}
 
     @cached_property
@@ -200,6 +221,16 @@ class Context:
         representative = relations.choose_representatives(self.candidates)[is_leaf]
         return self.area_px[representative[representative >= 0]]
 
+    @property
+    def n_leaves(self) -> float:
+        """Return how many leaves the whole image has."""
+        return self.whole.n_leaves if self.whole else len(self.leaf_area_px)
+
+    @property
+    def typical_leaf_px(self) -> float:
+        """Return the median area of the leaves of the whole image, NaN where there are none."""
+        return self.whole.leaf_area_px if self.whole else median_or_nan(self.leaf_area_px)
+
     @cached_property
     def is_foreground(self) -> NDArray[np.float64]:
         """Return 1 on the foreground of the image and 0 elsewhere, [H·W]."""
@@ -225,11 +256,39 @@ class Context:
         columns = zip(pictures.items(), inside, inside_std, rim, ring, strict=True)
         missing = np.full(len(self.candidates), np.nan)
         nothing = Summary(missing, missing, missing, missing, None, self.is_foreground)
+        wholes = self.whole.pictures if self.whole else {}
         return dict.fromkeys(CHANNELS, nothing) | {
-            name: Summary(own_inside, own_std, own_rim, own_ring, picture, self.is_foreground)
+            name: Summary(own_inside, own_std, own_rim, own_ring, picture, self.is_foreground, wholes.get(name))
             for (name, picture), own_inside, own_std, own_rim, own_ring in columns
         }
 
     def channel(self, name: str) -> Summary:
         """Return the summary of one of CHANNELS."""
         return self.summaries[name]
+
+
+def describe_whole(parts: Sequence[Context], n_pixels: int) -> Whole:
+    """Return what features say of an image of `n_pixels` from a sample of its parts, whose pixels are pooled.
+
+    The number of leaves is that of the parts, times the image's area over theirs. A sample of one part, which is the
+    whole image, gives what its features say.
+    """
+    areas = [part.image.shape[0] * part.image.shape[1] for part in parts]
+    foregrounds = [float(part.is_foreground.sum()) for part in parts]
+    pictures = {name: pool([part.channel(name) for part in parts], areas, foregrounds) for name in CHANNELS}
+    leaves = np.concatenate([part.leaf_area_px for part in parts])
+    return Whole(pictures, len(leaves) * n_pixels / sum(areas), median_or_nan(leaves))
+
+
+def pool(parts: Sequence[Summary], areas: Sequence[float], foregrounds: Sequence[float]) -> tuple[float, float, float]:
+    """Return the mean over the foreground, the mean and the standard deviation of a channel over all parts together."""
+    bright = [(part.foreground, area) for part, area in zip(parts, foregrounds, strict=True) if area]
+    foreground = sum(mean * area for mean, area in bright) / sum(area for _, area in bright) if bright else np.nan
+    image = float(np.average([part.image for part in parts], weights=areas))
+    squares = np.average([part.image_std**2 + part.image**2 for part in parts], weights=areas)
+    return float(foreground), image, float(np.sqrt(max(squares - image**2, 0)))
+
+
+def median_or_nan(values: NDArray[np.float64]) -> float:
+    """Return the median, NaN of no values."""
+    return float(np.median(values)) if len(values) else np.nan

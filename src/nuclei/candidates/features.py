@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nuclei.candidates.context import MASK_STEPS, NEIGHBOUR_RADII_PX, Context
+from nuclei.candidates.context import MASK_STEPS, NEIGHBOUR_RADII_PX, Context, Whole
 from nuclei.candidates.table import Candidates, Maps
 from nuclei.errors import UserError
 
@@ -104,11 +104,6 @@ def image_mean(c: Context, name: str) -> NDArray[np.float64]:
     return per_image(lambda c: c.channel(name).image, c)
 
 
-def median_or_nan(values: NDArray[np.float64]) -> float:
-    """Return the median, NaN of no values."""
-    return float(np.median(values)) if len(values) else np.nan
-
-
 MAPS = ("mask", "border", "center")
 COLOURS = ("red", "green", "blue", "gray", "saturation")
 # Hulls run through pixel centres, outlines half a pixel outside, which adds 2π · 1/2 (Steiner's formula).
@@ -190,9 +185,9 @@ FEATURES: dict[str, dict[str, Feature]] = {
         **{f"image_{name}": partial(image_mean, name=name) for name in (*MAPS, "disagreement", *COLOURS)},
         "image_gray_std": partial(per_image, lambda c: c.channel("gray").image_std),
         "image_foreground_share": partial(image_mean, name="mask_above_0.5"),
-        "image_leaves": partial(per_image, lambda c: len(c.leaf_area_px)),
-        "image_leaf_area_px": partial(per_image, lambda c: median_or_nan(c.leaf_area_px)),
-        "area_over_image": lambda c: c.area_px / median_or_nan(c.leaf_area_px),
+        "image_leaves": partial(per_image, lambda c: c.n_leaves),
+        "image_leaf_area_px": partial(per_image, lambda c: c.typical_leaf_px),
+        "area_over_image": lambda c: c.area_px / c.typical_leaf_px,
     },
 }
 
@@ -229,17 +224,19 @@ def compute_features(
     maps: Maps,
     image: NDArray[np.uint8],
     groups: Iterable[str] = tuple(FEATURES),
+    whole: Whole | None = None,
 ) -> pd.DataFrame:
     """Return the features of one image's candidates, float32 [N, F], columns in the order of FEATURES.
 
     ``maps``: float32 [H, W] in 0..1 by channel name ('mask', 'border', 'center', 'disagreement'); a channel
     that is missing gives NaN columns. ``image``: uint8 [H, W, 3], RGB. ``groups`` selects groups of FEATURES.
-    Raise ValueError for an unknown group or for pictures of another shape than the candidates'.
+    ``whole``: what is known of the image that this one is a part of. Raise ValueError for an unknown group or for
+    pictures of another shape than the candidates'.
     """
     groups = tuple(groups)
     if unknown := set(groups) - set(FEATURES):
         raise ValueError(f"unknown feature groups {sorted(unknown)}; known: {', '.join(FEATURES)}")
-    context = Context(candidates, maps, image)
+    context = Context(candidates, maps, image, whole)
     for name, picture in context.sources.items():
         if picture.shape[:2] != candidates.shape:
             raise ValueError(f"{name} is {picture.shape[:2]} px, the candidates' image {candidates.shape}")

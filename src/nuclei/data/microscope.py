@@ -3,7 +3,7 @@
 The rules, which README tells users as well:
 
 * The content decides the format, not the suffix: PNG, JPEG, BMP, WebP, TIFF in all its forms. CZI, ND2 and LIF are
-  read by bioio.
+  read by bioio, OME-Zarr (a folder, `.zarr`) by zarr.
 * Of several images in one file (series, scenes) each is a picture of its own, unless `View.series` names one; a TIFF
   whose pages without metadata differ in size is refused, and so is an animation (WebP, PNG).
 * Of several channels one is named (`View.channel`); a z-stack is projected to its maximum unless `View.plane` names a
@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import cv2
 import numpy as np
@@ -35,9 +35,9 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 from tifffile import PHOTOMETRIC, TiffFile, TiffPageSeries
 
-from nuclei.data.images import PNG_SIGNATURE, to_8_bits
+from nuclei.data.images import PNG_SIGNATURE
 from nuclei.errors import UserError
-from nuclei.limits import MAX_PIXELS, MAX_VALUES, check_file
+from nuclei.limits import MAX_PIXELS, MAX_SLIDE_PIXELS, MAX_VALUES, check_file
 
 VENDOR_SUFFIXES = (".czi", ".nd2", ".lif")
 SUFFIXES = (
@@ -45,18 +45,17 @@ SUFFIXES = (
     *VENDOR_SUFFIXES,
 )
 READER_EXTRA = "microscopes"
+ZARR, ZARR_EXTRA = ".zarr", "zarr"
 # Little and big endian, of classic and of BigTIFF.
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MAX_PLANES = 1 << 20  # of an image: what OME-XML claims beyond it is damage
 SHOWN_CHANNELS = 20
 # By the first bytes: what Pillow reads here.
-OPENERS: dict[bytes, Callable[[io.BytesIO], Image.Image]] = {
+OPENERS: dict[bytes, Callable[[IO[bytes]], Image.Image]] = {
     b"\xff\xd8": JpegImageFile,
     b"BM": BmpImageFile,
     b"RIFF": WebPImageFile,
 }
-# Of the values of an image that is not of 8 bits; what lies outside is clipped, as stardist does by default.
-PERCENTILES = (1.0, 99.8)
 PROJECTION = "max"
 AXES = {"T": "time points", "C": "channels", "Z": "planes", "Y": "height", "X": "width", "S": "colours"}
 COLOURS = ("red", "green", "blue")
@@ -119,7 +118,7 @@ def list_series(path: Path, view: View) -> list[int]:
     Only headers are read. Raises UserError naming the file and how many it has where there is no such one, and where
     a TIFF has several that its metadata do not tell apart.
     """
-    count = _guard(path, lambda: _count_series(path, view)) if _has_axes(path) else 1
+    count = guard(path, lambda: _count_series(path, view)) if has_axes(path) else 1
     if view.series is None:
         return list(range(count))
     if not 0 <= view.series < count:
@@ -133,9 +132,21 @@ def count_times(path: Path, view: View, series: int = 0) -> int:
 
     Only headers are read. Raises UserError naming the file, its axes and the option that resolves what is ambiguous.
     """
-    if not _has_axes(path):
+    if not has_axes(path):
         return 1
-    return _guard(path, lambda: _count_times(path, view, series))
+    return guard(path, lambda: _count_times(path, view, series))
+
+
+def measure_size(path: Path, view: View, series: int = 0) -> tuple[int, int]:
+    """Return the height and width of an image of a file, by its headers; raise UserError as count_times does."""
+
+    def measure() -> tuple[int, int]:
+        if not has_axes(path):
+            return _measure_flat(path)
+        with _open(path, view, series) as (layout, _):
+            return layout.sizes["Y"], layout.sizes["X"]
+
+    return guard(path, measure)
 
 
 def read_picture(path: Path, view: View, time: int = 0, series: int = 0) -> Picture:
@@ -143,51 +154,10 @@ def read_picture(path: Path, view: View, time: int = 0, series: int = 0) -> Pict
 
     Raises UserError naming the file, the fault and the fix.
     """
-    return _guard(path, lambda: _read_stack(path, view, time, series) if _has_axes(path) else _read_flat(path, view))
+    return guard(path, lambda: _read_stack(path, view, time, series) if has_axes(path) else _read_flat(path, view))
 
 
-def normalise(pixels: NDArray[Any], robust: bool = True) -> tuple[NDArray[np.uint8], str]:
-    """Bring pixels, [H, W] or [H, W, 3] of any real type, to what networks see, uint8 [H, W, 3], and name the rule.
-
-    8-bit values pass unchanged, also where every one was widened to 16 bits. Other values are spread between their
-    PERCENTILES over 0..255, all colours alike, as stardist does and cellpose much alike: neither an offset nor a hot
-    pixel matters. Without `robust`, integers lose the bits below their upper 8 (`to_8_bits`), and real numbers must be
-    0..1; else UserError is raised.
-    """
-    if pixels.dtype == np.uint8:
-        values, rule = pixels, "8-bit values, unchanged"
-    elif pixels.dtype == np.uint16 and not (pixels % 257).any():
-        values, rule = to_8_bits(pixels), "16-bit values that are widened 8-bit values, given back"
-    elif robust:
-        if not math.isfinite(float(pixels.max()) - float(pixels.min())):  # beyond what a float holds
-            pixels = pixels / 2
-        low, high = (float(value) for value in np.percentile(pixels, PERCENTILES))
-        if low == high:  # nearly all pixels are equal
-            low, high = float(pixels.min()), float(pixels.max())
-        spread = pixels.astype(np.float64)  # in one array: large images have no room for five
-        spread -= low
-        spread /= (high - low) or 1.0
-        np.clip(spread, 0, 1, out=spread)
-        spread *= 255
-        values = np.rint(spread, out=spread).astype(np.uint8)
-        rule = f"percentiles {PERCENTILES[0]:g} and {PERCENTILES[1]:g}: {low:g}..{high:g}"
-    else:
-        values, rule = _cut_bits(pixels)
-    return (np.dstack([values] * 3) if values.ndim == 2 else np.ascontiguousarray(values)), rule
-
-
-def _cut_bits(pixels: NDArray[Any]) -> tuple[NDArray[np.uint8], str]:
-    low, high = pixels.min(), pixels.max()
-    if pixels.dtype.kind == "f":
-        if low < 0 or high > 1:
-            raise UserError(f"values {low:g}..{high:g} are not 0..1, so they need normalisation: no --no-normalise")
-        return np.rint(255 * pixels).astype(np.uint8), "0..1 times 255"
-    if low < 0 or high > 65535:
-        raise UserError(f"values {low}..{high} do not fit 16 bits, so they need normalisation: no --no-normalise")
-    return to_8_bits(pixels.astype(np.uint16)), f"the upper 8 of {max(int(high).bit_length(), 8)} bits"
-
-
-def _guard(path: Path, work: Callable[[], Result]) -> Result:
+def guard(path: Path, work: Callable[[], Result]) -> Result:
     """Call `work`; whatever goes wrong in a damaged file becomes a UserError that names it."""
     try:
         return work()
@@ -200,14 +170,21 @@ def _guard(path: Path, work: Callable[[], Result]) -> Result:
         raise UserError(text if text.startswith(str(path)) else f"{path} cannot be read: {text}") from error
 
 
-def _has_axes(path: Path) -> bool:
+def has_axes(path: Path) -> bool:
+    """Return whether a file has axes of its own: a TIFF, an OME-Zarr, or a file of a vendor."""
+    if path.is_dir():
+        return path.suffix.lower() == ZARR
     with path.open("rb") as file:
         return file.read(4) in TIFF_SIGNATURES or path.suffix.lower() in VENDOR_SUFFIXES
 
 
-def _check_size(height: int, width: int) -> None:
-    if height * width > MAX_PIXELS:
-        raise UserError(f"{width:,} x {height:,} pixels, more than {MAX_PIXELS:,}: cut it into tiles")
+def check_size(height: int, width: int, most: int | None = None) -> None:
+    """Raise UserError if an image has more pixels than `most`; None: than may be decoded in one piece."""
+    fix = "raise NUCLEI_MAX_SLIDE_PIXELS, or cut it"
+    if most is None:
+        most, fix = MAX_PIXELS, "save it as a tiled TIFF, which is read piece by piece, or raise NUCLEI_MAX_PIXELS"
+    if height * width > most:
+        raise UserError(f"{width:,} x {height:,} pixels, more than {most:,}: {fix}")
 
 
 def _check_values(count: int) -> None:
@@ -224,13 +201,23 @@ def _read_flat(path: Path, view: View) -> Picture:
     data = path.read_bytes()
     pixels = _decode_png(data) if data.startswith(PNG_SIGNATURE) else _decode_by_pillow(data)
     layout = Layout("YXS"[: pixels.ndim], pixels.shape)
-    _choose(layout, replace(view, channel=None) if pixels.ndim == 3 else view, 0)
+    choose(layout, replace(view, channel=None) if pixels.ndim == 3 else view, 0)
     return _finish(pixels, layout, view)
+
+
+def _measure_flat(path: Path) -> tuple[int, int]:
+    with path.open("rb") as file:
+        head = file.read(24)
+        if head.startswith(PNG_SIGNATURE):
+            return int.from_bytes(head[20:24], "big"), int.from_bytes(head[16:20], "big")
+        file.seek(0)
+        image = _open_by_pillow(file)
+        return image.height, image.width
 
 
 def _decode_png(data: bytes) -> NDArray[Any]:
     """Decode by OpenCV, as Pillow has no colours of 16 bits."""
-    _check_size(*(int.from_bytes(data[start : start + 4], "big") for start in (20, 16)))
+    check_size(*(int.from_bytes(data[start : start + 4], "big") for start in (20, 16)))
     control = data.find(b"acTL", 0, data.find(b"IDAT"))  # which has the number of frames
     if control > 0 and int.from_bytes(data[control + 4 : control + 8], "big") > 1:
         raise UserError("it is an animation: save the picture that is wanted by itself")
@@ -246,18 +233,25 @@ def _decode_by_pillow(data: bytes) -> NDArray[Any]:
     """Decode by Pillow, which refuses what is cut short, where OpenCV fills it with gray."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # Image.open has a limit of its own, below ours.
-        opener = next((opener for start, opener in OPENERS.items() if data.startswith(start)), None)
-        try:
-            if opener is None:
-                raise SyntaxError
-            image = opener(io.BytesIO(data))
-        except SyntaxError:  # of which Pillow's readers make that bytes are none of theirs
-            raise UserError("it is no image of a known format: save it as TIFF or PNG") from None
-        _check_size(image.height, image.width)
+        image = _open_by_pillow(io.BytesIO(data))
+        check_size(image.height, image.width)
         if getattr(image, "n_frames", 1) > 1:
             raise UserError("it is an animation: save the picture that is wanted by itself")
         return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+
+
+def _open_by_pillow(file: IO[bytes]) -> Image.Image:
+    """Return an image of which the header alone has been read."""
+    start = file.read(4)
+    file.seek(0)
+    # Image.open has a limit of its own, below ours.
+    opener = next((opener for mark, opener in OPENERS.items() if start.startswith(mark)), None)
+    try:
+        if opener is None:
+            raise SyntaxError
+        return opener(file)
+    except SyntaxError:  # of which Pillow's readers make that bytes are none of theirs
+        raise UserError("it is no image of a known format: save it as TIFF or PNG") from None
 
 
 # ---- Files with axes ----
@@ -266,6 +260,8 @@ def _decode_by_pillow(data: bytes) -> NDArray[Any]:
 def _count_series(path: Path, view: View) -> int:
     if path.suffix.lower() in VENDOR_SUFFIXES:
         return len(_load_vendor(path).scenes)
+    if path.is_dir():
+        return 1
     with open_tiff(path) as tiff:
         count = len(tiff.series)
         if not count:
@@ -277,27 +273,33 @@ def _count_series(path: Path, view: View) -> int:
 
 
 def _count_times(path: Path, view: View, series: int) -> int:
-    if path.suffix.lower() in VENDOR_SUFFIXES:
-        layout, _ = _open_vendor(path, series)
-    else:
-        with open_tiff(path) as tiff:
-            layout, _ = _open_tiff(tiff, view, series)
-    _choose(layout, view, 0)
-    return layout.sizes.get("T", 1)
+    with _open(path, view, series) as (layout, _):
+        choose(layout, view, 0)
+        return layout.sizes.get("T", 1)
 
 
 def _read_stack(path: Path, view: View, time: int, series: int) -> Picture:
+    with _open(path, view, series) as (layout, read):
+        return _project(layout, read, view, time)
+
+
+@contextmanager
+def _open(path: Path, view: View, series: int) -> Iterator[tuple[Layout, Read]]:
+    """Yield the layout of an image of a file, and the function that reads it while the file is open."""
     if path.suffix.lower() in VENDOR_SUFFIXES:
-        layout, read = _open_vendor(path, series)
-        return _project(layout, read, view, time)
-    with open_tiff(path) as tiff:
-        layout, read = _open_tiff(tiff, view, series)
-        return _project(layout, read, view, time)
+        yield open_vendor(path, series)
+    elif path.is_dir():
+        layout, array = open_zarr(path)
+        whole = slice(0, layout.sizes["Y"]), slice(0, layout.sizes["X"])
+        yield layout, lambda chosen: _read_whole(layout, array, chosen, whole)
+    else:
+        with open_tiff(path) as tiff:
+            yield layout_of_tiff(tiff, view, series)
 
 
 def _project(layout: Layout, read: Read, view: View, time: int) -> Picture:
     """Read what is chosen of the axes T, C and Z, and bring it to a picture."""
-    chosen = _choose(layout, view, time)
+    chosen = choose(layout, view, time)
     array, axes = read(chosen)
     if "Z" in axes:
         # Of numbers and NaN, fmax takes the number.
@@ -308,17 +310,25 @@ def _project(layout: Layout, read: Read, view: View, time: int) -> Picture:
 
 def _finish(pixels: NDArray[Any], layout: Layout, view: View, chosen: Mapping[str, list[int]] | None = None) -> Picture:
     """Make a Picture of pixels [H, W] or [H, W, 3]: of its colours one where a channel is wanted, and finite values."""
-    channel, plane, chosen = "", "", chosen or {}
-    if pixels.ndim == 3 and view.channel is not None:
-        number = _find_channel(view.channel, COLOURS, 3)
-        pixels, channel = pixels[..., number], f"{number} {COLOURS[number]}"
+    colour, channel, plane = name_choice(layout, view, chosen or {}, pixels.ndim == 3)
+    pixels, notes = make_finite(pixels if colour is None else pixels[..., colour])
+    return Picture(np.ascontiguousarray(pixels), str(layout), channel, plane, layout.pixel_size_um, notes)
+
+
+def name_choice(
+    layout: Layout, view: View, chosen: Mapping[str, list[int]], has_colours: bool
+) -> tuple[int | None, str, str]:
+    """Return the number of the one colour that is wanted, None of all, and the names of channel and plane."""
+    colour, channel, plane = None, "", ""
+    if has_colours and view.channel is not None:
+        colour = _find_channel(view.channel, COLOURS, 3)
+        channel = f"{colour} {COLOURS[colour]}"
     elif "C" in chosen:
         number = chosen["C"][0]
         channel = " ".join([str(number), *layout.channels[number : number + 1]]).strip()
     if "Z" in chosen:
         plane = str(chosen["Z"][0]) if len(chosen["Z"]) == 1 else f"{PROJECTION} of {len(chosen['Z'])}"
-    pixels, notes = make_finite(pixels)
-    return Picture(np.ascontiguousarray(pixels), str(layout), channel, plane, layout.pixel_size_um, notes)
+    return colour, channel, plane
 
 
 def make_finite(pixels: NDArray[Any]) -> tuple[NDArray[Any], tuple[str, ...]]:
@@ -338,7 +348,7 @@ def make_finite(pixels: NDArray[Any]) -> tuple[NDArray[Any], tuple[str, ...]]:
     return np.where(finite, pixels, pixels[finite].min()), (f"{count} values that are no finite number",)
 
 
-def _choose(layout: Layout, view: View, time: int) -> dict[str, list[int]]:
+def choose(layout: Layout, view: View, time: int) -> dict[str, list[int]]:
     """Return the numbers wanted along T, C and Z, those of them that a file has; refuse what is ambiguous."""
     sizes = layout.sizes
     unknown = [axis for axis in layout.axes if axis not in AXES]
@@ -410,12 +420,12 @@ def open_tiff(path: Path) -> Iterator[TiffFile]:
         yield tiff
 
 
-def _open_tiff(tiff: TiffFile, view: View, number: int) -> tuple[Layout, Read]:
+def layout_of_tiff(tiff: TiffFile, view: View, number: int) -> tuple[Layout, Read]:
     """Return the layout of an image of a TIFF, and the function that reads it while the file is open."""
     series = tiff.series[number]
     axes = _name_axes(series, view)
     sizes = dict(zip(axes, series.shape, strict=True))
-    _check_size(sizes["Y"], sizes["X"])
+    check_size(sizes["Y"], sizes["X"], MAX_SLIDE_PIXELS)
     ome = _read_ome(tiff, number)
     names = tuple(str(channel.get("Name", "")) for channel in _as_list(ome.get("Channel", [])))
     names = names if len(names) == sizes.get("C", 1) else ()
@@ -454,6 +464,7 @@ def _name_axes(series: TiffPageSeries, view: View) -> str:
 def _read_series(tiff: TiffFile, number: int, axes: str, chosen: Mapping[str, list[int]]) -> tuple[NDArray[Any], str]:
     """Read what is chosen of a series, of many pages only those that are needed, and drop T and C."""
     series = tiff.series[number]
+    check_size(*(series.shape[axes.index(axis)] for axis in "YX"))
     page_shape = tuple(series.keyframe.shape)
     n_leading = len(axes) - len(page_shape)
     leading = tuple(series.shape[:n_leading])
@@ -473,10 +484,10 @@ def _read_series(tiff: TiffFile, number: int, axes: str, chosen: Mapping[str, li
     for axis in "TC":
         if axis in axes:
             array, axes = array.take(0, axis=axes.index(axis)), axes.replace(axis, "")
-    return _to_colours(series, array, axes)
+    return to_colours(series, array, axes)
 
 
-def _to_colours(series: TiffPageSeries, array: NDArray[Any], axes: str) -> tuple[NDArray[Any], str]:
+def to_colours(series: TiffPageSeries, array: NDArray[Any], axes: str) -> tuple[NDArray[Any], str]:
     """Bring the values of a TIFF to gray, or to RGB along a last axis S."""
     page = series.keyframe
     if array.dtype == bool:
@@ -542,6 +553,64 @@ def _read_ome_size(ome: Mapping[str, Any], axis: str) -> float | None:
         return None
 
 
+# ---- OME-Zarr ----
+
+
+def open_zarr(path: Path) -> tuple[Layout, Any]:
+    """Return the layout of an OME-Zarr (0.4 or 0.5) and its array of full size, whose blocks are read when asked for.
+
+    Raises UserError naming the extra if zarr is not installed.
+    """
+    try:
+        zarr = importlib.import_module("zarr")
+    except ImportError:
+        raise UserError(f"{path}: OME-Zarr needs zarr: pip install 'nuclei[{ZARR_EXTRA}]'") from None
+    group = zarr.open_group(path, mode="r")
+    attributes = group.attrs.asdict()
+    described = attributes.get("ome", attributes)
+    scales = described.get("multiscales") or [{}]
+    if "datasets" not in scales[0] or "axes" not in scales[0]:
+        raise UserError("it has no multiscales with axes and datasets: save it as OME-Zarr 0.4 or 0.5")
+    level = scales[0]["datasets"][0]
+    axes = [axis if isinstance(axis, str) else str(axis["name"]) for axis in scales[0]["axes"]]
+    array = group[level["path"]]
+    channels = described.get("omero", {}).get("channels", [])
+    names = tuple(str(channel.get("label", "")) for channel in channels)
+    layout = Layout("".join(axes).upper(), tuple(map(int, array.shape)), names, _read_zarr_size(scales[0], level, axes))
+    check_size(layout.sizes["Y"], layout.sizes["X"], MAX_SLIDE_PIXELS)
+    check_size(1, math.prod(array.shards or array.chunks))
+    return layout, array
+
+
+def _read_zarr_size(scale: Mapping[str, Any], level: Mapping[str, Any], axes: list[str]) -> float | None:
+    """Return the side of a pixel in µm; None if unknown or not square."""
+    units = {axis["name"]: axis.get("unit") for axis in scale["axes"] if not isinstance(axis, str)}
+    sizes = np.ones(len(axes))
+    for step in (*level.get("coordinateTransformations", []), *scale.get("coordinateTransformations", [])):
+        sizes = sizes * np.array(step["scale"], float) if step.get("type") == "scale" else sizes
+    x, y = (float(sizes[axes.index(axis)]) * UM_OF_UNIT.get(str(units.get(axis)), math.nan) for axis in "xy")
+    return x if x > 0 and math.isclose(x, y, rel_tol=0.01) else None
+
+
+def read_zarr(layout: Layout, array: Any, chosen: Mapping[str, list[int]], window: tuple[slice, slice]) -> NDArray[Any]:
+    """Return a window of what is chosen of an OME-Zarr, [h, w]: of several planes the maximum."""
+    places: dict[str, Any] = {axis: numbers[0] for axis, numbers in chosen.items()} | dict(
+        zip("YX", window, strict=True)
+    )
+    planes = [{"Z": number} for number in chosen.get("Z", [0])]
+    blocks = [np.asarray(array[tuple((places | plane)[axis] for axis in layout.axes)]) for plane in planes]
+    # Of numbers and NaN, fmax takes the number.
+    block = np.fmax.reduce(blocks) if len(blocks) > 1 else blocks[0]
+    return block if layout.axes.index("Y") < layout.axes.index("X") else block.T
+
+
+def _read_whole(
+    layout: Layout, array: Any, chosen: Mapping[str, list[int]], whole: tuple[slice, slice]
+) -> tuple[NDArray[Any], str]:
+    check_size(layout.sizes["Y"], layout.sizes["X"])
+    return read_zarr(layout, array, chosen, whole), "YX"
+
+
 # ---- Files of vendors ----
 
 
@@ -560,7 +629,7 @@ def _load_vendor(path: Path) -> Any:
         ) from None
 
 
-def _open_vendor(path: Path, number: int) -> tuple[Layout, Read]:
+def open_vendor(path: Path, number: int) -> tuple[Layout, Read]:
     """Return the layout of an image of a CZI, ND2 or LIF file, and the function that reads it."""
     image = _load_vendor(path)
     if len(image.scenes) > 1:
@@ -575,7 +644,7 @@ def _open_vendor(path: Path, number: int) -> tuple[Layout, Read]:
         tuple(map(str, image.channel_names or ())),
         float(side_x) if square else None,
     )
-    _check_size(layout.sizes["Y"], layout.sizes["X"])
+    check_size(layout.sizes["Y"], layout.sizes["X"])
 
     def read(chosen: Mapping[str, list[int]]) -> tuple[NDArray[Any], str]:
         rest = "".join(axis for axis in layout.axes if axis not in "TC")

@@ -49,6 +49,10 @@ def describe_image(image: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 def crop_middle(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the middle of an image, at most LONGEST_SIDE_PX in each direction."""
-    height, width = image.shape[:2]
-    top, left = (max(0, (n - LONGEST_SIDE_PX) // 2) for n in (height, width))
-    return np.ascontiguousarray(image[top : top + LONGEST_SIDE_PX, left : left + LONGEST_SIDE_PX])
+    return np.ascontiguousarray(image[find_middle(image.shape)])
+
+
+def find_middle(shape: tuple[int, ...], side_px: int = LONGEST_SIDE_PX) -> tuple[slice, slice]:
+    """Return the rows and columns of the middle of an image [H, W, …], at most `side_px` in each direction."""
+    top, left = (max(0, (n - side_px) // 2) for n in shape[:2])
+    return slice(top, min(top + side_px, shape[0])), slice(left, min(left + side_px, shape[1]))

@@ -48,16 +48,17 @@ class Strong:
     min_area_px: int = 30  # smaller nuclei are dropped
 
 
-def segment_by_recipe(image: Image, config: ClassicalConfig) -> Labels:
+def segment_by_recipe(image: Image, config: ClassicalConfig, sample: Image | None = None) -> Labels:
     """Segment an image, uint8 RGB [H, W, 3], by one of RECIPES: labels int32 [H, W] from 1, 0 is background.
 
-    Raises UserError as `check_recipe` does.
+    sample: of the whole image, if this is a part of it: what thresholds are chosen on, uint8 [h, w, 3]. Raises
+    UserError as `check_recipe` does.
     """
     check_recipe(config)
     settings, recipe = RECIPES[config.recipe]
     # YAML gives 2 as well as 2.0: pixels are whole.
     given = {name: int(value) if name in whole_numbers(settings) else value for name, value in config.settings.items()}
-    return recipe(image, settings(**given))
+    return recipe(image, settings(**given), sample)
 
 
 def whole_numbers(settings: type) -> set[str]:
@@ -76,25 +77,29 @@ def check_recipe(config: ClassicalConfig) -> None:
         )
 
 
-def segment_otsu(image: Image, settings: Otsu) -> Labels:
-    """Segment by Otsu's threshold (1979) on the gray image; the majority is background.
+def segment_otsu(image: Image, settings: Otsu, sample: Image | None = None) -> Labels:
+    """Segment by Otsu's threshold (1979) on the gray image; the majority of the sample is background.
 
     What an opening leaves of the foreground falls into 4-connected components.
     """
-    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    foreground = cv2.threshold(gray, 0, 1, cv2.THRESH_OTSU)[1].astype(np.uint8)
-    if foreground.mean() > 0.5:
+    gray, known = (
+        cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in (image, image if sample is None else sample)
+    )
+    threshold, bright = cv2.threshold(known, 0, 1, cv2.THRESH_OTSU)
+    foreground = (gray > threshold).astype(np.uint8)
+    if bright.mean() > 0.5:
         foreground = 1 - foreground
     return drop_small(
         cv2.connectedComponents(open_disk(foreground, settings.opening_px), connectivity=4)[1], settings.min_area_px
     )
 
 
-def segment_strong(image: Image, settings: Strong) -> Labels:
+def segment_strong(image: Image, settings: Strong, sample: Image | None = None) -> Labels:
     """Segment by a threshold that suits the image type, split by the distance transform, and outline each nucleus."""
-    s, kind = settings, image_type(image)
+    s, kind = settings, image_type(image if sample is None else sample)
     signal = nuclear_signal(image, kind, s.window_px)
-    foreground, background = find_foreground(signal, kind, s.level, s.window_px)
+    known = signal if sample is None else nuclear_signal(sample, kind, s.window_px)
+    foreground, background = find_foreground(signal, known, kind, s.level, s.window_px)
     opened = open_disk(ndimage.binary_fill_holes(foreground).astype(np.uint8), s.opening_px)
     nuclei = split_by_distance(opened, s.smooth_px, s.depth_px)
     return drop_small(trim_edges(nuclei, signal, background, s.edge), s.min_area_px)
@@ -121,14 +126,18 @@ def nuclear_signal(image: Image, kind: str, window_px: int) -> Signal:
     return signal
 
 
-def find_foreground(signal: Signal, kind: str, level: float, window_px: int) -> tuple[NDArray[np.bool_], float]:
+def find_foreground(
+    signal: Signal, sample: Signal, kind: str, level: float, window_px: int
+) -> tuple[NDArray[np.bool_], float]:
     """Return where the signal of an image of type `kind` is nucleus, bool [H, W], and the background's median.
+
+    sample: the signal that threshold and median are chosen on: the same, or that of a sample of a larger image.
 
     Li's threshold (1993, minimum cross entropy) keeps dim nuclei that Otsu's gives up for the bright ones, but takes
     residues of cytoplasm for nuclei. In stained tissue the signal must exceed its mean over a window, too.
     """
-    threshold = threshold_otsu(signal) if kind == "black_on_white" else threshold_li(signal)
-    background = float(np.median(signal[signal <= threshold]))
+    threshold = threshold_otsu(sample) if kind == "black_on_white" else threshold_li(sample)
+    background = float(np.median(sample[sample <= threshold]))
     foreground = signal > background + level * (threshold - background)
     if kind.startswith(("purple", "pink")):
         foreground &= signal > cv2.blur(signal, (window_px, window_px))

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from nuclei.candidates.context import Context, Whole, describe_whole
 from nuclei.candidates.features import compute_features
 from nuclei.candidates.outlines import Growth
 from nuclei.candidates.selection import SEARCHES, expected_gain
@@ -60,7 +61,8 @@ class Method:
 
     needs: what the nuclei are made from: 'maps' or 'detections' of networks, by `decode`; scored 'candidates'; or the
     'image' alone, by `segment`. decode takes the settings to be tried and yields the labels, int32 [H, W], under each;
-    what settings have in common it computes once. segment takes an image, uint8 [H, W, 3], and its id.
+    what settings have in common it computes once. segment takes an image, uint8 [H, W, 3], its id, the config and,
+    where it is a part of a larger one, a sample of that.
     """
 
     title: str  # in tables
@@ -68,7 +70,7 @@ class Method:
     needs: Literal["image", "maps", "detections", "candidates"]
     options: Callable[[Config], list[Setting]] = no_options  # the settings tried out of fold
     decode: Callable[[Prediction, Config, Sequence[Setting]], Iterator[Labels]] | None = None
-    segment: Callable[[NDArray[np.uint8], str, Config], Labels] | None = None
+    segment: Callable[..., Labels] | None = None
     settings: Callable[[Config], dict[str, Any]] = no_settings  # what `segment` reads of a config
     inputs: Callable[[Config], dict[str, str]] = no_inputs  # hashes of what it reads from disk
     floods: bool = False  # whether the nuclei come from flooding an energy made of maps
@@ -118,15 +120,40 @@ def paint_detections(prediction: Prediction, config: Config, settings: Sequence[
         yield decode_detections(prediction.detections, shape, setting["score"], setting["mask_threshold"], min_area_px)
 
 
-def cut_candidates(prediction: Prediction, image: NDArray[np.uint8], config: Config) -> tuple[Candidates, pd.DataFrame]:
-    """Return the N candidates of an image, uint8 [H, W, 3], and their features, float32 [N, F]."""
+def cut_candidates(
+    prediction: Prediction, image: NDArray[np.uint8], config: Config, whole: Whole | None = None
+) -> tuple[Candidates, pd.DataFrame]:
+    """Return the N candidates of an image, uint8 [H, W, 3], and their features, float32 [N, F].
+
+    whole: what is known of the image that this one is a part of.
+    """
+    candidates, maps = find_candidates(prediction, image, config)
+    return candidates, compute_features(candidates, maps, image, whole=whole)
+
+
+def find_candidates(
+    prediction: Prediction, image: NDArray[np.uint8], config: Config
+) -> tuple[Candidates, dict[str, NDArray[np.float32]]]:
+    """Return the N candidates of an image, uint8 [H, W, 3], and the maps that their features are computed from."""
     # Only maps of unseen images have it, so nothing can be learned from it.
     maps = {name: values for name, values in prediction.maps.items() if name != FOLD_DISAGREEMENT}
     if prediction.detections is None:
-        candidates = make_candidates(maps, config.watershed)
-    else:
-        candidates = make_detection_candidates(prediction.detections, image.shape[:2], config.watershed)
-    return candidates, compute_features(candidates, maps, image)
+        return make_candidates(maps, config.watershed), maps
+    return make_detection_candidates(prediction.detections, image.shape[:2], config.watershed), maps
+
+
+def describe_parts(
+    predict: Callable[[NDArray[np.uint8]], Prediction],
+    parts: Sequence[NDArray[np.uint8]],
+    config: Config,
+    n_pixels: int,
+) -> Whole:
+    """Return what features say of an image of `n_pixels` from a sample of its parts, uint8 [H, W, 3] each."""
+    contexts = []
+    for part in parts:
+        candidates, maps = find_candidates(predict(part), part, config)
+        contexts.append(Context(candidates, maps, part))
+    return describe_whole(contexts, n_pixels)
 
 
 def choose_candidates(
@@ -155,12 +182,16 @@ def treats_others(settings: SelectionConfig) -> bool:
     return settings.grow != settings.grow_familiar or settings.keep_other is not None
 
 
-def segment_classically(image: NDArray[np.uint8], _image_id: str, config: Config) -> Labels:
-    """Segment an image by the config's classical recipe."""
-    return segment_by_recipe(image, config.classical)
+def segment_classically(
+    image: NDArray[np.uint8], _image_id: str, config: Config, sample: NDArray[np.uint8] | None = None
+) -> Labels:
+    """Segment an image by the config's classical recipe; sample: of the whole image, if this is a part of it."""
+    return segment_by_recipe(image, config.classical, sample)
 
 
-def read_imported(image: NDArray[np.uint8], image_id: str, config: Config) -> Labels:
+def read_imported(
+    image: NDArray[np.uint8], image_id: str, config: Config, _sample: NDArray[np.uint8] | None = None
+) -> Labels:
     """Read the labels that another tool gave an image."""
     return LabelFolder(config.labels.folder).read(image_id, image.shape[:2])
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from nuclei.errors import UserError
 
+MIN_TILE_PX = 256
 Diameter = float | Literal["auto"] | None  # of the nuclei of an image, in its pixels; None: as large as the trained
 
 
@@ -30,3 +31,10 @@ def parse_diameter(text: str | float | None) -> Diameter:
             f"a diameter of {str(text)[:80]!r} is none: give the nuclei's typical diameter in pixels, or auto"
         )
     return value
+
+
+def check_tile(tile_px: int | None) -> int | None:
+    """Return the side of tiles that a user gave, 0 for none, or None; raise UserError if it is no such side."""
+    if tile_px is not None and tile_px != 0 and tile_px < MIN_TILE_PX:
+        raise UserError(f"a tile of {tile_px} pixels is none: give a side of {MIN_TILE_PX} or more, or 0 for no tiles")
+    return tile_px

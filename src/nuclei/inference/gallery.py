@@ -14,6 +14,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 import shapely
 from numpy.typing import NDArray
 
@@ -54,6 +55,8 @@ SHOWN = {
     "predicted_iou": 3,
     "gray_mean_raw": 3,
 }
+SHOWN_ALWAYS = ("label", "area_px", "equivalent_diameter_px")
+BOX = tuple(f"box_{side}_px" for side in ("left", "top", "right", "bottom"))
 
 
 def shrink(image: NDArray[np.uint8], longer_px: int) -> NDArray[np.uint8]:
@@ -92,23 +95,38 @@ def _draw_ring(ring: Any) -> str:
 
 def encode_view(segmented: Segmented) -> bytes:
     """Return the script that gives the page an image's thumbnail and its nuclei: measurements, outlines, colours."""
-    measures = segmented.measures
+    colours = segmented.colour_numbers[list(segmented.outlines)]
+    picture = stretch_contrast(segmented.image)
+    return encode_script(picture, segmented.labels.shape, segmented.measures, segmented.outlines, colours)
+
+
+def encode_script(
+    picture: NDArray[np.uint8],
+    shape: tuple[int, ...],
+    measures: pd.DataFrame | None,
+    outlines: Outlines,
+    colours: NDArray[np.int64],
+) -> bytes:
+    """Return the script of an image of this shape, [H, W]; picture: of any size, uint8 [h, w, 3], for the thumbnail.
+
+    measures, outlines and the numbers of their colours, [N]: of the same nuclei; None: of none.
+    """
+    if measures is None:
+        measures = pd.DataFrame(columns=[*SHOWN_ALWAYS, *BOX])
     columns = {
         name: [None if np.isnan(value) else value for value in measures[name].astype(float).round(digits).tolist()]
         for name, digits in SHOWN.items()
         if name in measures
     }
-    boxes = measures[[f"box_{side}_px" for side in ("left", "top", "right", "bottom")]]
-    thumbnail = encode_jpeg(shrink(stretch_contrast(segmented.image), THUMBNAIL_PX), 85)
-    height, width = segmented.labels.shape
+    thumbnail = encode_jpeg(shrink(picture, THUMBNAIL_PX), 85)
     view = {
-        "width": width,
-        "height": height,
+        "width": shape[1],
+        "height": shape[0],
         "thumbnail": f"data:image/jpeg;base64,{base64.b64encode(thumbnail).decode()}",
         "columns": columns,
-        "boxes": boxes.to_numpy().tolist(),
-        "colours": segmented.colour_numbers[list(segmented.outlines)].tolist(),
-        "paths": draw_paths(segmented.outlines),
+        "boxes": measures[list(BOX)].to_numpy().tolist(),
+        "colours": colours.tolist(),
+        "paths": draw_paths(outlines),
     }
     return f"receive({json.dumps(view, separators=(',', ':'))});\n".encode()
 
@@ -126,12 +144,14 @@ def describe_image(image: Mapping[str, Any], endings: Sequence[str], folder: str
     known = {key: image[key] for key in (*HEADINGS, "file", "scored", "why") if image.get(key) not in (None, "")}
     if has_results:
         known.pop("why", None)  # it was made, which nobody asks of a page
-    return known | {"folder": folder, "results": list(endings) if has_results else []}
+    files = image.get("files", [f"{image['image']}{ending}" for ending in endings])  # a large image lacks some
+    made = [ending for ending in endings if has_results and f"{image['image']}{ending}" in files]
+    return known | {"folder": folder, "results": made}
 
 
-def gallery_page(images: Sequence[Mapping[str, Any]], endings: Sequence[str]) -> str:
-    """Return the page of images: arguments as `describe_image` takes them."""
-    return render_page({"images": [describe_image(image, endings) for image in images]})
+def gallery_page(images: Sequence[Mapping[str, Any]], endings: Sequence[str], lead: str = "") -> str:
+    """Return the page of images: arguments as `describe_image` and `render_page` take them."""
+    return render_page({"images": [describe_image(image, endings) for image in images]}, lead=lead)
 
 
 def render_page(data: Mapping[str, Any], parts: Sequence[str] = ("viewer",), lead: str = "") -> str:

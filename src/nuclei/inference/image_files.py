@@ -16,7 +16,18 @@ from numpy.typing import NDArray
 from nuclei.data.archives import Archive, is_clutter, open_archive
 from nuclei.data.image_ids import MAX_ID_BYTES
 from nuclei.data.images import decode_image
-from nuclei.data.microscope import SUFFIXES, Picture, View, count_times, list_series, normalise, read_picture
+from nuclei.data.microscope import (
+    SUFFIXES,
+    ZARR,
+    Picture,
+    View,
+    count_times,
+    list_series,
+    measure_size,
+    read_picture,
+)
+from nuclei.data.normalisation import normalise
+from nuclei.data.slides import unpack
 from nuclei.errors import UserError
 from nuclei.inference.arguments import Diameter, check_paths
 from nuclei.runs.files import file_hash, read_json
@@ -33,6 +44,7 @@ class Reading:
     normalise: bool = True
     pixel_size_um: float | None = None  # instead of what a file says
     diameter: Diameter = None  # of the nuclei, in pixels of the image
+    tile: int | None = None  # side of tiles, as slide.choose_tile takes it
 
     def record(self) -> dict[str, Any]:
         """Return all settings as JSON holds them."""
@@ -40,6 +52,7 @@ class Reading:
             "normalise": self.normalise,
             "pixel_size_um": self.pixel_size_um,
             "diameter": self.diameter,
+            "tile": self.tile,
         }
 
 
@@ -60,9 +73,22 @@ class Source:
 
     def hash(self) -> str:
         """Return the sha256 of the file's content, hexadecimal."""
+        if self.path.is_dir() and self.archive is None:  # an OME-Zarr
+            files = sorted(path for path in self.path.rglob("*") if path.is_file())
+            lines = (f"{path.relative_to(self.path).as_posix()} {file_hash(path)}\n" for path in files)
+            return hashlib.sha256("".join(lines).encode(errors="replace")).hexdigest()
         if self.archive is None:
             return file_hash(self.path)
         return hashlib.sha256(self.archive.read(self.archive.image_name(self.name))).hexdigest()
+
+    def size(self, reading: Reading) -> tuple[int, int]:
+        """Return the height and width of the image by its headers; 0, 0 of one in an archive, which are no slides."""
+        return (0, 0) if self.archive else measure_size(self.path, reading.view, self.series or 0)
+
+    def unpack(self, reading: Reading, target: Path) -> Picture:
+        """Write the image in its own values to a .npy file, as slides.unpack does, and return the rest of it."""
+        picture = unpack(self.path, reading.view, target, self.time or 0, self.series or 0)
+        return replace(picture, pixel_size_um=reading.pixel_size_um or picture.pixel_size_um)
 
     def read(self, reading: Reading) -> tuple[Picture, NDArray[np.uint8], str]:
         """Return the image in its own values, as uint8 [H, W, 3] for the networks, and the rule that led there.
@@ -99,8 +125,9 @@ def find_images(paths: Iterable[Path], recursive: bool = False) -> list[Source]:
     for path in paths:
         if not (path.is_file() or path.is_dir()):  # reading a pipe or a device may never end
             raise UserError(f"{path} is neither a file nor a folder: copy its content to a file, and name that")
-        found = list_files(path, recursive) if path.is_dir() else [path]
-        if path.suffix.lower() == ".zip" or (path.is_dir() and _is_archive(path)):
+        is_folder = path.is_dir() and path.suffix.lower() != ZARR
+        found = list_files(path, recursive) if is_folder else [path]
+        if path.suffix.lower() == ".zip" or (is_folder and _is_archive(path)):
             archive = open_archive(path, "test")
             archived += [Source(image_id, path, archive=archive) for image_id in archive.image_ids]
         elif not found:
@@ -126,7 +153,9 @@ def list_files(folder: Path, recursive: bool = False) -> list[Path]:
     found = []
     for path in sorted(folder.rglob("*") if recursive else folder.iterdir()):
         inner = path.relative_to(folder).as_posix()
-        if path.suffix.lower() in SUFFIXES and not is_clutter(inner) and path.is_file():
+        in_zarr = any(parent.suffix.lower() == ZARR for parent in path.relative_to(folder).parents)
+        is_image = path.is_dir() if path.suffix.lower() == ZARR else path.suffix.lower() in SUFFIXES and path.is_file()
+        if is_image and not in_zarr and not is_clutter(inner):
             found.append(path)
     # Some results lie in a folder below their record.
     own = {file for near in {near for path in found for near in path.parents[:2]} for file in own_results(near)}
@@ -145,7 +174,7 @@ def read_record(path: Path) -> dict[str, Any] | None:
         record = read_json(path)
     except (OSError, ValueError):
         return None
-    kinds = {"files": list, "made_from": dict, "sha256": dict}
+    kinds = {"files": list, "made_from": dict, "sha256": dict, "stats": dict}
     whole = all(isinstance(record.get(key, kind()), kind) for key, kind in kinds.items()) and "files" in record
     names = whole and all(isinstance(file, str) and "\0" not in file for file in record["files"])
     return record if names and record.get("made_by") == MADE_BY and record_settings(record) is not None else None
@@ -191,9 +220,12 @@ def _stem(path: Path) -> str:
     return stem.removesuffix(".ome") or stem
 
 
-def check_names(sources: Sequence[Source]) -> None:
-    """Raise UserError if two images have one name, so that their results would overwrite each other."""
-    seen: dict[str, Source] = {}
+def check_names(sources: Iterable[Source], seen: dict[str, Source] | None = None) -> None:
+    """Raise UserError if two images have one name, so that their results would overwrite each other.
+
+    seen: images of earlier calls by name, to which these are added.
+    """
+    seen = {} if seen is None else seen
     for source in sources:
         first = seen.setdefault(source.name.casefold(), source)
         if first is not source:
@@ -245,7 +277,7 @@ def describe_change(found: dict[str, Any] | None, wanted: dict[str, Any]) -> str
         return "unfinished"
     made = found.get("made_from", {})
     names = {"image_sha256": "the image has changed", "weights_sha256": "other weights", "version": "other version"}
-    changes = [text for key, text in names.items() if made.get(key) != wanted[key]]
+    changes = [text for key, text in names.items() if key in wanted and made.get(key) != wanted[key]]
     old, new = made.get("settings", {}), wanted["settings"]
     changes += [
         f"{key}: {json.dumps(old.get(key))} -> {json.dumps(value)}"

@@ -19,14 +19,21 @@ PERIMETER_WEIGHTS[[13, 23]] = (1 + np.sqrt(2)) / 2
 BESIDE, AT_CORNER = ((-1, 0), (0, -1), (0, 1), (1, 0)), ((-1, -1), (-1, 1), (1, -1), (1, 1))
 
 
-def measure_nuclei(labels: NDArray[Any], image: NDArray[Any], pixel_size_um: float | None = None) -> pd.DataFrame:
+def measure_nuclei(
+    labels: NDArray[Any],
+    image: NDArray[Any],
+    pixel_size_um: float | None = None,
+    origin: tuple[int, int] = (0, 0),
+    shape: tuple[int, int] | None = None,
+) -> pd.DataFrame:
     """Measure each nucleus of labels, int [H, W], on a gray image, [H, W], or RGB, [H, W, 3]: a row per label.
 
     All is defined as in skimage.measure.regionprops, units in names, y before x as in arrays; raw: the values of the
     user's file, such as 0..4095 of a 12-bit camera, those of a gray image alike in all colours. The box's bottom and
     right are exclusive, the orientation is the angle between the y axis and the major axis, −π/2..π/2. With the side of
-    a pixel every length and area, the box aside, has a column in µm or µm² as well. Raises ValueError where the image
-    has another size.
+    a pixel every length and area, the box aside, has a column in µm or µm² as well. origin: y and x of the first pixel
+    in a larger image of this `shape`, in whose pixels places are then given. Raises ValueError where the image has
+    another size.
     """
     if image.shape not in (labels.shape, (*labels.shape, 3)):
         raise ValueError(
@@ -38,6 +45,7 @@ def measure_nuclei(labels: NDArray[Any], image: NDArray[Any], pixel_size_um: flo
     box = np.array([(r.start, c.start, r.stop, c.stop) for r, c in windows], np.int64).reshape(-1, 4)
     area = np.bincount(number, minlength=len(present))
     moments = central_moments(y - box[number, 0], x - box[number, 1], number, area)
+    box += np.array([*origin, *origin])
     table = pd.DataFrame(
         {
             "label": present.astype(np.int64),
@@ -56,7 +64,7 @@ def measure_nuclei(labels: NDArray[Any], image: NDArray[Any], pixel_size_um: flo
     table["gray_mean_raw"], table["gray_std_raw"] = means[0], deviations
     for name, values in zip(COLOURS[1:], means[1:], strict=True):
         table[f"{name}_mean_raw"] = values
-    height, width = labels.shape
+    height, width = shape or labels.shape
     table["touches_frame"] = (box[:, :2] == 0).any(axis=1) | (box[:, 2] == height) | (box[:, 3] == width)
     if pixel_size_um is not None:
         for name in [name for name in map(str, table) if name.endswith("_px") and not name.startswith("box_")]:

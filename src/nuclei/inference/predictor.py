@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import cast
@@ -13,6 +14,7 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
 from nuclei.candidates.boosters import TARGETS, predict_scores, unpack_boosters
+from nuclei.candidates.context import Whole
 from nuclei.candidates.outlines import grow_labels
 from nuclei.candidates.selection import paint
 from nuclei.config.load import load_config, parse_config
@@ -25,6 +27,7 @@ from nuclei.decoding.methods import (
     choose_candidates,
     choose_growth,
     cut_candidates,
+    describe_parts,
     method_of,
     uses_networks,
 )
@@ -102,6 +105,15 @@ def load_once(
     return load_forwards(Run(folder.name, folder.parent), parse_config(json.loads(config), str(folder)), folds)
 
 
+@dataclass(frozen=True)
+class Survey:
+    """Hold what is known of a whole image where it is segmented part by part, so that all parts are treated alike."""
+
+    is_other: bool = False  # as predictions.is_other tells, by the middle of the image
+    whole: Whole | None = None  # what features say of the whole
+    sample: Image | None = None  # uint8 [h, w, 3]: what a recipe without networks chooses its thresholds on
+
+
 class Predictor:
     """Segment images as a run segments images that it has not seen.
 
@@ -138,20 +150,35 @@ class Predictor:
         maps = blend([prediction.maps for prediction in predicted], [weight for _, weight in self.members])
         return as_stored(Prediction(maps))
 
-    def segment(self, image: Image, of_competition: bool = False) -> tuple[Labels, NDArray[np.float32] | None]:
-        """Return the labels of an image, uint8 [H, W, 3] -> int32 [H, W], and the predicted IoU of each, if scored.
+    def survey(self, parts: Sequence[Image], middle: Image, n_pixels: int) -> Survey:
+        """Return what is to be the same for all parts of an image of `n_pixels`.
 
-        of_competition: whether it is an image of the competition, of which the size says something.
+        parts: a sample of it, uint8 [H, W, 3], all of one size; middle: that which statistics.crop_middle has of it.
         """
         if self.method.segment:
-            return self.method.segment(image, "", self.config), None
+            return Survey(sample=np.concatenate(parts, axis=1))
+        if self.method.decode:
+            return Survey()
+        other = is_other(self.run, self.config.selection, middle, by_size=False)
+        return Survey(other, describe_parts(self.predict, parts, self.config, n_pixels))
+
+    def segment(
+        self, image: Image, of_competition: bool = False, survey: Survey | None = None
+    ) -> tuple[Labels, NDArray[np.float32] | None]:
+        """Return the labels of an image, uint8 [H, W, 3] -> int32 [H, W], and the predicted IoU of each, if scored.
+
+        of_competition: whether it is an image of the competition, of which the size says something. survey: of the
+        image that this one is a part of.
+        """
+        if self.method.segment:
+            return self.method.segment(image, "", self.config, survey.sample if survey else None), None
         prediction = self.predict(image)
         if self.method.decode:
             return next(self.method.decode(prediction, self.config, [self.setting])), None
-        candidates, features = cut_candidates(prediction, image, self.config)
+        candidates, features = cut_candidates(prediction, image, self.config, survey.whole if survey else None)
         scores = predict_scores(self.boosters, features)
         settings = self.config.selection
-        other = is_other(self.run, settings, image, by_size=of_competition)
+        other = survey.is_other if survey else is_other(self.run, settings, image, by_size=of_competition)
         chosen = choose_candidates(candidates, scores, self.setting, settings, other)
         labels = paint(candidates, chosen)
         if growth := choose_growth(settings, other):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from nuclei.config.schema import Config
 from nuclei.data.labels import renumber
+from nuclei.data.statistics import find_middle
 from nuclei.errors import UserError
 from nuclei.limits import MAX_PIXELS
 from nuclei.runs.files import read_json, read_labels
@@ -69,19 +70,25 @@ def segment_at(segment: Callable[[Image], Found], image: Image, factor: float) -
     if factor == 1:
         return segment(image)
     height, width = image.shape[:2]
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    if size[0] * size[1] > MAX_PIXELS:
-        raise UserError(
-            f"it would be enlarged {factor:.3g} times, to {size[0]:,} x {size[1]:,} pixels, more than {MAX_PIXELS:,}: "
-            "give a larger --diameter, or cut it into tiles"
-        )
     # cv2 resizes about pixel centres, so going there and back shifts nothing.
-    resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
-    labels, iou = segment(np.asarray(resized, np.uint8))
+    labels, iou = segment(resize(image, factor))
     n = int(labels.max(initial=0))
     back = cv2.resize(labels.astype(np.int32), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
     left = np.bincount(back.ravel(), minlength=n + 1) > 0
     return renumber(back, left), None if iou is None else iou[left[1:]]
+
+
+def resize(image: Image, factor: float) -> Image:
+    """Return an image, uint8 [H, W, 3], at `factor` times its size; raise UserError beyond MAX_PIXELS."""
+    height, width = image.shape[:2]
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    if size[0] * size[1] > MAX_PIXELS:
+        raise UserError(
+            f"it would be enlarged {factor:.3g} times, to {size[0]:,} x {size[1]:,} pixels, more than {MAX_PIXELS:,}: "
+            "give a larger --diameter, or smaller tiles by --tile"
+        )
+    method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    return image if factor == 1 else np.asarray(cv2.resize(image, size, interpolation=method), np.uint8)
 
 
 def estimate_diameter(segment: Callable[[Image], Found], image: Image) -> float | None:
@@ -92,8 +99,7 @@ def estimate_diameter(segment: Callable[[Image], Found], image: Image) -> float 
     or are missed, small ones merge. The diameter is the median there, each nucleus weighed by its area, so that specks
     do not count. Small sizes, which are cheap, come first, and none is tried after one that covers less.
     """
-    top, left = (max(0, (n - SAMPLE_PX) // 2) for n in image.shape[:2])
-    sample = np.ascontiguousarray(image[top : top + SAMPLE_PX, left : left + SAMPLE_PX])
+    sample = np.ascontiguousarray(image[find_middle(image.shape, SAMPLE_PX)])
     best, diameter = 0.0, None
     for factor in FACTORS:
         labels, iou = segment_at(segment, sample, factor)

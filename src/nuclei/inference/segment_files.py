@@ -2,14 +2,16 @@
 
 Each image gets its files in exports.FORMATS, what the page shows of it, and a record, <name>.json, of what they were
 made from. The record is written before them as unfinished and after them as finished: only a finished one of the same
-image, weights and settings means that there is nothing to do.
+image, weights and settings means that there is nothing to do (up_to_date.py).
+
+Images are done in batches of BATCH, each planned, made and written down before the next, so that the first is begun at
+once and memory does not grow with their number; each batch has a page of its own.
 """
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from nuclei.evaluation.submission import validate_submission, write_submission
 from nuclei.inference.bundle import find_run
 from nuclei.inference.contents import check_files, list_required
 from nuclei.inference.exports import FORMATS, LABELS, Segmented
-from nuclei.inference.gallery import GENERATOR, VIEW_FORMATS, VIEWS, gallery_page
+from nuclei.inference.gallery import GENERATOR, VIEW_FORMATS, VIEWS
 from nuclei.inference.image_files import (
     MADE_BY,
     RECORD,
@@ -32,32 +34,42 @@ from nuclei.inference.image_files import (
     Source,
     check_folder,
     check_names,
-    describe_change,
     in_utf8,
     read_record,
-    split_file,
 )
+from nuclei.inference.pages import PAGE, Pages
 from nuclei.inference.predictor import choose_jobs, load_predictor, stamp
+from nuclei.inference.segment_slide import describe_novelty, describe_picture, name_folder, remove_folder, segment_slide
 from nuclei.inference.segmenter import find_nuclei
+from nuclei.inference.slide import choose_tile
+from nuclei.inference.up_to_date import (
+    FAILED,
+    MADE,
+    TO_DO,
+    Task,
+    plan_images,
+    stat_file,
+    stat_settled,
+    was_made,
+)
 from nuclei.runs.files import (
     atomic,
     check_target,
     file_hash,
+    find_partial_files,
     remove_partial_files,
     write_bytes,
     write_json,
-    write_table,
 )
 from nuclei.runs.layout import Run
 from nuclei.runs.locks import lock
 from nuclei.runs.parallel import each_image
 
 VERSION = 3  # of the results: raised by a change of the code that makes them others
-SUMMARY, PAGE = "summary.csv", "index.html"
-ANY = "any"  # hash, where none was recorded
+SUMMARY = "summary.csv"
 CELL_STARTS = (*FORMULA_STARTS, "\t", "\r")
-MADE, UP_TO_DATE, FAILED, TO_DO = "made", "up to date", "failed", "to do"
-FORCED = "--force"  # why an image is done that is up to date
+HEAD_CHARACTERS = 1000  # of a page or summary, which say whose they are
+BATCH = 1000  # images of one page, planned and made together
 # What the summary takes of a record, beside the image, its file, the state and the reason.
 FACTS = (
     "novelty",
@@ -75,27 +87,7 @@ FACTS = (
 )
 FIRST_COLUMNS = ("image", "file", "state", "why", "nuclei", "seconds")  # by which a summary of any version is known
 COLUMNS = (*FIRST_COLUMNS, *FACTS)
-
-
-@dataclass
-class Task:
-    """Hold an image, what its results are made from, and how far it is."""
-
-    source: Source
-    state: str
-    why: str = ""
-    made_from: dict[str, Any] = field(default_factory=dict)
-    record: dict[str, Any] = field(default_factory=dict)  # without the results, if there are none
-
-    def row(self) -> dict[str, Any]:
-        """Return the image's row of the summary."""
-        known = {key: self.record[key] for key in COLUMNS if key in self.record}
-        return known | {
-            "image": self.source.name,
-            "file": self.source.file,
-            "state": self.state,
-            "why": self.why,
-        }
+TOLD = ("image", "file", "state", "why", "nuclei")  # of which the command tells when all is done
 
 
 def segment_files(
@@ -105,18 +97,21 @@ def segment_files(
     reading: Reading | None = None,
     *,
     force: bool = False,
+    verify: bool = False,
     submission: Path | None = None,
     jobs: int = -1,
     dry_run: bool = False,
+    columns: Sequence[str] = COLUMNS,
 ) -> pd.DataFrame:
     """Segment images by the run or bundle in the folder `weights`, write their results and return the summary.
 
-    The summary has a row per image and the columns COLUMNS; it is also written as SUMMARY, and as PAGE with pictures.
-    An image whose results are up to date is skipped unless `force`; one that cannot be read has the state FAILED
-    and the reason, and the others are done (`check_failures` raises the error). If asked for, a `submission` whose ids
-    are the images' names is written, if all were read. jobs: processes; -1: one per core. dry_run: nothing is written,
-    and what would be made has the state TO_DO. Raises what Predictor raises, and UserError where results would
-    overwrite what this command did not make.
+    The summary has a row per image and, of COLUMNS, the wanted columns; with all of them it is also written as SUMMARY,
+    and as PAGE with pictures. An image whose results are up to date is skipped unless `force`; `verify`: each result,
+    and each image, is read to see that. One that cannot be read has the state FAILED and the reason, and the others are
+    done (`check_failures` raises the error). If asked for, a `submission` whose ids are the images' names is written,
+    if all were read. jobs: processes; -1: one per core. dry_run: nothing is written, and what would be made has the
+    state TO_DO. Raises what Predictor raises, and UserError where results would overwrite what this command did not
+    make.
     """
     run, reading = find_run(weights), reading or Reading()
     with ExitStack() as stack:
@@ -125,45 +120,96 @@ def segment_files(
             if submission:
                 check_target(submission)
             stack.enter_context(lock(output / ".predict-images", f"predict-images into {output}"))
-        return _segment_files(sources, run, output, reading, force, submission, jobs, dry_run)
+        if not run.config.is_file():
+            load_predictor(run.folder, stamp(run.folder.parent))  # says what is missing
+        call = Call(run, output, reading, force, verify, jobs, dry_run)
+        frames = [summary[list(columns)] for summary in call.segment(list(sources), submission)]
+    return pd.concat(frames, ignore_index=True) if frames else make_summary([])[list(columns)]
 
 
-def _segment_files(
-    sources: Iterable[Source],
-    run: Run,
-    output: Path,
-    reading: Reading,
-    force: bool,
-    submission: Path | None,
-    jobs: int,
-    dry_run: bool,
-) -> pd.DataFrame:
-    """Do what segment_files does, in a folder that no other process is writing to."""
-    predictor = run.folder, stamp(run.folder.parent)
-    if not run.config.is_file():
-        load_predictor(*predictor)  # says what is missing
-    tasks = plan(sources, {"weights_sha256": hash_weights(run), "version": VERSION}, output, reading, force)
-    check_results([task.source.name for task in tasks if task.state == TO_DO], output, force)
-    if not dry_run:
-        names = [file for task in tasks for file in (*list_results(task.source.name), f"{task.source.name}{RECORD}")]
-        remove_partial_files([*(output / name for name in (*names, SUMMARY, PAGE)), *filter(None, [submission])])
-    to_do = {task.source.name: task for task in tasks if task.state == TO_DO}
-    if to_do and not dry_run:
-        load_predictor(*predictor)  # reports what it lacks once, before every process does
-        work = partial(segment_one, predictor, output, reading)
-        done = each_image(list(to_do), work, "segment", choose_jobs(jobs), list(to_do.values()), networks=True)
-        for task, (record, fault) in zip(to_do.values(), done, strict=True):
+class Call:
+    """Hold what all batches of images of one call have in common."""
+
+    def __init__(
+        self, run: Run, output: Path, reading: Reading, force: bool, verify: bool, jobs: int, dry_run: bool
+    ) -> None:
+        self.output, self.reading, self.jobs = output, reading, jobs
+        self.force, self.verify, self.dry_run = force, verify, dry_run
+        self.predictor = run.folder, stamp(run.folder.parent)
+        self.common = {"weights_sha256": hash_weights(run), "version": VERSION}
+        self.seen: dict[str, Source] = {}
+
+    def segment(self, sources: Sequence[Source], submission: Path | None) -> Iterator[pd.DataFrame]:
+        """Segment images batch by batch, yield the summary of each, and write SUMMARY, pages and the submission."""
+        batches = [sources[start : start + BATCH] for start in range(0, len(sources), BATCH)]
+        if self.dry_run:
+            yield from (make_summary(self.plan(batch)) for batch in batches)
+            return
+        check_pages(self.output, self.force)
+        left = find_partial_files([self.output, self.output / VIEWS])
+        for path in (path for name in (SUMMARY, PAGE) for path in left.get(self.output / name, [])):
+            path.unlink(missing_ok=True)
+        remove_partial_files(filter(None, [submission]))
+        pages = Pages(self.output, len(batches))
+        names: list[str] = []
+        n_failed = 0
+        with atomic(self.output / SUMMARY) as temporary:
+            for number, batch in enumerate(batches or [[]]):
+                tasks = self.plan(batch)
+                own = (f for task in tasks for f in (*list_results(task.source.name), f"{task.source.name}{RECORD}"))
+                for path in (path for file in own for path in left.get(self.output / file, [])):
+                    path.unlink(missing_ok=True)
+                self.make([task for task in tasks if task.state == TO_DO])
+                summary = make_summary(tasks)
+                append_table(temporary, summary, number == 0)
+                pages.write(number, [task.record | make_row(task) for task in tasks])
+                names += [task.source.name for task in tasks] if submission else []
+                n_failed += int(summary["state"].eq(FAILED).sum())
+                yield summary
+        pages.finish()
+        if submission and not n_failed:
+            submit(names, self.output, submission)
+
+    def plan(self, batch: Sequence[Source]) -> list[Task]:
+        """Return the tasks of a batch; raise UserError where names, or files of others, are in the way."""
+        tasks = plan_images(batch, self.common, self.output, self.reading, self.force, self.verify, self.dry_run)
+        check_names([task.source for task in tasks], self.seen)
+        check_results([task.source.name for task in tasks if task.state == TO_DO], self.output, self.force)
+        return tasks
+
+    def make(self, tasks: Sequence[Task]) -> None:
+        """Segment images, large ones tile by tile after all others, and note in each task what came of it."""
+        if not tasks:
+            return
+        load_predictor(*self.predictor)  # reports what it lacks once, before every process does
+        work = partial(segment_one, self.predictor, self.output, self.reading)
+        names, jobs = [task.source.name for task in tasks], choose_jobs(self.jobs)
+        done = each_image(names, work, "segment", jobs, tasks, networks=True)
+        for task, (record, fault) in zip(tasks, done, strict=True):
+            if fault is None:
+                record, fault = segment_slide(self.predictor, self.output, self.reading, task, self.jobs)
             task.record = record
             task.state, task.why = (FAILED, fault) if fault else (MADE, task.why)
-    summary = pd.DataFrame([task.row() for task in tasks], columns=list(COLUMNS))
-    summary = summary.astype(dict.fromkeys(("nuclei", "height", "width"), "Int64"))
-    if not dry_run:
-        write_table(output / SUMMARY, escape_formulas(summary))
-        page = gallery_page([task.record | task.row() for task in tasks], list(FORMATS))
-        write_bytes(output / PAGE, page.encode())
-        if submission and not summary["state"].eq(FAILED).any():
-            submit([task.source.name for task in tasks], output, submission)
-    return summary
+
+
+def make_row(task: Task) -> dict[str, Any]:
+    """Return an image's row of the summary."""
+    known = {key: task.record[key] for key in COLUMNS if key in task.record}
+    own = {"image": task.source.name, "file": task.source.file, "state": task.state, "why": task.why}
+    return known | own
+
+
+def make_summary(tasks: Sequence[Task]) -> pd.DataFrame:
+    """Return the summary of some images: a row each, columns COLUMNS."""
+    summary = pd.DataFrame([make_row(task) for task in tasks], columns=list(COLUMNS))
+    return summary.astype(dict.fromkeys(("nuclei", "height", "width"), "Int64"))
+
+
+def append_table(path: Path, summary: pd.DataFrame, is_first: bool) -> None:
+    """Append a summary to a CSV, which the first one begins."""
+    text = escape_formulas(summary).to_csv(index=False, header=is_first, lineterminator="\n")
+    with path.open("a", encoding="utf-8", newline="") as file:
+        file.write(text)
 
 
 def list_results(name: str) -> dict[str, Callable[[Segmented], bytes]]:
@@ -201,42 +247,6 @@ def check_failures(summary: pd.DataFrame, submission: Path | None = None) -> Non
         raise UserError("\n  ".join([f"{len(failed)} of {len(summary)} images cannot be read{missing}:", *failed]))
 
 
-def plan(sources: Iterable[Source], common: dict[str, Any], output: Path, reading: Reading, force: bool) -> list[Task]:
-    """Return a task for each image, time points apart, with its state: TO_DO, UP_TO_DATE or FAILED, and why.
-
-    common: what all results are made from beside the image and the settings.
-    """
-    tasks = []
-    for source in sources:
-        try:
-            images, image_hash = split_file(source, reading), source.hash()
-        except (ValueError, OSError) as error:
-            tasks.append(Task(source, FAILED, in_utf8(str(error))))
-            continue
-        for image in images:
-            settings = reading.record() | {"time": image.time, "series": image.series}
-            wanted = common | {"image_sha256": image_hash, "settings": settings}
-            record = read_record(output / f"{image.name}{RECORD}")
-            why = describe_change(record, wanted)
-            if record and not why:
-                why = find_lost(record, output)
-            state = TO_DO if why or force else UP_TO_DATE
-            tasks.append(Task(image, state, why or FORCED * force, wanted, record if record and not why else {}))
-    check_names([task.source for task in tasks])
-    return tasks
-
-
-def find_lost(record: dict[str, Any], output: Path) -> str:
-    """Say which result of a finished record is not as it was written; nothing if all are."""
-    for file in record["files"]:
-        if not (output / file).is_file():
-            return "results are missing"
-        # Records of an earlier version hold no hashes.
-        if record.get("sha256", {}).get(file, ANY) not in (ANY, file_hash(output / file)):
-            return f"{file} is damaged or was changed"
-    return ""
-
-
 def hash_weights(run: Run) -> str:
     """Return a hash of all that a run segments with: settings, thresholds, networks, boosters, trained size.
 
@@ -259,9 +269,23 @@ def check_results(names: Sequence[str], output: Path, force: bool) -> None:
         if read_record(output / f"{name}{RECORD}") is None
         for file in (*list_results(name), f"{name}{RECORD}")
     ]
-    for path, mark in ((output / PAGE, GENERATOR), (output / SUMMARY, ",".join(FIRST_COLUMNS))):
-        if path.is_file() and mark not in path.read_text(errors="replace"):
-            others.append(path)
+    refuse(others, force)
+
+
+def check_pages(output: Path, force: bool) -> None:
+    """Raise UserError if the page or the summary was not made by this command, unless `force`."""
+    marks = {output / PAGE: GENERATOR, output / SUMMARY: ",".join(FIRST_COLUMNS)}
+    refuse([path for path, mark in marks.items() if path.is_file() and not begins_with(path, mark)], force)
+
+
+def begins_with(path: Path, mark: str) -> bool:
+    """Return whether a text is among the first of a file, of which no more is read."""
+    with path.open(errors="replace") as file:
+        return mark in file.read(HEAD_CHARACTERS)
+
+
+def refuse(others: Sequence[Path], force: bool) -> None:
+    """Raise UserError if one of these files exists, which are others' and would be overwritten, unless `force`."""
     existing = [path for path in others if path.exists()]
     if existing and not force:
         more = f" and {len(existing) - 1} more files" if len(existing) > 1 else ""
@@ -277,13 +301,20 @@ def segment_one(
     reading: Reading,
     name: str,  # noqa: ARG001 (of the progress bar's work: the task knows its name)
     task: Task,
-) -> tuple[dict[str, Any], str]:
-    """Segment one image by load_predictor(*predictor) and write its results: (record, why it failed)."""
+) -> tuple[dict[str, Any], str | None]:
+    """Segment one image by load_predictor(*predictor) and write its results: (record, why it failed).
+
+    A large one is left to segment_slide: then the reason is None.
+    """
     source = task.source
-    known = read_record(output / f"{source.name}{RECORD}")
-    if known and task.why != FORCED and not (describe_change(known, task.made_from) or find_lost(known, output)):
-        return known, ""  # by a worker that died before it could say so
     try:
+        if was_made(task, output):
+            return read_record(output / f"{source.name}{RECORD}") or {}, ""
+        if choose_tile(source.size(reading), reading.tile):
+            return {}, None
+        stat = stat_settled(source)
+        if "image_sha256" not in task.made_from:
+            task.made_from["image_sha256"] = source.hash()
         picture, image, rule = source.read(reading)
     except (ValueError, OSError) as error:
         return {}, in_utf8(str(error))
@@ -307,36 +338,38 @@ def segment_one(
         hashes[file] = hashlib.sha256(content).hexdigest()
     record |= {
         "sha256": hashes,
+        "stats": {file: stat_file(output / file) for file in results},
+        "image_stat": stat,
         "finished": True,
         "image": source.name,
         "file": source.file,
         "weights": str(predictor[0].name),
-        "novelty": None if novelty is None else round(novelty, 3),
-        "known": loaded.novelty.describe(novelty) if loaded.novelty and novelty is not None else "",
+        **describe_novelty(loaded, novelty),
         "height": image.shape[0],
         "width": image.shape[1],
-        "axes": picture.axes,
-        "channel": picture.channel,
-        "plane": picture.plane,
-        "pixel_size_um": picture.pixel_size_um,
+        **describe_picture(picture, f"{picture.pixels.dtype} {picture.pixels.min():g}..{picture.pixels.max():g}"),
         "diameter_px": diameter and round(diameter, 2),
-        "values": f"{picture.pixels.dtype} {picture.pixels.min():g}..{picture.pixels.max():g}",
         "normalisation": rule,
-        "notes": "; ".join(picture.notes),
         "nuclei": len(measures),
         "scored": "predicted_iou" in measures,
         "seconds": round(time.perf_counter() - started, 2),
     }
     write_json(output / f"{source.name}{RECORD}", record)
+    remove_folder(name_folder(output, source.name))  # of a call that was to cut it into tiles
     return record, ""
 
 
 def submit(names: Sequence[str], output: Path, submission: Path) -> None:
     """Write the label images of `output` as a submission; raise UserError if it breaks the competition's rules."""
-    labels = {name: tifffile.imread(output / f"{name}{LABELS}") for name in names}
+    shapes: dict[str, tuple[int, int]] = {}
+
+    def read(name: str) -> tuple[str, Any]:
+        labels = tifffile.imread(output / f"{name}{LABELS}")
+        shapes[name] = labels.shape[0], labels.shape[1]
+        return name, labels
+
     with atomic(submission) as temporary:
         with temporary.open("w", newline="") as file:
-            write_submission(file, labels.items())
-        shapes = {name: (array.shape[0], array.shape[1]) for name, array in labels.items()}
+            write_submission(file, map(read, names))
         if violations := validate_submission(temporary, shapes):
             raise UserError(f"{submission} would break the rules:\n  " + "\n  ".join(violations[:20]))

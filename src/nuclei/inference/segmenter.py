@@ -11,13 +11,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nuclei.data.microscope import make_finite, normalise
+from nuclei.data.microscope import make_finite
+from nuclei.data.normalisation import choose_rule, normalise
 from nuclei.errors import UserError
-from nuclei.inference.arguments import Diameter, parse_diameter
+from nuclei.inference.arguments import Diameter, check_tile, parse_diameter
 from nuclei.inference.bundle import find_default, find_run
 from nuclei.inference.measures import measure_nuclei
 from nuclei.inference.predictor import Predictor, load_predictor, stamp
 from nuclei.inference.scale import estimate_diameter, segment_at
+from nuclei.inference.slide import choose_tile, find_in_tiles
 
 
 class Segmentation(NamedTuple):
@@ -40,9 +42,11 @@ class Segmenter:
     normalise: spread values that are not of 8 bits between their percentiles 1 and 99.8 (microscope.normalise); without
     it integers keep their upper 8 bits, and real numbers must be 0..1.
     diameter: typical diameter of the nuclei in pixels of the image, by which it is brought to the size of the nuclei
-    that the networks learned; 'auto': estimated of each image; None: images are taken as they are.
+    that the networks learned; 'auto': estimated of each image; None: images are taken as they are. tile: side in pixels
+    of the tiles that larger images are cut into, so that memory does not grow with them; 0: none is; None: of
+    tiles.TILE_PX, images of more than tiles.TILED_ABOVE_PX pixels.
 
-    Raises UserError naming what is missing of the weights, and on an impossible diameter.
+    Raises UserError naming what is missing of the weights, and on an impossible diameter or tile.
     """
 
     def __init__(
@@ -52,11 +56,12 @@ class Segmenter:
         fast: bool = False,
         normalise: bool = True,
         diameter: float | str | None = None,
+        tile: int | None = None,
     ):
         if fast and weights is not None:
             raise UserError("fast chooses the networks, and so do weights: give one of them")
         run = find_run(find_default(fast) if weights is None else Path(weights))
-        self.normalise, self.diameter = normalise, parse_diameter(diameter)
+        self.normalise, self.diameter, self.tile = normalise, parse_diameter(diameter), check_tile(tile)
         self.predictor = load_predictor(run.folder, stamp(run.folder.parent))
 
     def segment(self, image: NDArray[Any], pixel_size_um: float | None = None) -> Segmentation:
@@ -67,6 +72,9 @@ class Segmenter:
         finite anywhere, and as microscope.normalise does.
         """
         pixels = as_pixels(image)
+        if tile_px := choose_tile(pixels.shape, self.tile):
+            rule = choose_rule(lambda: [pixels], self.normalise)
+            return Segmentation(*find_in_tiles(self.predictor, pixels, rule, tile_px, pixel_size_um, self.diameter))
         rgb, _ = normalise(pixels, self.normalise)
         labels, table, _ = find_nuclei(self.predictor, rgb, pixels, pixel_size_um, self.diameter)
         return Segmentation(labels, table)

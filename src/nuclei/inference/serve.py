@@ -32,7 +32,8 @@ from nuclei.inference.exports import FORMATS
 from nuclei.inference.gallery import describe_image
 from nuclei.inference.image_files import RECORD, Reading, Source, find_images, name_files, read_record
 from nuclei.inference.predictor import load_predictor, stamp
-from nuclei.inference.segment_files import FAILED, segment_files
+from nuclei.inference.segment_files import segment_files
+from nuclei.inference.up_to_date import FAILED
 from nuclei.runs.files import atomic
 
 HOST = "127.0.0.1"

@@ -85,13 +85,22 @@ def remove_partial_files(paths: Iterable[Path]) -> None:
     For whoever alone may write there: a process that lives would lose what it is writing.
     """
     wanted = set(paths)
-    for folder in {path.parent for path in wanted}:
-        for left in folder.glob(f".*{_PARTIAL}*"):
-            if folder / left.name.partition(_PARTIAL)[2] in wanted:
+    for path, left_of_it in find_partial_files({path.parent for path in wanted}).items():
+        if path in wanted:
+            for left in left_of_it:
                 left.unlink(missing_ok=True)
     for folder in wanted:
         for left in folder.rglob(f".*{_PARTIAL}*"):
             left.unlink(missing_ok=True)
+
+
+def find_partial_files(folders: Iterable[Path]) -> dict[Path, list[Path]]:
+    """Return what unfinished writes into these folders have left, by the file that each was to be."""
+    found: dict[Path, list[Path]] = {}
+    for folder in folders:
+        for left in folder.glob(f".*{_PARTIAL}*"):
+            found.setdefault(folder / left.name.partition(_PARTIAL)[2], []).append(left)
+    return found
 
 
 def _sync(path: Path) -> None:

@@ -164,11 +164,12 @@ async function drawCard(image) {
   context.drawImage(view.picture, 0, 0, canvas.width, canvas.height);
   context.setTransform(scale, 0, 0, canvas.height / view.height, 0, 0);
   drawNuclei(context, view, scale / devicePixelRatio);
-  image.count.textContent = describeCount(view);
+  image.count.textContent = describeCount(view, image.nuclei);
 }
 
-function describeCount(view) {
+function describeCount(view, nuclei) { // nuclei: of a large image more than the page draws one by one
   const all = view.paths.length, shown = countShown(view);
+  if (!all) return countNuclei(nuclei);
   return shown === all ? countNuclei(all) : `${shown.toLocaleString("en")} of ${countNuclei(all)}`;
 }
 
@@ -344,9 +345,9 @@ function drawLarge() {
   stage.width = Math.round(stage.clientWidth * ratio);
   stage.height = Math.round(stage.clientHeight * ratio);
   const { view, scale, x, y } = large;
-  at("count").textContent = large.fault ?? (view ? describeCount(view) : "…");
+  at("count").textContent = large.fault ?? (view ? describeCount(view, large.image.nuclei) : "…");
   if (!view) return;
-  stage.setAttribute("aria-label", `${large.image.image}, ${describeCount(view)} outlined`);
+  stage.setAttribute("aria-label", `${large.image.image}, ${describeCount(view, large.image.nuclei)} outlined`);
   const context = stage.getContext("2d");
   context.setTransform(scale * ratio, 0, 0, scale * ratio, x * ratio, y * ratio);
   context.imageSmoothingEnabled = scale < 4;
