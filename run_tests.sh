@@ -3,5 +3,6 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source ./environment.sh
-# No -q here: pyproject.toml has one, and a second would drop the closing line that counts the tests.
-exec "$python" -m pytest "$@"
+# No -q here: pyproject.toml has one, and a second would drop the closing line that counts the tests. A file's tests share
+# what they set up, so that files are dealt to the processes, each of which takes gigabytes.
+exec "$python" -m pytest -n logical --maxprocesses 4 --dist loadfile "$@"

@@ -441,9 +441,7 @@ def predict_images(
     ] = None,
     fast: Annotated[
         bool,
-        typer.Option(
-            "--fast", help="one small network that learned from the ensemble: much faster, a little less exact"
-        ),
+        typer.Option("--fast", help="one network, applied once, instead of four: faster, a little less exact"),
     ] = False,
     output: Annotated[Path, typer.Option(help="folder to write to")] = Path("nuclei_of_images"),
     submission: Annotated[Path | None, typer.Option(help="also write a submission of all the images")] = None,

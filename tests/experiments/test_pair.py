@@ -109,6 +109,10 @@ def test_runs_that_do_not_compare_are_refused_and_nothing_is_written(root, tmp_p
     save_config(other, config)
     table = read_table(other.per_image("oof"))
     write_table(other.per_image("oof"), table.iloc[1:])
+    with pytest.raises(UserError, match="per_image.csv is damaged"):
+        compare_pair("scored", "copy", tmp_path)
+    evaluated = read_json(other.meta("evaluate"))
+    write_json(other.meta("evaluate"), evaluated | {"files": {}})  # of a run from before they were recorded
     with pytest.raises(UserError, match="scored and copy have scores of different images"):
         compare_pair("scored", "copy", tmp_path)
     with pytest.raises(UserError, match="no run scoerd in .*; did you mean scored"):

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -48,7 +48,8 @@ def backend(request, tmp_path_factory) -> Iterator[str]:
         from submitit.core.core import Job
 
         patch.setattr(Job, "_results_timeout_s", 0)  # how long a result may take to appear on a slow disk
-        patch.setenv("PYTHONPATH", os.pathsep.join(map(os.path.abspath, sys.path)))  # where the work is defined
+    # Where the work is defined, for workers that this process does not make of itself.
+    patch.setenv("PYTHONPATH", os.pathsep.join(map(os.path.abspath, sys.path)))
     with ExitStack() as stack:
         try:
             stack.enter_context(opened(request.param, tmp_path_factory.mktemp("jobs")))
@@ -106,6 +107,15 @@ def test_an_error_keeps_its_class_and_text(backend):
 
 
 def test_an_interrupt_ends_what_was_begun(backend, tmp_path):
+    # A process that a shell began in the background ignores it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        check_interrupt(backend, tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def check_interrupt(backend: str, tmp_path: Path) -> None:
     if backend == "dask":
         pytest.skip("Dask cannot end a task that has begun; its own workers end with it")
     engine = backends.active_engine() or Loky(2)
@@ -120,7 +130,7 @@ def test_an_interrupt_ends_what_was_begun(backend, tmp_path):
     assert not any(map(lives, pids))
 
 
-def interrupted(outcomes: Iterator, folder: Path) -> Iterator:
+def interrupted(outcomes: Iterator, folder: Path) -> Generator:
     """Interrupt this process, as Ctrl-C does, once a call has begun; it waits for outcomes meanwhile."""
 
     def interrupt() -> None:

@@ -111,8 +111,8 @@ def was_made(task: Task, output: Path) -> bool:
     record = read_record(output / f"{task.source.name}{RECORD}")
     if record is None or task.why == FORCED or describe_change(record, task.made_from):
         return False
-    made_from = record.get("made_from", {})
-    return made_from.get("image_sha256") == task.source.hash() and not find_lost(record, output)[0]
+    image_hash = task.made_from.get("image_sha256") or task.source.hash()
+    return record.get("made_from", {}).get("image_sha256") == image_hash and not find_lost(record, output)[0]
 
 
 def find_lost(record: dict[str, Any], output: Path, verify: bool = False) -> tuple[str, dict[str, Stat]]:

@@ -33,6 +33,7 @@ PLACES = {
     "climb": PUBLISHED,
     "leaderboard": Path("configs/systems/README.md"),
     "ablations": Path("configs/ablations/README.md"),
+    "floors": Path("benchmarks/README.md"),
 }
 # Other images than those of any score of this project, which is why it is said beside the number.
 COMPETITION = (

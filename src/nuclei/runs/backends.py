@@ -25,6 +25,7 @@ RETRIES = 2  # of a task whose worker died
 IN_FLIGHT = 1000  # tasks that a scheduler is given at a time, so that a hundred thousand take no memory
 ARRAY_TASKS = 32  # of SLURM that run at once, unless --jobs says otherwise
 POLL_S = 0.2  # how often the jobs of submitit are asked for
+LOCAL_RAY = "local"  # Ray's address of a cluster that it starts
 RAY_STARTS = 3  # tries
 IDLE_S = 300  # after which processes without work end
 
@@ -295,8 +296,9 @@ def open_ray(cluster: Cluster) -> Iterator[Engine]:
         return
     variables = {key: value for key, value in os.environ.items() if key.startswith("NUCLEI_")}
     settings: dict[str, Any] = {"runtime_env": {"env_vars": variables}} if variables else {}
-    address = cluster.address or os.environ.get("RAY_ADDRESS")
-    if not address:
+    # Without an address Ray would join any cluster of this machine, also what a killed one left of its own.
+    address = cluster.address or os.environ.get("RAY_ADDRESS") or LOCAL_RAY
+    if address == LOCAL_RAY:
         settings |= {"num_cpus": cluster.workers, "include_dashboard": False}
     try:
         start_ray(address, settings)
@@ -305,7 +307,7 @@ def open_ray(cluster: Cluster) -> Iterator[Engine]:
         ray.shutdown()
 
 
-def start_ray(address: str | None, settings: dict[str, Any]) -> None:
+def start_ray(address: str, settings: dict[str, Any]) -> None:
     """Connect to a Ray cluster or start one; raise UserError if none answers, or this machine is too busy to start it.
 
     On a busy machine Ray's own processes miss each other by a limit of 15 seconds that cannot be set (ray-project/ray
