@@ -31,11 +31,12 @@ class Ratio:
 
     @property
     def is_met(self) -> bool:
-        return self.ratio >= self.target if self.faster else self.ratio <= self.target
+        return bool(self.ratio >= self.target if self.faster else self.ratio <= self.target)
 
     def record(self) -> dict[str, Any]:
         """Return all of it, as JSON takes it."""
-        return asdict(self) | {"ratio": round(self.ratio, 3), "met": self.is_met}
+        times = {key: round(float(getattr(self, key)), 4) for key in ("ours_s", "theirs_s", "ratio")}
+        return asdict(self) | times | {"met": self.is_met}
 
 
 def time_work(work: Work, item: Any) -> float:
