@@ -4,7 +4,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-PUBLISHED = {f"ensembles/{name}/bundle": f"nuclei/published/{name}/bundle" for name in ("outside_mobilenets", "fast")}
+PUBLISHED = {f"ensembles/{name}/bundle": f"nuclei/published/{name}/bundle" for name in ("once_mobilenets", "fast")}
 
 
 class PublishedWeights(BuildHookInterface[Any]):

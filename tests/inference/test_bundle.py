@@ -1,5 +1,6 @@
 """A bundle or a run that is not whole is refused by the name of what is missing or damaged, and never used silently."""
 
+import runpy
 import shutil
 from pathlib import Path
 
@@ -11,14 +12,15 @@ from nuclei.config.load import load_config
 from nuclei.data.synthetic import make_image
 from nuclei.errors import UserError
 from nuclei.evaluation.metric import score_image
-from nuclei.inference.bundle import check_bundle, find_default, find_run, write_manifest
+from nuclei.inference.bundle import DEFAULT, FAST, check_bundle, find_default, find_run, write_manifest
 from nuclei.inference.contents import list_folds, list_required
 from nuclei.inference.predictor import Predictor, load_predictor
 from nuclei.runs.files import link, read_json, write_bytes, write_json
 from nuclei.runs.layout import Run
 from nuclei.runs.outputs import record_file
 
-PUBLISHED = Path(__file__).parents[2] / "ensembles/long_mobilenets"
+ROOT = Path(__file__).parents[2]
+PUBLISHED = ROOT / "ensembles/long_mobilenets"
 NETWORK, BOOSTERS = "long_mobilenetv1/fold2/weights.safetensors", "long_mobilenets/scorer/fold1_seed1.json.gz"
 
 
@@ -49,6 +51,12 @@ def test_the_published_bundle_is_what_its_manifest_says(tmp_path):
     (tmp_path / "bundle/manifest.json").unlink()
     write_manifest(tmp_path / "bundle")
     assert read_json(tmp_path / "bundle/manifest.json") == manifest
+
+
+def test_an_installed_package_has_the_bundles_that_are_taken_unasked():
+    packed = runpy.run_path(str(ROOT / "hatch_build.py"))["PUBLISHED"]
+    assert packed == {f"ensembles/{name}/bundle": f"nuclei/published/{name}/bundle" for name in (DEFAULT, FAST)}
+    assert all((ROOT / folder).is_dir() for folder in packed)
 
 
 def test_the_fast_bundle_is_one_network_and_one_set_of_boosters():
