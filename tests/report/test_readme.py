@@ -159,3 +159,34 @@ def test_the_table_of_floors_says_what_is_met():
     table = floors_table(results)
     assert [row[3:] for row in table.rows] == [("1.25", "at most 1.2, missed"), ("1.25", "at least 1.2")]
     assert all(len(row) == len(table.columns) for row in table.rows)
+
+
+def list_pages() -> list[Path]:
+    """Return the README files, model cards and configs; LOG.md names files as they were called on its days."""
+    below = [
+        path for folder in ("configs", "ensembles", "benchmarks", "pretrained") for path in (ROOT / folder).rglob("*")
+    ]
+    pages = [*ROOT.glob("*.md"), *(path for path in below if path.suffix in (".md", ".yaml"))]
+    return [path for path in pages if path.name != "LOG.md" and "bundle" not in path.parts]
+
+
+def test_every_config_that_a_page_or_a_config_names_is_there():
+    placeholders = {"configs/X.yaml", "configs/resnet34.yaml"}
+    named = {
+        (path.relative_to(ROOT), name)
+        for path in list_pages()
+        for name in re.findall(r"(?<![\w/])(?:configs|ensembles)/[\w/.-]*\.yaml", path.read_text())
+        if name not in placeholders
+    }
+    assert len(named) > 10
+    assert [one for one in sorted(named) if not (ROOT / one[1]).is_file()] == []
+
+
+def test_every_file_that_a_page_links_to_is_there():
+    links = [
+        (path.relative_to(ROOT), target)
+        for path in list_pages()
+        for target in re.findall(r"\]\((?!\w+:)([^)#\s]+)", path.read_text())
+    ]
+    assert len(links) > 30
+    assert [one for one in links if not (ROOT / one[0].parent / one[1]).exists()] == []
