@@ -12,7 +12,7 @@ KEPT_BYTES, LARGE_BYTES = 256 * 2**20, 32 * 2**20
 def keep_freed() -> bool:
     """Have this process keep up to KEPT_BYTES that it frees, arrays below LARGE_BYTES; return whether that is possible.
 
-    It is with glibc. Features of candidates take two thirds of the time then.
+    It is with glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     return bool(mallopt and mallopt(_MMAP_THRESHOLD, LARGE_BYTES) and mallopt(_TRIM_THRESHOLD, KEPT_BYTES))
