@@ -8,7 +8,6 @@ grows with its pixels, so that the last column is that of limits.MAX_PIXELS.
 """
 
 import argparse
-import resource
 import tempfile
 from collections.abc import Callable
 from multiprocessing import get_context
@@ -24,6 +23,7 @@ from PIL import Image
 from nuclei.data.microscope import View, read_picture
 from nuclei.data.normalisation import normalise
 from nuclei.limits import MAX_PIXELS
+from nuclei.runs.memory import measure_peak_bytes
 
 
 def draw(side: int) -> NDArray[np.uint8]:
@@ -47,19 +47,15 @@ KINDS: dict[str, tuple[str, Callable[[Path, NDArray[np.uint8]], object]]] = {
 }
 
 
-def peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def make(kind: str, path: Path, side: int) -> None:
     KINDS[kind][1](path, draw(side))
 
 
 def read(path: Path) -> int:
     """Return by how many bytes the peak rises when an image is read and normalised."""
-    before = peak_bytes()
+    before = measure_peak_bytes()
     normalise(read_picture(path, View()).pixels)
-    return peak_bytes() - before
+    return measure_peak_bytes() - before
 
 
 def segment(folder: Path, side: int) -> int:
@@ -68,9 +64,9 @@ def segment(folder: Path, side: int) -> int:
 
     load = load_predictor(folder, stamp(folder.parent))
     load.segment(np.dstack([draw(64)] * 3))  # so that what is loaded late is not counted
-    before, image = peak_bytes(), np.dstack([draw(side)] * 3)
+    before, image = measure_peak_bytes(), np.dstack([draw(side)] * 3)
     load.segment(image)
-    return peak_bytes() - before
+    return measure_peak_bytes() - before
 
 
 def alone(work: Callable[..., Any], *values: Any) -> Any:

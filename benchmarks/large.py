@@ -21,13 +21,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from nuclei.runs.memory import measure_peak_bytes
+
 SIDE_PX, PATCH_PX = 32, 512
 
 
 def peak_mb() -> float:
     """Return the peak memory of this process or, if that is more, of its largest child, in MB."""
-    kib = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return round(kib / 1024, 1)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    return round(max(measure_peak_bytes(), children) / 2**20, 1)
 
 
 def write_slide(path: Path, side_px: int) -> None:

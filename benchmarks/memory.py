@@ -9,7 +9,6 @@ process of its own, so that its peak is its own. Writes benchmarks/memory.json.
 import json
 import multiprocessing
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -24,6 +23,7 @@ from nuclei.config.load import parse_config
 from nuclei.config.schema import Config
 from nuclei.runs.files import read_table, write_json, write_table
 from nuclei.runs.layout import Dataset, Options, Run
+from nuclei.runs.memory import measure_peak_bytes
 
 STAGES = ("candidates", "score", "select", "submit")
 
@@ -63,7 +63,7 @@ def measure(stage: str, run: Run, config: Config, queue: multiprocessing.Queue) 
     start = time.perf_counter()
     with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):  # progress bars
         module.main(run, config, Options(jobs=1))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = measure_peak_bytes() / 2**20
     queue.put({"peak_MiB": round(peak), "seconds": round(time.perf_counter() - start, 1)})
 
 

@@ -11,7 +11,6 @@ and .png.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from nuclei.candidates.tree import make_candidates
 from nuclei.config.schema import WatershedConfig
 from nuclei.evaluation.metric import score_image
 from nuclei.runs.files import write_json
+from nuclei.runs.memory import measure_peak_bytes
 from nuclei.runs.parallel import each_image
 
 PX_OF_A_NUCLEUS = 2000  # of image, which sets the density
@@ -59,7 +59,7 @@ def measure(axis: str, n: int, images: int) -> dict[str, float]:
         each_image([str(i) for i in range(images)], partial(process, NUCLEI_OF_AN_IMAGE), "scaling", n)
     wall = axis == "cores"
     seconds = time.perf_counter() - start if wall else time.process_time() - cpu_start
-    return {"seconds": round(seconds, 3), "peak_MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
+    return {"seconds": round(seconds, 3), "peak_MiB": measure_peak_bytes() // 2**20}
 
 
 def fit_exponent(numbers: list[int], values: list[float]) -> float:

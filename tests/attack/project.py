@@ -16,6 +16,7 @@ from small_project import few_steps, hash_files, list_tasks, run_forked, write_p
 from nuclei.cli import main
 from nuclei.data.demo import write_demo
 from nuclei.runs.files import link
+from nuclei.runs.memory import measure_peak_bytes
 
 PARTIAL = ".partial."
 HANGS_SECONDS = 300
@@ -167,5 +168,5 @@ def nuclei(arguments: Sequence[object], folder: Path, prepare: Callable[[], obje
 
 def measure_peak_mb() -> float:
     """Return the most memory that this process or one of its children has held, in MB."""
-    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return max(resource.getrusage(kind).ru_maxrss for kind in kinds) * 1024 / 1e6
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    return max(measure_peak_bytes(), children) / 1e6

@@ -214,20 +214,19 @@ def test_scales_shift_nothing(shape, scales, tta):
 
 
 MEMORY_SCRIPT = """
-import resource
 import numpy as np, torch
 from nuclei.config.schema import ModelConfig, PredictConfig
 from nuclei.networks.tiling import predict_maps
+from nuclei.runs.memory import measure_peak_bytes
 torch.set_num_threads(1)
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 image = np.zeros((5000, 5000, 3), np.uint8)
 image[::7, ::5] = 200
 predict = PredictConfig(tile_px=512, overlap_px=64)
 predict_maps(lambda batch: batch / 255, image[:64, :64], ModelConfig(), predict)
-before = peak()
+before = measure_peak_bytes()
 maps = predict_maps(lambda batch: batch / 255, image, ModelConfig(), predict)
 assert (maps["mask"][::7, ::5] > 0.7).all() and maps["mask"].mean() < 0.05
-print(peak() - before)
+print((measure_peak_bytes() - before) // 2**20)
 """
 
 

@@ -1,7 +1,9 @@
-"""Memory that a process frees: kept for its next arrays, as each page that is asked for anew costs a page fault."""
+"""Memory of a process: what it frees is kept for its next arrays, as each page asked for anew costs a page fault."""
 
 import ctypes
+import re
 import sys
+from pathlib import Path
 
 # Of mallopt, glibc's malloc.h: the free memory at the end of the heap from which on it is given back, and the size from
 # which on an array is given back as soon as it is freed, which is 32 MiB at most.
@@ -16,3 +18,16 @@ def keep_freed() -> bool:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     return bool(mallopt and mallopt(_MMAP_THRESHOLD, LARGE_BYTES) and mallopt(_TRIM_THRESHOLD, KEPT_BYTES))
+
+
+def measure_peak_bytes() -> int:
+    """Return the most memory that this process has held at once, in bytes.
+
+    Linux's ru_maxrss does not tell: a process that a larger one starts begins with the peak of that one.
+    """
+    if sys.platform == "linux" and (peak := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())):
+        return int(peak[1]) * 1024
+    import resource  # Windows has none
+
+    # macOS counts bytes, the others KiB.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
