@@ -1,6 +1,6 @@
 # Sourced, in the project's root, by run_pipeline.sh, run_tests.sh and .ci/run: makes .venv of requirements.txt, the
 # lock, where it is missing or out of date, and installs the project into it. Afterwards `$python` is its interpreter.
-# With uv, which also brings a Python where none fits, else with a Python 3.11 to 3.13 and its pip.
+# With uv, which also brings a Python where none fits, else with a Python 3.11 to 3.13, its pip and the uv of the lock.
 #
 # NUCLEI_TORCH=cpu or cuda   which build of torch; else the CPU build where no NVIDIA GPU is seen
 # NUCLEI_TORCH_INDEX=URL     a package index that has the CPU build, for pip or where uv's own is out of reach
@@ -104,12 +104,29 @@ install_cpu_build() {
   fi
 }
 
-# Print the entries of the lock, hashes included, that are torch's: the pair and what its ordinary build brings; or the
-# rest of the lock.
+# Print entries of the lock, hashes included: torch's, which are the pair and what its ordinary build brings, uv's, or the
+# rest, uv's among them.
 print_lock() {
   awk -v wanted="$1" '
-    /^[a-z]/ { part = /^(torch|torchvision|triton)==|^(cuda|nvidia)-/ ? "torch" : "rest" }
-    part == wanted' requirements.txt
+    /^[a-z]/ {
+      torch = /^(torch|torchvision|triton)==|^(cuda|nvidia)-/
+      shown = wanted == "torch" ? torch : wanted == "uv" ? /^uv==/ : !torch
+    }
+    shown' requirements.txt
+}
+
+# Install the packages of a file. Without a uv of the user's, the lock's own installs in seconds what takes pip minutes,
+# unless pip is told of an index, of which uv would not know.
+install_locked() {
+  if [[ ! $uv ]] && ! "$python" -m pip config list | grep -q '[.]index-url'; then
+    print_lock uv >"$1.uv"
+    "$python" -m pip install --quiet --require-hashes --no-deps --requirement "$1.uv"
+    if .venv/bin/uv pip install --python "$python" --require-hashes --no-deps --requirement "$1"; then
+      return
+    fi
+    echo "uv reaches no package index: taking pip, which needs minutes" >&2
+  fi
+  install --require-hashes --no-deps --requirement "$1"
 }
 
 install_packages() {
@@ -117,7 +134,7 @@ install_packages() {
   pair=("$(locked torch)" "$(locked torchvision)")
   print_lock rest >"$entries"
   echo "1 of 3: $(grep -c == "$entries") packages of requirements.txt"
-  install --require-hashes --no-deps --requirement "$entries"
+  install_locked "$entries"
   echo "2 of 3: torch"
   # An ordinary build that is there already was all there was to have.
   if wants_cpu_build && ! is_installed "${pair[@]}"; then
@@ -129,7 +146,7 @@ install_packages() {
       "has ${pair[0]}+cpu, start again" >&2
   fi
   print_lock torch >"$entries"
-  install --require-hashes --no-deps --requirement "$entries"
+  install_locked "$entries"
 }
 
 # Everything that decides what is in .venv. Its folder too: a copied or moved .venv would run the code of the old one.
@@ -166,7 +183,7 @@ make_environment() {
   elif [[ ! $uv ]] && ! "$python" -c 'import pip' 2>/dev/null; then
     "$python" -m ensurepip  # uv made .venv, and is no longer there
   fi
-  echo "installing into .venv: minutes the first time"
+  echo "installing into .venv: some minutes the first time"
   rm -f "$stamp"
   echo $$ >"$begun"
   if [[ ! $uv || ! -t 2 ]]; then
