@@ -44,7 +44,7 @@ def made(tmp_path_factory, demo_folder):
 def make_table(n: int) -> pd.DataFrame:
     return pd.DataFrame(
         {
-            "image_id": [f"{i:02d}</script>" for i in range(n)],
+            "image_id": [f"{i:03d}</script>" for i in range(n)],
             "cluster": ["rare" if i == n // 2 else "usual" for i in range(n)],
             "fold": 0,
             "score": np.linspace(0, 1, n),
@@ -65,12 +65,15 @@ def decode(png: bytes) -> np.ndarray:
     return cv2.cvtColor(found, cv2.COLOR_BGRA2RGBA) if found.shape[2] == 4 else cv2.cvtColor(found, cv2.COLOR_BGR2RGB)
 
 
-def test_the_worst_the_best_and_some_of_each_type_show_every_step():
-    images = make_table(60)
+def test_the_worst_the_best_and_some_of_each_type_show_every_step(monkeypatch):
+    monkeypatch.setattr(browser, "N_WORST", 12)  # other tests draw fewer
+    monkeypatch.setattr(browser, "N_BEST", 4)
+    images = make_table(200)
     ids = images["image_id"].tolist()
-    assert choose_cases(images) == {*ids[: browser.N_WORST], *ids[-browser.N_BEST :], ids[30]}
+    assert choose_cases(images) == {*ids[:12], *ids[-4:], ids[100]}
     assert browser.N_OF_TYPE == 1
-    assert choose_cases(images.head(3)) == set(ids[:3])
+    assert choose_cases(images.head(30)) == {*ids[:3], *ids[28:30]}
+    assert choose_cases(images.head(3)) == {ids[0], ids[2]}
 
 
 def test_the_page_holds_a_row_of_every_image_and_no_name_ends_its_script():

@@ -5,6 +5,7 @@ every step (benchmarks are in the docstring of choose_cases), which is therefore
 """
 
 from collections.abc import Mapping
+from math import ceil
 
 import cv2
 import numpy as np
@@ -24,6 +25,7 @@ SIDE_PX = 640  # the longer side of a picture
 JPEG_QUALITY = 85
 FILL_ALPHA = 120  # of 255
 N_WORST, N_BEST, N_OF_TYPE = 12, 4, 1
+WORST_OF, BEST_OF = 10, 20  # of few images, at most one in so many
 
 
 def browser_block(images: pd.DataFrame, run: str, command: str) -> Browser:
@@ -46,8 +48,9 @@ def browser_block(images: pd.DataFrame, run: str, command: str) -> Browser:
 def choose_cases(images: pd.DataFrame) -> set[str]:
     """Choose the images whose every step is drawn: the worst and best of all, and the worst of each type."""
     ranked = images.sort_values(["score", "image_id"])
+    n_worst, n_best = min(N_WORST, ceil(len(ranked) / WORST_OF)), min(N_BEST, ceil(len(ranked) / BEST_OF))
     of_types = ranked.groupby("cluster").head(N_OF_TYPE)
-    return {*ranked["image_id"].head(N_WORST), *ranked["image_id"].tail(N_BEST), *of_types["image_id"]}
+    return {*ranked["image_id"].head(n_worst), *ranked["image_id"].tail(n_best), *of_types["image_id"]}
 
 
 def draw_layers(image: Pixels, truth: Labels, prediction: Labels) -> dict[str, bytes]:
