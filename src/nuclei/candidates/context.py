@@ -37,7 +37,8 @@ def gradient_magnitude(picture: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the Sobel gradient magnitude of a picture [H, W], in units of the picture per pixel."""
     along_x, along_y = (cv2.Sobel(picture, cv2.CV_32F, dx, dy, scale=1 / 8) for dx, dy in ((1, 0), (0, 1)))
     # cv2.magnitude would differ in its last digit with the place in memory, and equal runs must be equal.
-    magnitude: NDArray[np.float32] = np.sqrt(along_x**2 + along_y**2)
+    along_x, along_y = np.square(along_x, out=along_x), np.square(along_y, out=along_y)
+    magnitude: NDArray[np.float32] = np.sqrt(np.add(along_x, along_y, out=along_x), out=along_x)
     return magnitude
 
 
@@ -49,7 +50,7 @@ def keep_peaks(picture: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def colour(image: NDArray[np.uint8], index: int) -> NDArray[np.float32]:
     """Return red (0), green (1) or blue (2) of an RGB image, [H, W] in 0..1."""
-    return np.asarray(image[..., index] / np.float32(255), np.float32)
+    return np.asarray(cv2.extractChannel(image, index) / np.float32(255), np.float32)
 
 
 def gray(image: NDArray[np.uint8]) -> NDArray[np.float32]:
