@@ -288,7 +288,11 @@ class Context:
     @cached_property
     def on_foreground(self) -> NDArray[np.int64]:
         """Return the flat indices of the image's foreground."""
-        return np.flatnonzero(self.sources["mask"] > FOREGROUND_PROBABILITY) if "mask" in self.sources else np.zeros(0, np.int64)
+        return (
+            np.flatnonzero(self.sources["mask"] > FOREGROUND_PROBABILITY)
+            if "mask" in self.sources
+            else np.zeros(0, np.int64)
+        )
 
     @cached_property
     def pictures(self) -> dict[str, NDArray[Any]]:

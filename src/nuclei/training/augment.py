@@ -1,6 +1,7 @@
 """Random training crops of an image and its labels, in groups that switch on and off one by one."""
 
 import difflib
+import random
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from typing import Any, cast
@@ -69,12 +70,7 @@ def augment(
         image, labels = paste_copies(image, labels, rng)
     if rng.random() < groups["stain"]:
         image = stain(image, rng)
-    image = np.ascontiguousarray(image)
-    low, _, high = measure_levels(image)
-    # Powers of two, so that a handful of compositions serve all images.
-    photometric = build_photometric(tuple(groups.items()), 1 << max(4, int(high - low).bit_length()))
-    photometric.set_random_seed(int(rng.integers(2**31)))
-    return photometric(image=image)["image"], number_parts(labels)
+    return change_colours(np.ascontiguousarray(image), groups, rng), number_parts(labels)
 
 
 def resolve_preset(preset: str | Mapping[str, float]) -> dict[str, float]:
@@ -285,9 +281,25 @@ def find_place(labels: Labels, host_box: Box, mask: NDArray[np.bool_], angle: fl
     return None
 
 
+def change_colours(image: Image, groups: Mapping[str, float], rng: np.random.Generator) -> Image:
+    """Apply the groups that change the image alone."""
+    low, _, high = measure_levels(image)
+    # Powers of two, so that a handful of compositions serve all images.
+    photometric = build_photometric(tuple(groups.items()), 1 << max(4, int(high - low).bit_length()))
+    seed = int(rng.integers(2**31))
+    # As albumentations.Compose does it: each group draws from a generator of its own, of one seed, whether it switches
+    # on. So all see the same number, and those that stay off need not be seeded, which takes longer than what they do.
+    drawn = random.Random(seed).random()
+    for group in photometric:
+        if drawn < group.p:
+            group.set_random_seed(seed)
+            image = group(image=image)["image"]
+    return image
+
+
 @cache
-def build_photometric(groups: tuple[tuple[str, float], ...], contrast: int) -> albumentations.Compose:
-    """Return the transforms of the image alone, in fixed order; the caller seeds them before each use.
+def build_photometric(groups: tuple[tuple[str, float], ...], contrast: int) -> list[albumentations.OneOf]:
+    """Return the groups of transforms of the image alone, in fixed order; the caller seeds them before each use.
 
     Noise is a share of `contrast`, in gray levels, and no transform shifts or darkens a dim image as a whole, for
     many of the fluorescence images span twenty gray levels above black and would be erased.
@@ -312,7 +324,7 @@ def build_photometric(groups: tuple[tuple[str, float], ...], contrast: int) -> a
         ],
         "noise": [make.GaussNoise(noise, per_channel=False, p=1), make.ISONoise((0.01, 0.04), (0.1, 0.3), p=1)],
     }
-    return make.Compose([make.OneOf(of_group[group], p=p) for group, p in groups if p and group in of_group])
+    return [make.OneOf(of_group[group], p=p) for group, p in groups if p and group in of_group]
 
 
 def measure_levels(image: Image) -> NDArray[np.int64]:
