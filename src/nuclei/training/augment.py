@@ -3,7 +3,7 @@
 import difflib
 import random
 from collections.abc import Callable, Collection, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, cast
 
 import albumentations
@@ -110,8 +110,7 @@ def cut(
     shape = labels.shape
     slack = np.array(shape) - footprint
     start = rng.integers(np.minimum(0, slack), np.maximum(0, slack), endpoint=True) if random_place else slack // 2
-    middle = np.array([[[(height - 1) / 2]], [[(width - 1) / 2]]], np.float32)
-    y, x = np.mgrid[:height, :width].astype(np.float32) - middle
+    y, x = make_grid(height, width)
     if distorted:
         bend = DISTORTIONS[rng.integers(len(DISTORTIONS))]
         dy, dx = bend(y, x, rng)
@@ -123,8 +122,18 @@ def cut(
     center = start + (footprint - 1) / 2
     y, x = y + np.float32(center[0]), x + np.float32(center[1])
     crop = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-    ids = cv2.remap(labels.astype(np.int32, copy=False), x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT)
+    source = labels if labels.dtype == np.uint16 else labels.astype(np.int32, copy=False)  # as OpenCV takes them
+    ids = cv2.remap(source, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT).astype(np.int32)
     return cast("Image", crop), split_reflections(ids, y, x, (shape[0], shape[1]))
+
+
+@lru_cache(maxsize=16)  # crops of a training have one size, the windows of a mosaic any
+def make_grid(height: int, width: int) -> NDArray[np.float32]:
+    """Return y and x of each pixel about the middle of a crop, [2, height, width], not to be written to."""
+    middle = np.array([[[(height - 1) / 2]], [[(width - 1) / 2]]], np.float32)
+    grid: NDArray[np.float32] = np.mgrid[:height, :width].astype(np.float32) - middle
+    grid.flags.writeable = False
+    return grid
 
 
 def split_reflections(labels: Labels, y: Grid, x: Grid, shape: tuple[int, int]) -> Labels:
