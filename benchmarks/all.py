@@ -14,6 +14,7 @@ import os
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # before numpy, torch and LightGBM come
 
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,10 +78,16 @@ def measure_features(archive: Archive, options: argparse.Namespace) -> list[Rati
     if options.winners:
         get_inputs = winners.load(options.winners)
 
-        def make(table: tuple[object, dict[str, np.ndarray], np.ndarray]) -> object:
-            return compute_features(make_candidates(table[1], settings), *table[1:])
-
-        pairs = time_in_turns(make, lambda table: winners.measure(get_inputs, table[1]), tables, repeats=1)
+        with tempfile.TemporaryDirectory() as folder:
+            both = [(table[1:], Path(folder) / f"{number}.png") for number, table in enumerate(tables)]
+            for (maps, _), path in both:
+                winners.draw(maps, path)
+            pairs = time_in_turns(
+                lambda one: compute_features(make_candidates(one[0][0], settings), *one[0]),
+                lambda one: winners.measure(get_inputs, one[1]),
+                both,
+                repeats=1,
+            )
         beside = "the winners' get_inputs"
         ratios.append(Ratio("candidates and features", beside, *pairs, 20, True, f"{len(tables)} images"))
     return ratios

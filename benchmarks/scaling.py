@@ -78,10 +78,15 @@ def draw(result: dict[str, dict[str, dict[str, float]]], exponents: dict[str, di
     for column, (axis, points) in enumerate(result.items()):
         numbers = [int(n) for n in points]
         for row, key in enumerate(("seconds", "peak_MiB")):
-            axes[row, column].loglog(numbers, [point[key] for point in points.values()], "o-")
-            axes[row, column].set(xlabel=axis, ylabel=key.replace("_", ", "))
+            plot, values = axes[row, column], [point[key] for point in points.values()]
+            plot.loglog(numbers, values, "o-")
+            plot.set(xlabel=axis, ylabel=key.replace("_", ", "), ylim=(min(values) / 2, max(values) * 2))
+            plot.minorticks_off()
+            plot.set_xticks(numbers, numbers)
+            ticks = list({round(np.log10(value), 1): value for value in values}.values())  # apart from each other
+            plot.set_yticks(ticks, [f"{tick:.3g}" for tick in ticks])
             if key in exponents[axis]:
-                axes[row, column].set_title(f"exponent {exponents[axis][key]:.2f}")
+                plot.set_title(f"exponent {exponents[axis][key]:.2f}")
     figure.savefig(path, dpi=110)
 
 

@@ -373,3 +373,11 @@ def test_parts_are_pooled_and_their_leaves_counted_by_area():
         assert joined.pictures[name] == pytest.approx((summary.foreground, summary.image, summary.image_std))
     assert joined.n_leaves == 3 * sum(len(part.leaf_area_px) for part in parts)
     assert joined.leaf_area_px == np.median(np.concatenate([part.leaf_area_px for part in parts]))
+
+
+def test_what_a_channel_does_not_measure_is_no_feature():
+    masks, maps, image = draw_scene(6, (90, 120))
+    context = Context(make_candidates(masks), maps, image)
+    for name, region in (("mask_above_0.5", "rim"), ("disagreement", "inside_std")):
+        with pytest.raises(KeyError, match=region):
+            getattr(context.channel(name), region)

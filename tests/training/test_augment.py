@@ -2,6 +2,7 @@
 
 import random
 
+import albumentations
 import cv2
 import numpy as np
 import pytest
@@ -16,7 +17,10 @@ from nuclei.training.augment import (
     MIN_PART_PX,
     PRESETS,
     augment,
+    build_photometric,
+    change_colours,
     cut,
+    measure_levels,
     number_parts,
     paste_copies,
     resolve_preset,
@@ -320,3 +324,17 @@ def test_wrong_presets_are_answered_with_the_right_ones(preset, message):
     image = np.zeros((8, 8, 3), np.uint8)
     with pytest.raises(ValueError, match=message.replace("?", r"\?")):
         augment(image, image[..., 0], preset, 8, np.random.default_rng(0))
+
+
+def test_colours_change_as_one_composition_of_albumentations_changes_them():
+    image, groups = make_image("purple_on_white", (32, 32), np.random.default_rng(0))[0], PRESETS["full"]
+    low, _, high = measure_levels(image)
+    composed = albumentations.Compose(build_photometric(tuple(groups.items()), 1 << int(high - low).bit_length()))
+    changed = 0
+    for seed in range(40):
+        composed.set_random_seed(int(np.random.default_rng(seed).integers(2**31)))
+        expected = composed(image=image)["image"]
+        ours = change_colours(image, groups, np.random.default_rng(seed))
+        np.testing.assert_array_equal(ours, expected)
+        changed += not np.array_equal(ours, image)
+    assert 0 < changed < 40

@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import coo_array, csr_array
 
 from nuclei.candidates import geometry, relations
 from nuclei.candidates.table import Candidates, Maps
@@ -20,7 +20,6 @@ PEAK_WINDOW = np.ones((5, 5), np.uint8)
 PEAK_PROBABILITY = 0.2  # lower maxima of the center map are background ripples
 MASK_STEPS = (0.3, 0.5, 0.7, 0.9)  # where the distribution of the mask map inside a candidate is read
 NEIGHBOUR_RADII_PX = (50, 100, 150, 200)
-BLOCK = 4096  # pixels whose values of all channels fit a processor's cache
 FOREGROUND_PROBABILITY = 0.5  # mask map above which a pixel belongs to the image's foreground
 
 
@@ -38,7 +37,8 @@ def gradient_magnitude(picture: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the Sobel gradient magnitude of a picture [H, W], in units of the picture per pixel."""
     along_x, along_y = (cv2.Sobel(picture, cv2.CV_32F, dx, dy, scale=1 / 8) for dx, dy in ((1, 0), (0, 1)))
     # cv2.magnitude would differ in its last digit with the place in memory, and equal runs must be equal.
-    magnitude: NDArray[np.float32] = np.sqrt(along_x**2 + along_y**2)
+    along_x, along_y = np.square(along_x, out=along_x), np.square(along_y, out=along_y)
+    magnitude: NDArray[np.float32] = np.sqrt(np.add(along_x, along_y, out=along_x), out=along_x)
     return magnitude
 
 
@@ -50,7 +50,7 @@ def keep_peaks(picture: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def colour(image: NDArray[np.uint8], index: int) -> NDArray[np.float32]:
     """Return red (0), green (1) or blue (2) of an RGB image, [H, W] in 0..1."""
-    return np.asarray(image[..., index] / np.float32(255), np.float32)
+    return np.asarray(cv2.extractChannel(image, index) / np.float32(255), np.float32)
 
 
 def gray(image: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -58,102 +58,156 @@ def gray(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) / np.float32(255), np.float32)
 
 
-def gray_gradient(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the gradient magnitude of the luma of an RGB image, [H, W] per pixel."""
-    return gradient_magnitude(gray(image))
-
-
 def saturation(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the saturation (HSV) of an RGB image, [H, W] in 0..1."""
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2HSV)[..., 1] / np.float32(255), np.float32)
 
 
-# Name -> what it is made of (a map's name, or "image"), and how. A channel of a missing map is missing.
-CHANNELS: dict[str, tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]] = {
-    **{name: (name, as_it_is) for name in ("mask", "border", "center", "disagreement")},
-    "mask_gradient": ("mask", gradient_magnitude),
-    **{f"mask_above_{step}": ("mask", partial(above, level=step)) for step in MASK_STEPS},
-    "center_peak": ("center", keep_peaks),
-    **{name: ("image", partial(colour, index=index)) for index, name in enumerate(("red", "green", "blue"))},
-    "gray": ("image", gray),
-    "saturation": ("image", saturation),
-    "gray_gradient": ("image", gray_gradient),
+@dataclass(frozen=True)
+class Channel:
+    """Say what a picture is made of, how, and where candidates measure it beside their inside.
+
+    source: a map's name, "image", or a channel that is listed earlier; a channel without its source is missing.
+    around: on the rim and in the ring, too. spread: not only its mean inside, but also its standard deviation.
+    """
+
+    source: str
+    derive: Callable[[NDArray[Any]], NDArray[Any]]
+    around: bool = True
+    spread: bool = False
+
+
+CHANNELS: dict[str, Channel] = {
+    **{name: Channel(name, as_it_is, spread=True) for name in ("mask", "border", "center")},
+    "disagreement": Channel("disagreement", as_it_is),
+    "mask_gradient": Channel("mask", gradient_magnitude),
+    **{f"mask_above_{step}": Channel("mask", partial(above, level=step), around=False) for step in MASK_STEPS},
+    "center_peak": Channel("center", keep_peaks, around=False),
+    **{
+        name: Channel("image", partial(colour, index=index), spread=True)
+        for index, name in enumerate(("red", "green", "blue"))
+    },
+    "gray": Channel("image", gray, spread=True),
+    "saturation": Channel("image", saturation, spread=True),
+    "gray_gradient": Channel("gray", gradient_magnitude),
 }
 
 
 @dataclass(frozen=True)
-class Regions:
-    """Hold where to average: matrices [N, U] that are 1 at the pixels of each candidate's region, and those pixels."""
+class Region:
+    """Hold where to average: a matrix [N, U] that is 1 at the pixels of each candidate's region, and their number."""
 
-    inside: csr_array
-    rim: csr_array
-    ring: csr_array
+    matrix: csr_array | coo_array
+    n_pixels: NDArray[np.int64]  # [N]
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Hold the regions of all candidates: their pixels, the outermost of these, and the ring outside."""
+
+    inside: Region
+    rim: Region
+    ring: Region
     pixels: NDArray[np.int64]  # [U]: flat indices of the pixels that any of them has, ascending
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Hold means of a picture over the regions, NaN where a region is empty or the picture is missing."""
+    """Hold means of a picture over the regions, NaN where a region is empty or the picture is missing.
 
-    inside: NDArray[np.float64]  # [N]
-    inside_std: NDArray[np.float64]  # [N]
-    rim: NDArray[np.float64]  # [N]
-    ring: NDArray[np.float64]  # [N]
+    KeyError is raised for what its Channel does not say that it measures.
+    """
+
+    measured: Mapping[str, NDArray[np.float64]]  # inside, rim, ring, inside_std: [N]
     picture: NDArray[Any] | None  # [H·W]
-    is_foreground: NDArray[np.float64]  # [H·W]: 1 on the foreground of the image, else 0
+    on_foreground: NDArray[np.int64]  # flat indices of the image's foreground
     whole: tuple[float, float, float] | None = None  # of Whole.pictures, if the picture is a part of a larger one
+
+    @property
+    def inside(self) -> NDArray[np.float64]:
+        """Return the means over the candidates' pixels, [N]."""
+        return self.measured["inside"]
+
+    @property
+    def inside_std(self) -> NDArray[np.float64]:
+        """Return the standard deviations over the candidates' pixels, [N]."""
+        return self.measured["inside_std"]
+
+    @property
+    def rim(self) -> NDArray[np.float64]:
+        """Return the means over the candidates' outermost pixels, [N]."""
+        return self.measured["rim"]
+
+    @property
+    def ring(self) -> NDArray[np.float64]:
+        """Return the means over the rings outside the candidates, [N]."""
+        return self.measured["ring"]
 
     @property
     def foreground(self) -> float:
         """Return the mean of the whole picture over the foreground of the image."""
         if self.whole:
             return self.whole[0]
-        n = self.is_foreground.sum()
-        return np.nan if self.picture is None or not n else float(self._exact @ self.is_foreground / n)
+        if self.picture is None or not len(self.on_foreground):
+            return np.nan
+        return float(self.picture[self.on_foreground].mean(dtype=np.float64))
 
     @property
     def image(self) -> float:
         """Return the mean of the whole picture."""
         if self.whole:
             return self.whole[1]
-        return np.nan if self.picture is None else float(self._exact.mean())
+        return np.nan if self.picture is None else float(self.picture.mean(dtype=np.float64))
 
     @property
     def image_std(self) -> float:
         """Return the standard deviation of the whole picture."""
         if self.whole:
             return self.whole[2]
-        return np.nan if self.picture is None else float(np.sqrt(max((self._exact**2).mean() - self.image**2, 0)))
-
-    @cached_property
-    def _exact(self) -> NDArray[np.float64]:
-        return np.asarray(self.picture, np.float64)
+        if self.picture is None:
+            return np.nan
+        return float(np.sqrt(max(np.square(self.picture, dtype=np.float64).mean() - self.image**2, 0)))
 
 
 def find_regions(candidates: Candidates, canvas: geometry.Canvas) -> Regions:
     """Return the regions of all candidates: their pixels, the outermost of these, and the ring outside."""
     rim, (ring_owner, ring) = geometry.find_rims(canvas), geometry.find_rings(candidates, canvas)
     is_used = np.zeros(candidates.shape[0] * candidates.shape[1], bool)
-    is_used[candidates.pixels] = is_used[ring] = True
+    own = candidates.pixels.astype(np.int64)  # which numpy would do at each use
+    is_used[own] = is_used[ring] = True
     pixels = np.flatnonzero(is_used)
     number = np.zeros(len(is_used), np.int32)
     number[pixels] = np.arange(len(pixels))
-    shape, inside = (len(candidates), len(pixels)), number[candidates.pixels]
+    n, inside, rims = len(candidates), number[own], np.searchsorted(rim, candidates.indptr)
+    shape = n, len(pixels)
     return Regions(
-        inside=csr_array((np.ones(len(inside)), inside, candidates.indptr), shape=shape),
-        rim=csr_array((np.ones(len(rim)), inside[rim], np.searchsorted(rim, candidates.indptr)), shape=shape),
-        ring=csr_array((np.ones(len(ring)), (ring_owner, number[ring])), shape=shape),
-        pixels=pixels,
+        Region(csr_array((np.ones(len(inside)), inside, candidates.indptr), shape), candidates.area_px()),
+        Region(csr_array((np.ones(len(rim)), inside[rim], rims), shape), np.diff(rims)),
+        # Not sorted by candidate: to sort them takes longer than to add them as they come.
+        Region(
+            coo_array((np.ones(len(ring)), (ring_owner, number[ring])), shape), np.bincount(ring_owner, minlength=n)
+        ),
+        pixels,
     )
 
 
-def average(region: csr_array, pictures: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the means of C pictures [U, C] over each row's pixels of a region, [C, N], NaN where there is none."""
-    n_pixels = np.diff(region.indptr)
-    means = np.full((pictures.shape[1], len(n_pixels)), np.nan)
+def average(region: Region, pictures: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the means of C pictures [U, C] over the pixels of each candidate's region, [C, N], NaN where it has none.
+
+    Pixels are added in the order of the image.
+    """
+    means = np.full((pictures.shape[1], len(region.n_pixels)), np.nan)
     # All pictures at once: the pixels of a region are gone through once.
-    np.divide((region @ pictures).T, n_pixels, where=n_pixels > 0, out=means)
+    np.divide((region.matrix @ pictures).T, region.n_pixels, where=region.n_pixels > 0, out=means)
     return means
+
+
+def gather(pictures: Sequence[NDArray[Any]], pixels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the values of C pictures [H·W] at U pixels, [U, C]."""
+    values = np.empty((len(pictures), len(pixels)), np.float32)
+    for row, picture in zip(values, pictures, strict=True):
+        row[:] = picture[pixels]
+    return values.T.astype(np.float64, order="C")
 
 
 @dataclass(frozen=True)
@@ -232,34 +286,50 @@ class Context:
         return self.whole.leaf_area_px if self.whole else median_or_nan(self.leaf_area_px)
 
     @cached_property
-    def is_foreground(self) -> NDArray[np.float64]:
-        """Return 1 on the foreground of the image and 0 elsewhere, [H·W]."""
-        mask = self.sources.get("mask", np.zeros(self.image.shape[:2]))
-        return (mask.reshape(-1) > FOREGROUND_PROBABILITY).astype(np.float64)
+    def on_foreground(self) -> NDArray[np.int64]:
+        """Return the flat indices of the image's foreground."""
+        return (
+            np.flatnonzero(self.sources["mask"] > FOREGROUND_PROBABILITY)
+            if "mask" in self.sources
+            else np.zeros(0, np.int64)
+        )
+
+    @cached_property
+    def pictures(self) -> dict[str, NDArray[Any]]:
+        """Return each of CHANNELS whose source there is, [H·W]."""
+        made = dict(self.sources)
+        for name, channel in CHANNELS.items():
+            if channel.source in made:
+                made[name] = channel.derive(made[channel.source])
+        return {name: made[name].reshape(-1) for name in CHANNELS if name in made}
 
     @cached_property
     def summaries(self) -> dict[str, Summary]:
         """Return the summary of each of CHANNELS."""
         regions = find_regions(self.candidates, self.canvas)
-        pictures = {
-            name: derive(self.sources[source]).reshape(-1)
-            for name, (source, derive) in CHANNELS.items()
-            if source in self.sources
-        }
-        values = np.empty((len(regions.pixels), len(pictures)))
-        for start in range(0, len(values), BLOCK):
-            block = slice(start, start + BLOCK)
-            for column, picture in enumerate(pictures.values()):
-                values[block, column] = picture[regions.pixels[block]]
-        inside, rim, ring = (average(region, values) for region in (regions.inside, regions.rim, regions.ring))
-        inside_std = np.sqrt(np.maximum(average(regions.inside, values**2) - inside**2, 0))
-        columns = zip(pictures.items(), inside, inside_std, rim, ring, strict=True)
-        missing = np.full(len(self.candidates), np.nan)
-        nothing = Summary(missing, missing, missing, missing, None, self.is_foreground)
+        spread = [name for name in self.pictures if CHANNELS[name].spread]
+        around = spread + [name for name in self.pictures if CHANNELS[name].around and name not in spread]
+        alone = [name for name in self.pictures if name not in around]
+        values = gather([self.pictures[name] for name in around], regions.pixels)
+        measured: dict[str, dict[str, NDArray[np.float64]]] = {name: {} for name in self.pictures}
+        for key, region, names, columns in (
+            ("inside", regions.inside, around, values),
+            ("rim", regions.rim, around, values),
+            ("ring", regions.ring, around, values),
+            ("inside", regions.inside, alone, gather([self.pictures[name] for name in alone], regions.pixels)),
+            ("square", regions.inside, spread, np.square(values[:, : len(spread)])),
+        ):
+            for name, means in zip(names, average(region, columns), strict=True):
+                measured[name][key] = means
+        for name in spread:
+            variance = measured[name].pop("square") - measured[name]["inside"] ** 2
+            measured[name]["inside_std"] = np.sqrt(np.maximum(variance, 0))
+        missing = dict.fromkeys(("inside", "inside_std", "rim", "ring"), np.full(len(self.candidates), np.nan))
+        nothing = Summary(missing, None, self.on_foreground)
         wholes = self.whole.pictures if self.whole else {}
         return dict.fromkeys(CHANNELS, nothing) | {
-            name: Summary(own_inside, own_std, own_rim, own_ring, picture, self.is_foreground, wholes.get(name))
-            for (name, picture), own_inside, own_std, own_rim, own_ring in columns
+            name: Summary(measured[name], picture, self.on_foreground, wholes.get(name))
+            for name, picture in self.pictures.items()
         }
 
     def channel(self, name: str) -> Summary:
@@ -274,7 +344,7 @@ def describe_whole(parts: Sequence[Context], n_pixels: int) -> Whole:
     whole image, gives what its features say.
     """
     areas = [part.image.shape[0] * part.image.shape[1] for part in parts]
-    foregrounds = [float(part.is_foreground.sum()) for part in parts]
+    foregrounds = [len(part.on_foreground) for part in parts]
     pictures = {name: pool([part.channel(name) for part in parts], areas, foregrounds) for name in CHANNELS}
     leaves = np.concatenate([part.leaf_area_px for part in parts])
     return Whole(pictures, len(leaves) * n_pixels / sum(areas), median_or_nan(leaves))

@@ -135,14 +135,13 @@ def draw_canvas(candidates: Candidates, runs: Runs, boxes: Boxes) -> Canvas:
     return Canvas(mask, position, distance_px, offset, shelf_of_row, owner_at)
 
 
-def find_owners(canvas: Canvas, position: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Return the candidate whose box covers each flat canvas index."""
+def find_owners(canvas: Canvas, position: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return the candidate whose box covers each flat canvas index, and the row of the canvas."""
     width = canvas.mask.shape[1]
     row = position // width
     # Flat index on the shelves, shelf · w + column, written with the flat canvas index in place of the column.
     shift = (canvas.shelf_of_row - np.arange(len(canvas.shelf_of_row))) * width
-    owner: NDArray[np.int32] = canvas.owner_at.reshape(-1)[position + shift[row]]
-    return owner
+    return canvas.owner_at.reshape(-1)[position + shift[row]], row
 
 
 def find_rims(canvas: Canvas) -> NDArray[np.int64]:
@@ -153,13 +152,13 @@ def find_rims(canvas: Canvas) -> NDArray[np.int64]:
 def find_rings(candidates: Candidates, canvas: Canvas) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Return the pixels at most RING_WIDTH_PX outside each candidate, in holes too: the candidate, and the pixel."""
     height, width = candidates.shape
-    ring = cv2.dilate(canvas.mask, RING_KERNEL) != canvas.mask
-    position = np.flatnonzero(ring)
-    owner = find_owners(canvas, position)
-    row = position // ring.shape[1]
+    position = np.flatnonzero(cv2.dilate(canvas.mask, RING_KERNEL) != canvas.mask)
+    owner, row = find_owners(canvas, position)
+    canvas_width = canvas.mask.shape[1]
     y = row - canvas.offset[0][owner]
-    x = position - row * ring.shape[1] - canvas.offset[1][owner]
-    in_frame = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    x = position - row * canvas_width - canvas.offset[1][owner]
+    # Below 0 is, as unsigned, far beyond the frame.
+    in_frame = (y.view(np.uint64) < height) & (x.view(np.uint64) < width)
     return owner[in_frame], (y * width + x)[in_frame]
 
 
@@ -251,7 +250,7 @@ def measure_outlines(candidates: Candidates, canvas: Canvas) -> dict[str, NDArra
     """
     quads = cv2.filter2D(canvas.mask, -1, QUAD_KERNEL, anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
     position = np.flatnonzero(quads - np.uint8(1) < 14)  # empty and full windows add nothing
-    codes = find_owners(canvas, position).astype(np.int64) * 16 + quads.reshape(-1)[position]
+    codes = find_owners(canvas, position)[0].astype(np.int64) * 16 + quads.reshape(-1)[position]
     counts = np.bincount(codes, minlength=16 * len(candidates)).reshape(-1, 16)
     radius = np.maximum.reduceat(canvas.distance_px, candidates.indptr[:-1])
     return {

@@ -91,10 +91,12 @@ def count_matches(overlaps: Overlaps) -> dict[str, NDArray[np.int64]]:
     can match two nuclei only where truth masks overlap; it then counts once.
     """
     n_true, n_pred = len(overlaps.truth_labels), len(overlaps.prediction_labels)
-    passed = 20 * overlaps.intersection_px[:, None] > _TWENTIETHS * overlaps.union_px()[:, None]
-    thresholds_passed = np.zeros(n_pred, dtype=np.int64)
-    np.maximum.at(thresholds_passed, overlaps.prediction, passed.sum(axis=1))
-    tp = (thresholds_passed[:, None] > np.arange(len(THRESHOLDS))).sum(axis=0)
+    # The greatest k of which 20 · intersection > k · union, of each pair, and of each prediction with a match.
+    twentieths = (20 * overlaps.intersection_px - 1) // overlaps.union_px()
+    greatest = np.zeros(n_pred, dtype=np.int64)
+    np.maximum.at(greatest, overlaps.prediction, twentieths)
+    # Of each threshold the predictions that pass it, or a higher one.
+    tp = np.bincount(greatest, minlength=20)[:9:-1].cumsum()[::-1]
     return {"tp": tp, "fp": n_pred - tp, "fn": n_true - tp}
 
 
@@ -209,15 +211,15 @@ def _overlaps(truth_areas: _Areas, prediction_areas: _Areas, pairs: tuple[_Colum
         prediction_labels=prediction_labels,
         truth_area_px=truth_area_px,
         prediction_area_px=prediction_area_px,
-        truth=np.searchsorted(truth_labels, true[both]),
-        prediction=np.searchsorted(prediction_labels, predicted[both]),
+        truth=truth_labels.searchsorted(true[both]),
+        prediction=prediction_labels.searchsorted(predicted[both]),
         intersection_px=count[both],
     )
 
 
 def _drop_background(labels: _Column, area_px: _Column) -> _Areas:
     """Drop the label 0 of ascending labels, if it is among them."""
-    first = int(np.searchsorted(labels, 1))
+    first = int(labels.searchsorted(1))
     return labels[first:], area_px[first:]
 
 
@@ -246,8 +248,10 @@ def _find_runs(*arrays: NDArray[Any]) -> tuple[list[_Column], _Column]:
     np.not_equal(flat[0][1:], flat[0][:-1], out=starts[1:])
     for labels in flat[1:]:
         starts[1:] |= labels[1:] != labels[:-1]
-    start = np.flatnonzero(starts)
-    length = np.append(start[1:], starts.size) - start if len(start) else start
+    start = starts.nonzero()[0]
+    length = np.empty_like(start)
+    np.subtract(start[1:], start[:-1], out=length[:-1])
+    length[-1:] = starts.size - start[-1:]
     return [_checked(labels[start]) for labels in flat], length
 
 
@@ -256,7 +260,7 @@ def _sum_by(values: _Column, count: _Column) -> _Areas:
     if values.max(initial=0) < _DENSE * (len(values) + _DENSE):
         # As float64, in which numbers of pixels are exact.
         total = np.bincount(values, count)
-        values = np.flatnonzero(total > 0)
+        values = (total > 0).nonzero()[0]
         return values, total[values].astype(np.int64)
     order = np.argsort(values, kind="stable")
     values, count = values[order], count[order]
@@ -275,7 +279,7 @@ def _as_integers(labels: NDArray[Any]) -> NDArray[Any]:
     labels = np.asarray(labels)
     if labels.dtype == bool:
         labels = labels.view(np.uint8)
-    if not np.issubdtype(labels.dtype, np.integer):
+    if labels.dtype.kind not in "iu":
         raise ValueError(f"labels must be integers, got {labels.dtype}")
     return labels
 

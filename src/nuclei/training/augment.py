@@ -1,8 +1,9 @@
 """Random training crops of an image and its labels, in groups that switch on and off one by one."""
 
 import difflib
+import random
 from collections.abc import Callable, Collection, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, cast
 
 import albumentations
@@ -69,12 +70,7 @@ def augment(
         image, labels = paste_copies(image, labels, rng)
     if rng.random() < groups["stain"]:
         image = stain(image, rng)
-    image = np.ascontiguousarray(image)
-    low, _, high = measure_levels(image)
-    # Powers of two, so that a handful of compositions serve all images.
-    photometric = build_photometric(tuple(groups.items()), 1 << max(4, int(high - low).bit_length()))
-    photometric.set_random_seed(int(rng.integers(2**31)))
-    return photometric(image=image)["image"], number_parts(labels)
+    return change_colours(np.ascontiguousarray(image), groups, rng), number_parts(labels)
 
 
 def resolve_preset(preset: str | Mapping[str, float]) -> dict[str, float]:
@@ -114,8 +110,7 @@ def cut(
     shape = labels.shape
     slack = np.array(shape) - footprint
     start = rng.integers(np.minimum(0, slack), np.maximum(0, slack), endpoint=True) if random_place else slack // 2
-    middle = np.array([[[(height - 1) / 2]], [[(width - 1) / 2]]], np.float32)
-    y, x = np.mgrid[:height, :width].astype(np.float32) - middle
+    y, x = make_grid(height, width)
     if distorted:
         bend = DISTORTIONS[rng.integers(len(DISTORTIONS))]
         dy, dx = bend(y, x, rng)
@@ -127,8 +122,18 @@ def cut(
     center = start + (footprint - 1) / 2
     y, x = y + np.float32(center[0]), x + np.float32(center[1])
     crop = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-    ids = cv2.remap(labels.astype(np.int32, copy=False), x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT)
+    source = labels if labels.dtype == np.uint16 else labels.astype(np.int32, copy=False)  # as OpenCV takes them
+    ids = cv2.remap(source, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT).astype(np.int32)
     return cast("Image", crop), split_reflections(ids, y, x, (shape[0], shape[1]))
+
+
+@lru_cache(maxsize=16)  # crops of a training have one size, the windows of a mosaic any
+def make_grid(height: int, width: int) -> NDArray[np.float32]:
+    """Return y and x of each pixel about the middle of a crop, [2, height, width], not to be written to."""
+    middle = np.array([[[(height - 1) / 2]], [[(width - 1) / 2]]], np.float32)
+    grid: NDArray[np.float32] = np.mgrid[:height, :width].astype(np.float32) - middle
+    grid.flags.writeable = False
+    return grid
 
 
 def split_reflections(labels: Labels, y: Grid, x: Grid, shape: tuple[int, int]) -> Labels:
@@ -285,9 +290,25 @@ def find_place(labels: Labels, host_box: Box, mask: NDArray[np.bool_], angle: fl
     return None
 
 
+def change_colours(image: Image, groups: Mapping[str, float], rng: np.random.Generator) -> Image:
+    """Apply the groups that change the image alone."""
+    low, _, high = measure_levels(image)
+    # Powers of two, so that a handful of compositions serve all images.
+    photometric = build_photometric(tuple(groups.items()), 1 << max(4, int(high - low).bit_length()))
+    seed = int(rng.integers(2**31))
+    # As albumentations.Compose does it: each group draws from a generator of its own, of one seed, whether it switches
+    # on. So all see the same number, and those that stay off need not be seeded, which takes longer than what they do.
+    drawn = random.Random(seed).random()
+    for group in photometric:
+        if drawn < group.p:
+            group.set_random_seed(seed)
+            image = group(image=image)["image"]
+    return image
+
+
 @cache
-def build_photometric(groups: tuple[tuple[str, float], ...], contrast: int) -> albumentations.Compose:
-    """Return the transforms of the image alone, in fixed order; the caller seeds them before each use.
+def build_photometric(groups: tuple[tuple[str, float], ...], contrast: int) -> list[albumentations.OneOf]:
+    """Return the groups of transforms of the image alone, in fixed order; the caller seeds them before each use.
 
     Noise is a share of `contrast`, in gray levels, and no transform shifts or darkens a dim image as a whole, for
     many of the fluorescence images span twenty gray levels above black and would be erased.
@@ -312,7 +333,7 @@ def build_photometric(groups: tuple[tuple[str, float], ...], contrast: int) -> a
         ],
         "noise": [make.GaussNoise(noise, per_channel=False, p=1), make.ISONoise((0.01, 0.04), (0.1, 0.3), p=1)],
     }
-    return make.Compose([make.OneOf(of_group[group], p=p) for group, p in groups if p and group in of_group])
+    return [make.OneOf(of_group[group], p=p) for group, p in groups if p and group in of_group]
 
 
 def measure_levels(image: Image) -> NDArray[np.int64]:

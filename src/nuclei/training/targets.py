@@ -29,9 +29,8 @@ def label_extremes(labels: NDArray[np.uint16], radius: int) -> tuple[NDArray[np.
 
     labels uint16 [H, W] -> uint16 [H, W] twice.
     """
-    inverted = np.where(labels > 0, np.uint16(65535) - labels, np.uint16(0))
-    largest, largest_inverted = dilate(labels, radius), dilate(inverted, radius)
-    return np.where(largest > 0, np.uint16(65535) - largest_inverted, np.uint16(0)), largest
+    # Of unsigned numbers the negative turns the order of all but 0 around.
+    return np.negative(dilate(np.negative(labels), radius)), dilate(labels, radius)
 
 
 def dilate(labels: NDArray[np.uint16], radius: int) -> NDArray[np.uint16]:
@@ -59,7 +58,7 @@ def border_target(labels: Labels) -> Target:
     radius_of_label[0] = outside
     radius_px = radius_of_label[labels]
     border = np.zeros(labels.shape, bool)
-    for radius in np.unique(radius_px):
+    for radius in np.unique(radius_of_label[area_px > 0]):
         smallest, largest = label_extremes(labels, int(radius))
         border |= (radius_px == radius) & (smallest != largest)
     return border.astype(np.float32)
@@ -73,14 +72,15 @@ def center_target(labels: Labels) -> Target:
     """
     labels = as_uint16(labels)
     smallest, largest = label_extremes(labels, 1)
-    inside = ((labels > 0) & (smallest == largest)).astype(np.uint8)
+    nuclei = labels > 0
+    inside = (nuclei & (smallest == largest)).astype(np.uint8)
     distance = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) if inside.any() else 0 * inside
     # OpenCV's last digit differs from call to call, but squares of distances are whole numbers.
     distance = np.sqrt(np.rint(np.square(distance, dtype=np.float64)))
     # Pixels where nuclei touch are at distance 0 here though they belong to one: half a pixel puts them inside.
-    distance = np.where(labels > 0, distance + 0.5, 0)
+    distance = np.where(nuclei, distance + 0.5, 0)
     peak = np.zeros(int(labels.max()) + 1)
-    np.maximum.at(peak, labels, distance)
+    np.maximum.at(peak, labels[nuclei], distance[nuclei])
     center: Target = (distance / np.maximum(peak, 0.5)[labels]).astype(np.float32)
     return center
 
