@@ -3,14 +3,17 @@
 import hashlib
 import os
 import signal
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
 import yaml
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from nuclei.pipeline import list_runs, list_stages, run_stage
-from nuclei.report import browser
+from nuclei.report import browser, charts
 from nuclei.runs.layout import Options
 
 SMALL: dict[str, dict] = {
@@ -32,6 +35,7 @@ SMALL: dict[str, dict] = {
 }
 # Times, versions and event files differ from run to run by nature.
 NOT_COMPARED = ("meta", "tensorboard")
+COARSE_DPI = 16
 
 
 def write_project(folder: Path) -> Path:
@@ -48,9 +52,19 @@ def write_project(folder: Path) -> Path:
     return folder / "ensembles/pair.yaml"
 
 
-def few_steps() -> AbstractContextManager[object]:
-    """Have a report show every step of two images alone, of which each takes a second to draw."""
-    return patch.multiple(browser, N_WORST=1, N_BEST=1, N_OF_TYPE=0)
+@contextmanager
+def few_steps() -> Iterator[None]:
+    """Have a report show every step of one image alone, and draw all figures coarsely: they take most of a project."""
+
+    def coarse(figure: Figure) -> FigureCanvasAgg:
+        figure.set_dpi(COARSE_DPI)
+        return FigureCanvasAgg(figure)
+
+    with (
+        patch.multiple(browser, N_WORST=1, N_BEST=0, N_OF_TYPE=0),
+        patch.multiple(charts, DPI=COARSE_DPI, FigureCanvasAgg=coarse),
+    ):
+        yield
 
 
 def run_all(ensemble: Path, data: Path) -> None:
