@@ -8,21 +8,8 @@ from attack.case import Case, Place
 
 # Stages that write something on this project; what is at hand is not fetched.
 STAGES = (
-    *(
-        "prepare",
-        "folds",
-        "novelty",
-        "crops",
-        "train",
-        "predict",
-        "ensemble",
-        "plain",
-        "candidates",
-        "score",
-        "select",
-        "submit",
-    ),
-    *("evaluate", "report"),
+    *("prepare", "folds", "novelty", "crops", "train", "predict", "ensemble", "plain", "candidates", "score"),
+    *("select", "submit", "evaluate", "report"),
 )
 RUN_OF = dict.fromkeys(("novelty", "crops", "train", "predict"), "other")  # else the ensemble's
 KINDS = list(STAGES)
