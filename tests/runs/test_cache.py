@@ -184,6 +184,20 @@ def test_what_a_killed_stage_left_is_cleared_for_other_settings(meta, outputs, t
         assert files(outputs) == []
 
 
+def test_of_a_link_the_link_is_cleared_and_not_what_it_leads_to(meta, outputs, tmp_path):
+    for source, output in zip(("elsewhere", "a_file"), outputs, strict=False):
+        path = tmp_path / source
+        path.mkdir()
+        (path / "mine").touch()
+        output.unlink(missing_ok=True)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.symlink_to(path)
+        with stage(meta, {}, {}, outputs):
+            assert not output.exists()
+        assert (path / "mine").is_file()
+        meta.unlink()
+
+
 def test_what_nobody_began_is_cleared(meta, outputs):
     write_outputs(outputs, "stray")
     with stage(meta, {"steps": 1}, {}, outputs):

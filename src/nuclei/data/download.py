@@ -132,7 +132,7 @@ def _read_records(path: Path) -> dict[str, dict[str, Any]]:
     try:
         records: dict[str, dict[str, Any]] = json.loads(path.read_text())
         sums = [one["sha256"] for one in records.values()]
-    except (ValueError, AttributeError, TypeError, KeyError):
+    except (ValueError, AttributeError, TypeError, KeyError, RecursionError):
         sums = [None]
     if not all(isinstance(value, str) for value in sums):
         raise UserError(f"{path} is damaged: delete it, then repeat the command, which records the files anew")

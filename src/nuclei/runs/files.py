@@ -217,6 +217,14 @@ def as_json(content: Mapping[str, Any]) -> dict[str, Any]:
     return again
 
 
+def remove(path: Path) -> None:
+    """Remove a file, a folder with all that is in it, or a link but not what it leads to, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def link(source: str | Path, target: str | Path) -> None:
     """Make `target` the same file as `source`, or a copy of it if that lies on another disk."""
     try:
