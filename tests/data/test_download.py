@@ -131,7 +131,9 @@ def test_wrong_names_and_changed_files_are_errors(tmp_path):
             download_files(tmp_path, [NAME], url)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "null", '{"a": 1}', '{"a": {}}', '{"a": {"sha256": null}}', "\x00", "[" * 9999])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "null", '{"a": 1}', '{"a": {}}', '{"a": {"sha256": null}}', "\x00", "[" * 9999]
+)
 def test_a_damaged_record_is_named(tmp_path, text):
     (tmp_path / "downloads.json").write_text(text)
     with pytest.raises(UserError, match=r"downloads\.json is damaged: delete it"):

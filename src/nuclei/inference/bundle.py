@@ -92,11 +92,7 @@ def _check_once(bundle: Path, written: tuple[int, ...]) -> None:  # noqa: ARG001
         problems = [f"{path} asks for other contents:", *differences(runs, held)]
     if problems:
         more = [f"and {len(problems) - FEW} more"] if len(problems) > FEW else []
-        raise UserError(
-            f"{bundle} is not whole:\n  "
-            + "\n  ".join([*problems[:FEW], *more])
-            + f"\n{_fetch(bundle)}"
-        )
+        raise UserError(f"{bundle} is not whole:\n  " + "\n  ".join([*problems[:FEW], *more]) + f"\n{_fetch(bundle)}")
 
 
 def describe_runs(bundle: Path) -> dict[str, dict[str, Any]]:
