@@ -25,7 +25,7 @@ def write_demo(folder: str | Path, n_train: int, n_test: int, size: int, seed: i
 
     Images are `size` px high and `size` or 5/4 `size` px wide, of every kind in turn. Of every 12 train
     images 4 (but of all at most 12) are the quarters of one field, and 2 have a mask drawn a pixel too large,
-    as annotators do. The same arguments give the same bytes. Raises UserError naming an archive of others that is there.
+    as annotators do. The same arguments give the same bytes. Raises UserError naming an archive of others there.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -195,10 +195,12 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 def read_arrays(path: Path, names: Iterable[str] = ()) -> dict[str, NDArray[Any]]:
     """Read an .npz file, of it the arrays `names` alone if any are given; raise UserError naming it if damaged."""
-    with named(path), np.load(path, allow_pickle=False) as file:
-        if not isinstance(file, np.lib.npyio.NpzFile):
+    with named(path):
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
             raise ValueError("it holds one array without a name")
-        return {name: file[name] for name in names or file.files}
+        with loaded as file:
+            return {name: file[name] for name in names or file.files}
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

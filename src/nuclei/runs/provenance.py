@@ -64,7 +64,7 @@ def provenance() -> dict[str, Any]:
 
 
 def ask_git(*words: str) -> str | None:
-    """Return what git answers in the current folder; None outside a repository, without git, or if it takes too long."""
+    """Return what git answers in the current folder; None outside a repository, without git, or after GIT_S."""
     try:
         done = subprocess.run(["git", *words], capture_output=True, text=True, errors="replace", timeout=GIT_S)
     except (OSError, subprocess.TimeoutExpired):
