@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
+import cv2
+import torch
 import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -94,7 +96,13 @@ def finish(folder: Path) -> None:
 
 
 def import_stages() -> None:
-    """Import all that a stage needs, once for all the processes that are forked; nothing is computed."""
+    """Import all that a stage needs, once for all the processes that are forked; nothing is computed.
+
+    Each has one thread: several at once, each with one per core, would wait for each other, and a fork of a process that
+    has threads can wait for ever for one that it has not.
+    """
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
     for name in STAGES:
         importlib.import_module(f"nuclei.stages.{name}")
 

@@ -48,7 +48,6 @@ def main() -> int:
     parser.add_argument("--number", type=int, help="try only the case of this number")
     options = parser.parse_args()
     import_stages()
-    threads.set_threads(1)  # of each process: several at once, with one per core each, would wait for each other
     tried = faulty = 0
     with tempfile.TemporaryDirectory() as folder:
         place = Place(Path(folder), options.project)

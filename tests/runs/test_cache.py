@@ -404,6 +404,13 @@ def test_a_second_process_waits_for_the_first_or_takes_over_from_a_dead_one(tmp_
     assert {path.name for path in (tmp_path / "a_run/maps").iterdir()} == {f"{pid}.txt" for pid in made_by}
 
 
+@pytest.mark.parametrize("content", [b"\xff", b"[1]", b"{}", b'{"parts": "x"}', b'{"parts": null}', b"[" * 9999])
+def test_a_damaged_note_of_what_was_begun_is_none(meta, outputs, content):
+    write_bytes(meta.with_suffix(".begun"), content)
+    assert make(meta, outputs)
+    assert files(outputs) == ["made.txt", "metrics.json"]
+
+
 def test_a_note_of_what_was_begun_may_be_gone_at_the_end(meta, outputs):
     with stage(meta, {"steps": 1}, {}, outputs):
         meta.with_suffix(".begun").unlink()

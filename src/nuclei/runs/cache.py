@@ -395,7 +395,7 @@ class _Job:
 
     def _read_begun(self) -> dict[str, dict[str, Any]]:
         try:
-            return read_json(self.begun)["parts"] if self.begun.is_file() else {}
+            return dict(read_json(self.begun)["parts"]) if self.begun.is_file() else {}
         except (ValueError, TypeError, KeyError):  # nothing to resume from
             return {}
 
