@@ -98,8 +98,8 @@ def finish(folder: Path) -> None:
 def import_stages() -> None:
     """Import all that a stage needs, once for all the processes that are forked; nothing is computed.
 
-    Each has one thread: several at once, each with one per core, would wait for each other, and a fork of a process that
-    has threads can wait for ever for one that it has not.
+    Each has one thread: several at once, each with one per core, would wait for each other, and the fork of a process
+    with threads can wait for ever for one that it has not.
     """
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
