@@ -1,6 +1,7 @@
 """A stage of a finished project, made again and killed at a write: the next attempt ends in the same files."""
 
 import os
+from contextlib import suppress
 
 from small_project import run_forked
 
@@ -26,14 +27,18 @@ def run(case: Case, place: Place) -> str | None:
     n_writes = project.writes[name, case.kind] or max(n for key, n in project.writes.items() if key[1] == case.kind)
     os.chdir(copy)
     killed: list[int] = []
-    for _ in range(rng.choice([1, 1, 2])):
-        killed.append(rng.randint(1, max(1, n_writes // (len(killed) + 1))))
+    while not killed:
+        write = rng.randint(1, n_writes)
         try:
+            run_forked(path, case.kind, project.data, die_at=write)
+            killed.append(write)
+        except RuntimeError:  # it writes fewer files than it did when the project was made, and ended whole
+            n_writes = write - 1
+            project.forget(copy, name, case.kind)
+    if rng.random() < 1 / 3:
+        killed.append(rng.randint(1, max(1, n_writes // 2)))
+        with suppress(RuntimeError):  # of a second attempt that had less to write than that
             run_forked(path, case.kind, project.data, die_at=killed[-1])
-        except RuntimeError:
-            if len(killed) == 1:
-                raise
-            break  # a second attempt has less to write: it ended whole before the write that was drawn
     run_forked(path, case.kind, project.data)
     differing = project.compare(copy)
     return f"killed at write {killed} of {n_writes}, it left other files: {differing[:5]}" if differing else None
