@@ -1,9 +1,14 @@
 """Data that several tests share: a small demo data set and, where it is there, the real one."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import hypothesis
 import pytest
+from filelock import FileLock
+from small_project import WRITES
 
 from nuclei.data.demo import write_demo
 
@@ -18,6 +23,20 @@ def demo_folder(tmp_path_factory):
     """Give a folder of 12 train images (4 are quarters of one field) and 4 test images with their truth."""
     folder = tmp_path_factory.mktemp("demo")
     write_demo(folder, n_train=12, n_test=4, size=128, seed=2018)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """Give the folder of the small project, all its stages run, to be copied: the processes of a test run share it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / WRITES).is_file():
+            paths = f"{Path(__file__).parents[1] / 'src'}:{Path(__file__).parent}"
+            environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+            command = [sys.executable, "-m", "small_project", folder]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
     return folder
 
 

@@ -1,17 +1,31 @@
-"""A project in small: configs of two tiny members and their ensemble over demo archives, and the stages run on it."""
+"""A project in small: configs of two tiny members and their ensemble over demo archives, and the stages run on it.
+
+`python -m small_project FOLDER` makes it with its archives, all stages run, each in a forked process, which saves the
+imports and needs a process that has computed nothing.
+"""
 
 import hashlib
+import importlib
+import json
 import os
 import signal
-from contextlib import AbstractContextManager
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
+import cv2
+import torch
 import yaml
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
+from nuclei.data.demo import write_demo
 from nuclei.pipeline import list_runs, list_stages, run_stage
-from nuclei.report import browser
+from nuclei.report import browser, charts
 from nuclei.runs.layout import Options
+from nuclei.runs.stage_table import STAGES
 
 SMALL: dict[str, dict] = {
     "data": {"dataset": "demo", "folds": "runs/data/demo/folds.csv", "n_folds": 2},
@@ -32,6 +46,8 @@ SMALL: dict[str, dict] = {
 }
 # Times, versions and event files differ from run to run by nature.
 NOT_COMPARED = ("meta", "tensorboard")
+COARSE_DPI = 16
+WRITES = "writes.json"  # of a finished project, beside it; written last
 
 
 def write_project(folder: Path) -> Path:
@@ -48,9 +64,47 @@ def write_project(folder: Path) -> Path:
     return folder / "ensembles/pair.yaml"
 
 
-def few_steps() -> AbstractContextManager[object]:
-    """Have a report show every step of two images alone, of which each takes a second to draw."""
-    return patch.multiple(browser, N_WORST=1, N_BEST=1, N_OF_TYPE=0)
+@contextmanager
+def few_steps() -> Iterator[None]:
+    """Have a report show every step of one image alone, and draw all figures coarsely: they take most of a project."""
+
+    def coarse(figure: Figure) -> FigureCanvasAgg:
+        figure.set_dpi(COARSE_DPI)
+        return FigureCanvasAgg(figure)
+
+    with (
+        patch.multiple(browser, N_WORST=1, N_BEST=0, N_OF_TYPE=0),
+        patch.multiple(charts, DPI=COARSE_DPI, FigureCanvasAgg=coarse),
+    ):
+        yield
+
+
+def finish(folder: Path) -> None:
+    """Make the archives, FOLDER/data, and the project, FOLDER/project, and note how many files each stage wrote.
+
+    Three runs of all stages take some 40 s of one core, which several files of tests share by `finished` of conftest.
+    """
+    data, ensemble = folder / "data", write_project(folder / "project")
+    write_demo(data, n_train=12, n_test=4, size=128, seed=2018)
+    before = Path.cwd()
+    os.chdir(folder / "project")
+    try:
+        writes = [(path.stem, name, run_forked(path, name, data)) for path, name in list_tasks(ensemble)]
+    finally:
+        os.chdir(before)
+    (folder / WRITES).write_text(json.dumps(writes))
+
+
+def import_stages() -> None:
+    """Import all that a stage needs, once for all the processes that are forked; nothing is computed.
+
+    Each has one thread: several at once, each with one per core, would wait for each other, and the fork of a process
+    with threads can wait for ever for one that it has not.
+    """
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    for name in STAGES:
+        importlib.import_module(f"nuclei.stages.{name}")
 
 
 def run_all(ensemble: Path, data: Path) -> None:
@@ -113,3 +167,8 @@ def hash_files(folder: Path) -> dict[str, str]:
         for p in files
         if not set(p.parts) & set(NOT_COMPARED) and "report" not in p.parts
     }
+
+
+if __name__ == "__main__":
+    import_stages()
+    finish(Path(sys.argv[1]).resolve())

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from nuclei.config.load import load_config, run_name
-from nuclei.config.schema import Config, check_name
+from nuclei.config.schema import Config, check_run_name
 from nuclei.decoding.methods import METHODS, check_method, uses_networks
 from nuclei.errors import UserError
 from nuclei.runs.backends import active_engine
@@ -256,7 +256,7 @@ def choose_name(paths: Sequence[Path], name: str | None) -> list[str]:
     if len(paths) != 1:
         raise UserError(f"--name {name}: it names one run, and {len(paths)} configs are given")
     try:
-        return [check_name(name)]
+        return [check_run_name(name)]
     except ValueError as error:
         raise UserError(f"--name {error}") from None
 

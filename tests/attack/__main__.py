@@ -1,27 +1,26 @@
 """Try every attack, print each fault and what makes it again, and last `N tried, M faulty`; status 1 if any is.
 
-Usage: python -m attack [--seed S] [--only ATTACK ...] [--n N | --sample] [--number K]
+Usage: python -m attack [--seed S] [--only ATTACK ...] [--n N | --sample] [--number K] [--project FOLDER]
 """
 
 import argparse
-import importlib
 import sys
 import tempfile
 import time
 import traceback
 from pathlib import Path
 
+from small_project import import_stages
 from tqdm import tqdm
 
 from attack import artefacts, disk, inputs, kills, pairs, submissions, threads
 from attack.case import Case, Place, deal
 from attack.project import measure_peak_mb
-from nuclei.runs.stage_table import STAGES
 
 # Each attack, how often it is tried, and how often in a sample; those that fork come before those that compute here.
 ATTACKS = {
     "artefacts": (artefacts, 2 * len(artefacts.KINDS), 4),
-    "kills": (kills, 50, 2),
+    "kills": (kills, 50, len(kills.KINDS)),
     "pairs": (pairs, len(pairs.KINDS), 1),
     "disk": (disk, len(disk.KINDS), 3),
     "threads": (threads, len(threads.KINDS), 1),
@@ -29,16 +28,6 @@ ATTACKS = {
     "submissions": (submissions, 2000, 100),
 }
 LIMIT_MB = 1500  # of memory, for any one process
-
-
-def import_all() -> None:
-    """Import all that a stage needs, once for all the processes that are forked; nothing is computed.
-
-    Each has one thread: several at once, each with one per core, would wait for each other.
-    """
-    threads.set_threads(1)
-    for name in STAGES:
-        importlib.import_module(f"nuclei.stages.{name}")
 
 
 def find_fault(attack: str, case: Case, place: Place) -> str | None:
@@ -55,12 +44,13 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=ATTACKS, default=list(ATTACKS))
     parser.add_argument("--n", type=int, help="cases of each attack; without it, all")
     parser.add_argument("--sample", action="store_true", help="a few cases of each attack")
+    parser.add_argument("--project", type=Path, help="folder of the finished project to attack; made if there is none")
     parser.add_argument("--number", type=int, help="try only the case of this number")
     options = parser.parse_args()
-    import_all()
+    import_stages()
     tried = faulty = 0
     with tempfile.TemporaryDirectory() as folder:
-        place = Place(Path(folder))
+        place = Place(Path(folder), options.project)
         for attack in (name for name in ATTACKS if name in options.only):
             module, n, few = ATTACKS[attack]
             start, before = time.monotonic(), faulty

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from attack.project import Project, make_project
+from attack.project import Project, open_project
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ def deal(kinds: Sequence[str], seed: int, n: int) -> Iterator[Case]:
 
 
 class Place:
-    """Give folders to try cases in, and a finished project, which is made when a case first asks for it."""
+    """Give folders to try cases in, and a finished project, made when a case first asks for it if there is none."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, finished: Path | None = None):
+        self.folder, self.finished = folder, finished or folder / "finished"
 
     def fresh(self) -> Path:
         """Return an empty folder; that of the case before is removed."""
@@ -47,4 +47,4 @@ class Place:
     @cached_property
     def project(self) -> Project:
         """The small project with its demo archives, all its stages run."""
-        return make_project(self.folder / "finished")
+        return open_project(self.finished)

@@ -8,7 +8,6 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -42,6 +41,8 @@ from attack.damage import (
     split_chunks,
     zip_entries,
 )
+from attack.formats import ANYTHING, DEEP, EITHER, REFUSED, SAME, Format, Mutations, as_text
+from attack.learned import LEARNED
 from nuclei.config.load import load_config
 from nuclei.data.archives import open_archive, prepare_image
 from nuclei.data.fold_table import read_folds
@@ -53,27 +54,6 @@ from nuclei.runs.cache import read_meta
 
 SHAPE = (24, 31)
 BOMB_BYTES = 1 << 16  # what a file of an archive may unpack to here
-DEEP = 3000
-# What must come of an input: it is refused, it is read as the whole one, or either; VALID: what it now says is read.
-REFUSED, SAME, EITHER = "refused", "same", "either"
-Mutations = dict[str, tuple[str, Mutation]]
-ANYTHING: Mutations = {
-    "empty": (REFUSED, lambda rng, data: b""),
-    "noise": (REFUSED, noise),
-}
-
-
-@dataclass(frozen=True)
-class Format:
-    """Describe a format: the name and bytes of a whole file of it, how it is read, and what is done to it.
-
-    read: path -> what repr tells apart.
-    """
-
-    file: str
-    whole: Callable[[], bytes]
-    read: Callable[[Path], Any]
-    mutations: Mutations
 
 
 def draw_pixels() -> NDArray[np.uint8]:
@@ -92,10 +72,6 @@ def encode_png(pixels: NDArray[Any]) -> bytes:
 
 def decode(data: bytes) -> NDArray[Any]:
     return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED))
-
-
-def as_text(array: NDArray[Any]) -> tuple[Any, ...]:
-    return array.shape, array.dtype.name, array.tobytes()
 
 
 # Of images and masks alike, whose checksums and sizes tell any damage.
@@ -568,7 +544,9 @@ WEBP = FLAT | {"an animation": (REFUSED, lambda rng, data: encode_by_pillow("WEB
 PICTURE_PNG = {name: PNG[name] for name in PNG if name not in ("16 bits", "JPEG")} | {
     "an animation": (REFUSED, lambda rng, data: encode_by_pillow("PNG", rng.randint(2, 5))),
 }
-NO_CHECKSUM = ("a.tif", "a.ome.tif", "a.jpg", "a.bmp", "a.webp")
+
+
+NO_CHECKSUM = ("a.tif", "a.ome.tif", "a.jpg", "a.bmp", "a.webp", "a.safetensors", "a.pth")
 FORMATS = {
     "zip": Format("archive.zip", lambda: zip_entries(draw_entries()), read_zip, ZIP),
     "image": Format(
@@ -593,6 +571,7 @@ FORMATS = {
     "picture BMP": Format("a.bmp", lambda: encode_by_pillow("BMP"), read_view, FLAT),
     "picture WebP": Format("a.webp", lambda: encode_by_pillow("WEBP", lossless=True), read_view, WEBP),
     "picture stack": Format("a.ome.tif", encode_stack, read_view, STACK),
+    **LEARNED,
     "label PNG": Format("a.png", lambda: encode_png(draw_instances()), read_label_image, LABELS_PNG),
     "label TIFF": Format("a.tif", lambda: encode_tiff(draw_instances()), read_label_image, LABELS_TIFF),
 }

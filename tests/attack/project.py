@@ -1,5 +1,6 @@
 """The small project, finished: copied, run again in processes of its own, and compared file by file."""
 
+import json
 import os
 import resource
 import shutil
@@ -8,13 +9,12 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from small_project import few_steps, hash_files, list_tasks, run_forked, write_project
+from small_project import WRITES, few_steps, finish, hash_files, list_tasks
 
 from nuclei.cli import main
-from nuclei.data.demo import write_demo
 from nuclei.runs.files import link
 from nuclei.runs.memory import measure_peak_bytes
 
@@ -48,7 +48,7 @@ class Project:
     folder: Path
     data: Path
     hashes: dict[str, str]
-    writes: dict[tuple[str, str], int] = field(default_factory=dict)  # (run, stage) -> files that the stage writes
+    writes: dict[tuple[str, str], int]  # (run, stage) -> files that the stage wrote
 
     @property
     def tasks(self) -> list[tuple[Path, str]]:
@@ -64,7 +64,8 @@ class Project:
     def forget(self, folder: Path, run: str, stage: str) -> None:
         """Have a copy of the project no longer know that it has finished a stage."""
         if stage == "folds":
-            (folder / "runs/data/demo/folds.csv").unlink()
+            for file in ("folds.csv", "fold_tables.json"):
+                (folder / "runs/data/demo" / file).unlink()
         home = folder / ("runs/data/demo" if stage == "prepare" else f"runs/{run}")
         for meta in home.glob(f"meta/{stage}*.json"):
             if meta.stem.split("_")[0] == stage:
@@ -95,20 +96,12 @@ def list_partial(folder: Path) -> list[str]:
     return sorted(str(path) for path in left if path.parent.name != "meta" and not path.name.endswith("config.yaml"))
 
 
-def make_project(folder: Path) -> Project:
-    """Write the small project with its archives into a folder, and run every stage in a forked process."""
-    folder.mkdir(parents=True)
-    data = folder / "data"
-    write_demo(data, n_train=12, n_test=4, size=128, seed=2018)
-    ensemble = write_project(folder / "project")
-    before = Path.cwd()
-    os.chdir(folder / "project")
-    try:
-        for path, name in list_tasks(ensemble):
-            run_forked(path, name, data)
-    finally:
-        os.chdir(before)
-    return Project(folder / "project", data, hash_files(folder / "project/runs"))
+def open_project(folder: Path) -> Project:
+    """Return the finished project of a folder, made there if there is none."""
+    if not (folder / WRITES).is_file():
+        finish(folder)
+    writes = {(run, stage): n for run, stage, n in json.loads((folder / WRITES).read_text())}
+    return Project(folder / "project", folder / "data", hash_files(folder / "project/runs"), writes)
 
 
 @dataclass(frozen=True)
@@ -129,7 +122,7 @@ class Command:
 def start(arguments: Sequence[object], folder: Path, prepare: Callable[[], object] = lambda: None) -> Command:
     """Start the command line with some arguments in a forked process, in `folder`, after `prepare()`.
 
-    Like kill_stages.py it needs a process that has computed nothing. One that hangs is ended by a signal.
+    Like small_project.run_forked it needs a process that has computed nothing. One that hangs is ended by a signal.
     """
     handle, name = tempfile.mkstemp(prefix="attack", suffix=".log")
     sys.stdout.flush()

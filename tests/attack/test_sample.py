@@ -13,9 +13,10 @@ OF_PROJECTS = ("artefacts", "kills", "pairs", "disk", "threads")
 
 
 @pytest.fixture(scope="module")
-def sampled():
+def sampled(finished):
     """Give the lines that a sample of all that takes a project prints, in a process of its own, since it forks."""
-    command = [sys.executable, "-m", "attack", "--seed", str(SEED), "--sample", "--only", *OF_PROJECTS]
+    command = [sys.executable, "-m", "attack", "--seed", str(SEED), "--sample", "--project", finished]
+    command += ["--only", *OF_PROJECTS]
     environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.stdout.endswith(" faulty\n"), done.stderr[-3000:]

@@ -1,11 +1,16 @@
 """The demo is a data set in the official layout, with its truth, and the same bytes each time."""
 
+import io
+import zipfile
+
 import numpy as np
 import pandas as pd
+import pytest
 
 from nuclei.data.archives import find_archives, open_archive, prepare_image
 from nuclei.data.demo import draw_images, write_demo
 from nuclei.data.folds import mosaic_groups
+from nuclei.errors import UserError
 from nuclei.evaluation.rle import decode_labels
 
 
@@ -41,6 +46,23 @@ def test_the_demo_has_the_same_bytes_each_time(tmp_path, demo_folder):
     ]
     for path in tmp_path.iterdir():
         assert path.read_bytes() == (demo_folder / path.name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["stage1_train.zip", "stage1_test.zip"])
+def test_archives_of_others_are_not_replaced(tmp_path, name):
+    for content in (b"half an archive", zip_of_others()):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=rf"{name} is not of the demo"):
+            write_demo(tmp_path, 1, 1, 64, 0)
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+        assert (tmp_path / name).read_bytes() == content
+
+
+def zip_of_others() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("a/images/a.png", date_time=(2018, 1, 16, 12, 0, 0)), b"an image")
+    return buffer.getvalue()
 
 
 def test_quarters_of_a_field_are_found_again():

@@ -131,7 +131,9 @@ def test_wrong_names_and_changed_files_are_errors(tmp_path):
             download_files(tmp_path, [NAME], url)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "null", '{"a": 1}', '{"a": {}}', '{"a": {"sha256": null}}', "\x00"])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "null", '{"a": 1}', '{"a": {}}', '{"a": {"sha256": null}}', "\x00", "[" * 9999]
+)
 def test_a_damaged_record_is_named(tmp_path, text):
     (tmp_path / "downloads.json").write_text(text)
     with pytest.raises(UserError, match=r"downloads\.json is damaged: delete it"):
@@ -186,6 +188,11 @@ def test_an_archive_at_hand_is_unpacked_without_the_network_unless_it_changed(tm
         (b"<html>", "is damaged or no zip"),
         (zipped({"other.png": b""}), "holds nothing that matches"),
         (zipped({"Slide_1/a.png": b"12345", "Slide_1/b.png": b"12345"}), "unpacks to 10 bytes, more than 9"),
+        (zipped({f"Slide_1/{'x' * 300}.png": b""}), f"{ARCHIVE} has a file x+ that cannot be written"),
+        (
+            zipped({"Slide_1/a.png": b"", "Slide_1/a.png/Slide_1/b.png": b""}),
+            f"{ARCHIVE} has a file Slide_1 that",
+        ),
     ],
 )
 def test_an_archive_that_cannot_be_used_leaves_no_folder(tmp_path, monkeypatch, content, said):

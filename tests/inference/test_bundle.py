@@ -95,10 +95,16 @@ def test_a_missing_fold_or_member_is_named(folder):
         find_run(folder)
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b'{"files": {"a": 1}, "runs": {}}', b'{"files": [], "runs": {}}'])
-def test_a_damaged_manifest_is_named(folder, content):
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"{}", b'{"files": {"a": 1}, "runs": {}}', b'{"files": [], "runs": {}}'),
+        b'{"files": {"long_mobilenets/select.json": {"bytes": "many"}}, "runs": {}}',
+    ],
+)
+def test_a_damaged_manifest_is_named_and_the_fix_is_that_of_a_bundle(folder, content):
     replace(folder / "bundle/manifest.json", content)
-    with pytest.raises(UserError, match=r"manifest.json"):
+    with pytest.raises(UserError, match=r"manifest.json is damaged .*: fetch it anew"):
         find_run(folder)
 
 
@@ -111,10 +117,20 @@ def test_a_manifest_of_other_contents_is_refused(folder):
         find_run(folder)
 
 
-@pytest.mark.parametrize("name", [NETWORK, BOOSTERS, "long_mobilenets/select.json"])
-def test_without_a_manifest_what_is_missing_is_named_all_the_same(folder, name):
+def test_a_bundle_without_its_manifest_is_refused_however_it_is_named(folder):
+    for path in (folder, folder / "bundle/long_mobilenets"):
+        find_run(path)
+    spoil(folder / "bundle" / BOOSTERS)
+    with pytest.raises(UserError, match=rf"{BOOSTERS} is damaged"):
+        find_run(folder / "bundle/long_mobilenets")
     (folder / "bundle/manifest.json").unlink()
-    run = find_run(folder)
+    with pytest.raises(UserError, match=r"bundle/manifest\.json is missing.*: fetch it anew"):
+        find_run(folder)
+
+
+@pytest.mark.parametrize("name", [NETWORK, BOOSTERS, "long_mobilenets/select.json"])
+def test_what_is_missing_is_named_where_no_manifest_is_asked(folder, name):
+    run = Run("long_mobilenets", folder / "bundle")
     (folder / "bundle" / name).unlink()
     with pytest.raises(UserError, match=rf"is not whole: .*/{name} is missing: run the stage .* of a bundle, fetch it"):
         load_predictor(run.folder, (hash(name),))
@@ -161,7 +177,6 @@ def drop_one(state) -> None:
     ],
 )
 def test_weights_that_cannot_be_used_are_named(folder, damage, said):
-    (folder / "bundle/manifest.json").unlink()
     damage(folder / "bundle" / NETWORK)
     with pytest.raises(UserError, match=rf"{NETWORK} {said}"):
         Predictor(Run("long_mobilenetv1", folder / "bundle"))
@@ -169,7 +184,6 @@ def test_weights_that_cannot_be_used_are_named(folder, damage, said):
 
 @pytest.mark.parametrize("damage", [spoil, lambda path: replace(path, path.read_bytes()[:5000])])
 def test_boosters_that_are_damaged_are_named(folder, damage):
-    (folder / "bundle/manifest.json").unlink()
     damage(folder / "bundle" / BOOSTERS)
     predictor = Predictor.__new__(Predictor)  # without its networks
     predictor.run = Run("long_mobilenets", folder / "bundle")
@@ -184,8 +198,7 @@ def test_boosters_that_are_damaged_are_named(folder, damage):
 def test_what_is_not_as_its_stage_left_it_is_named(tmp_path, name):
     folder = tmp_path / "fast"  # whose one network is loaded in no time
     shutil.copytree(find_default(fast=True) / "bundle", folder / "bundle", copy_function=link)
-    (folder / "bundle/manifest.json").unlink()
-    run = find_run(folder)
+    run = Run("fast", folder / "bundle")
     path = folder / "bundle" / name
     part, below = name.split("/", 1)
     meta = folder / "bundle" / part / "meta/test.json"

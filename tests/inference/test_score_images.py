@@ -72,6 +72,14 @@ def test_an_image_is_scored_again_only_when_it_or_the_settings_have_changed(fold
     assert set(table["scale"]) == {0.5}
 
 
+@pytest.mark.parametrize("name", ["scores.csv", "metrics.json", "one/a.json"])
+def test_files_of_others_are_not_replaced(folder, name):
+    write_bytes(folder / "out" / name, b'{"oof": 1}')
+    with pytest.raises(UserError, match=rf"out/{name} is not of this command"):
+        score(folder)
+    assert (folder / "out" / name).read_bytes() == b'{"oof": 1}'
+
+
 def test_a_set_may_lie_in_the_folder_itself_or_below_external(folder):
     assert {one.data_set for one in find_labelled(folder / "in/one")} == {"one"}
     (folder / "in").rename(folder / "external")

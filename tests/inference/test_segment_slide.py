@@ -135,6 +135,17 @@ def test_a_killed_call_goes_on_at_the_tile_where_it_was_stopped(project, monkeyp
     assert len(seen) == 4
     assert len(again) == 9 - 4
     assert not {str(tile) for tile in seen} & {str(tile) for tile in again}
+    # What they have in common is taken in anew where it was damaged since.
+    del seen[:], again[:]
+    monkeypatch.setattr(slides, "segment_tile", die_at_fifth)
+    with pytest.raises(KeyboardInterrupt):
+        segment(project, force=True)
+    for name in ("pixels.npy", "common.json"):
+        path = project / "out/.slide.tiles" / name
+        path.write_bytes(path.read_bytes()[:-100])
+    monkeypatch.setattr(slides, "segment_tile", lambda *given: again.append(given[2]) or find(*given))
+    assert segment(project)["state"].tolist() == [MADE]
+    assert len(again) == 9 - 4
     # Tiles of another image, or of other settings, are not taken.
     del seen[:]
     tifffile.imwrite(project / "in/slide.tif", draw((600, 700), 1), tile=(128, 128))

@@ -184,6 +184,20 @@ def test_what_a_killed_stage_left_is_cleared_for_other_settings(meta, outputs, t
         assert files(outputs) == []
 
 
+def test_of_a_link_the_link_is_cleared_and_not_what_it_leads_to(meta, outputs, tmp_path):
+    for source, output in zip(("elsewhere", "a_file"), outputs, strict=False):
+        path = tmp_path / source
+        path.mkdir()
+        (path / "mine").touch()
+        output.unlink(missing_ok=True)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.symlink_to(path)
+        with stage(meta, {}, {}, outputs):
+            assert not output.exists()
+        assert (path / "mine").is_file()
+        meta.unlink()
+
+
 def test_what_nobody_began_is_cleared(meta, outputs):
     write_outputs(outputs, "stray")
     with stage(meta, {"steps": 1}, {}, outputs):
@@ -388,6 +402,13 @@ def test_a_second_process_waits_for_the_first_or_takes_over_from_a_dead_one(tmp_
     assert second.returncode == 0
     made_by = [first.pid, second.pid] if killed else [first.pid]
     assert {path.name for path in (tmp_path / "a_run/maps").iterdir()} == {f"{pid}.txt" for pid in made_by}
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"[1]", b"{}", b'{"parts": "x"}', b'{"parts": null}', b"[" * 9999])
+def test_a_damaged_note_of_what_was_begun_is_none(meta, outputs, content):
+    write_bytes(meta.with_suffix(".begun"), content)
+    assert make(meta, outputs)
+    assert files(outputs) == ["made.txt", "metrics.json"]
 
 
 def test_a_note_of_what_was_begun_may_be_gone_at_the_end(meta, outputs):

@@ -45,9 +45,11 @@ def test_a_file_of_any_name_makes_a_repository_dirty(repository, name):
 
 
 @pytest.mark.parametrize(
-    "answer", ["echo 'fatal: detected dubious ownership' >&2; exit 128", "kill -9 $$", "printf '\\377'; exit 3"]
+    "answer",
+    ["echo 'fatal: detected dubious ownership' >&2; exit 128", "kill -9 $$", "printf '\\377'; exit 3", "exec sleep 60"],
 )
 def test_a_git_that_refuses_or_breaks_leaves_the_commit_unknown(tmp_path, monkeypatch, answer):
+    monkeypatch.setattr("nuclei.runs.provenance.GIT_S", 0.5)
     (tmp_path / "git").write_text(f"#!/bin/sh\n{answer}\n")
     (tmp_path / "git").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")

@@ -39,14 +39,9 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "O
 
 
 @pytest.fixture(scope="module")
-def project(demo_folder, tmp_path_factory):
+def project(finished, tmp_path_factory):
     """Give the folder of a project whose ensemble and members have been run whole."""
-    folder = tmp_path_factory.mktemp("project")
-    before = Path.cwd()
-    os.chdir(folder)
-    run_all(write_project(folder), demo_folder)
-    os.chdir(before)
-    return folder
+    return shutil.copytree(finished / "project", tmp_path_factory.mktemp("pipeline") / "project")
 
 
 def test_what_a_killed_write_left_of_a_fold_table_is_removed(project, demo_folder, monkeypatch):

@@ -168,11 +168,14 @@ def test_a_fold_table_that_lost_rows_is_named_by_whatever_reads_it(dealt, tmp_pa
 def test_what_is_no_fold_table_is_not_replaced_by_one(dealt, tmp_path):
     options = Options(tmp_path / "demo", force=True)
     Path("notes.csv").write_text("my,notes\n1,2\n")
-    for folds, said in (("notes.csv", "is no fold table"), ("/dev/null", "is no file"), ("demo", "is no file")):
+    Path("ages.csv").write_text("image_id,age\na,5\n")
+    tables = [(name, "is no fold table") for name in ("notes.csv", "ages.csv")]
+    for folds, said in (*tables, ("/dev/null", "is no file"), ("demo", "is no file")):
         config = dealt.model_copy(update={"data": dealt.data.model_copy(update={"folds": folds})})
         with pytest.raises(UserError, match=rf"{folds} {said}"):
             run_stage("folds", "any", config, options, Path("runs"))
     assert Path("notes.csv").read_text() == "my,notes\n1,2\n"
+    assert Path("ages.csv").read_text() == "image_id,age\na,5\n"
     run_stage("folds", "any", dealt, options, Path("runs"))
 
 

@@ -138,7 +138,7 @@ def unpack_boosters(content: bytes, name: str) -> Boosters:
             check_model(str(text))
         return {target: lgb.Booster(model_str=texts[target]) for target in TARGETS}
     # What gzip, JSON and LightGBM say of damage; JSON's errors and those of its characters are ValueErrors.
-    except (OSError, EOFError, OverflowError, zlib.error, ValueError, lgb.basic.LightGBMError) as error:
+    except (OSError, EOFError, OverflowError, RecursionError, zlib.error, ValueError, lgb.basic.LightGBMError) as error:
         raise UserError(
             f"{name} is damaged, or no file of boosters ({error}): write it again by the stage score, or fetch it anew"
         ) from error

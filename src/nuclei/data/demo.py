@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 
 from nuclei.data.images import encode_image_png
 from nuclei.data.synthetic import KINDS, drop_slivers, make_image
+from nuclei.errors import UserError
 from nuclei.evaluation.rle import encode_labels
+
+MIDNIGHT = (2018, 4, 16, 0, 0, 0)  # the time of all files in the archives
 
 
 def write_demo(folder: str | Path, n_train: int, n_test: int, size: int, seed: int) -> None:
@@ -22,10 +25,13 @@ def write_demo(folder: str | Path, n_train: int, n_test: int, size: int, seed: i
 
     Images are `size` px high and `size` or 5/4 `size` px wide, of every kind in turn. Of every 12 train
     images 4 (but of all at most 12) are the quarters of one field, and 2 have a mask drawn a pixel too large,
-    as annotators do. The same arguments give the same bytes.
+    as annotators do. The same arguments give the same bytes. Raises UserError naming an archive of others there.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    for name in ("stage1_train.zip", "stage1_test.zip"):
+        if (folder / name).exists() and not _is_own(folder / name):
+            raise UserError(f"{folder / name} is not of the demo, and would be replaced: name another folder by --data")
     train = draw_images(n_train, min(n_train // 12, 3), size, (seed, 0))
     train_files = (file for item in train for file in _files_of_image(*item, masks=True))
     _write_zip(folder / "stage1_train.zip", train_files)
@@ -100,9 +106,18 @@ def _write_zip(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
         with zipfile.ZipFile(temporary, "w") as archive:
             for name, data in files:
                 # A fixed time, so that equal content gives equal bytes.
-                archive.writestr(zipfile.ZipInfo(name, date_time=(2018, 4, 16, 0, 0, 0)), data)
+                archive.writestr(zipfile.ZipInfo(name, date_time=MIDNIGHT), data)
 
     _write(path, write)
+
+
+def _is_own(path: Path) -> bool:
+    """Return whether an archive is one of the demo's, by the time that all its files have."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return all(info.date_time == MIDNIGHT for info in archive.infolist())
+    except (zipfile.BadZipFile, OSError):
+        return False
 
 
 def _write(path: Path, write: Callable[[Path], object]) -> None:

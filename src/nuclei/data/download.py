@@ -1,5 +1,6 @@
 """Fetch the official files (BBBC038, public domain) and external data sets; an interrupted download resumes."""
 
+import errno
 import hashlib
 import http.client
 import json
@@ -24,6 +25,7 @@ from nuclei.limits import MAX_ARCHIVE_BYTES
 
 BASE_URL = "https://data.broadinstitute.org/bbbc/BBBC038/"
 CONTENTS = {file.file_name: file.content for file in FILES.values()}
+_OF_NAMES = (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
 _BLOCK_BYTES = 1 << 18
 
 
@@ -122,6 +124,12 @@ def unpack(archive: Path, target: Path, pattern: str) -> None:
         raise UserError(
             f"{archive} is damaged or no zip ({error}): delete it and run the stage download again"
         ) from None
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if error.errno not in _OF_NAMES:
+            raise
+        name = Path(error.filename or "").name[:80]
+        raise UserError(f"{archive} has a file {name} that cannot be written ({error.strerror}): rename it") from None
     temporary.replace(target)
 
 
@@ -132,7 +140,7 @@ def _read_records(path: Path) -> dict[str, dict[str, Any]]:
     try:
         records: dict[str, dict[str, Any]] = json.loads(path.read_text())
         sums = [one["sha256"] for one in records.values()]
-    except (ValueError, AttributeError, TypeError, KeyError):
+    except (ValueError, AttributeError, TypeError, KeyError, RecursionError):
         sums = [None]
     if not all(isinstance(value, str) for value in sums):
         raise UserError(f"{path} is damaged: delete it, then repeat the command, which records the files anew")

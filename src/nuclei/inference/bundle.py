@@ -54,47 +54,45 @@ def find_default(fast: bool = False) -> Path:
 
 
 def find_run(folder: Path) -> Run:
-    """Return the run in a folder of runs/, or the one that is bundled in a folder of ensembles/.
+    """Return the run in a folder of runs/ or of a bundle, or the one that is bundled in a folder of ensembles/.
 
     Raises UserError as check_bundle does.
     """
     folder = folder.resolve()
     bundle = folder / "bundle"
-    if not bundle.is_dir():
-        return Run(folder.name, folder.parent)
-    check_bundle(bundle)
-    return Run(folder.name, bundle)
+    run = Run(folder.name, bundle if bundle.is_dir() else folder.parent)
+    if bundle.is_dir() or (folder.parent / MANIFEST).is_file():
+        check_bundle(run.folder.parent)
+    return run
 
 
 def check_bundle(bundle: Path) -> None:
-    """Raise UserError naming what of a bundle is missing or is not what its manifest says.
+    """Raise UserError naming what of a bundle is missing, its manifest first, or is not what the manifest says."""
+    if not (bundle / MANIFEST).is_file():
+        raise UserError(f"{bundle / MANIFEST} is missing, which says what the bundle must hold: {_fetch(bundle)}")
+    files = sorted(path for path in bundle.rglob("*") if path.is_file())
+    _check_once(bundle, tuple(path.stat().st_mtime_ns for path in files))
 
-    A bundle from before there were manifests has none: what is missing of it is said by Predictor alone.
-    """
-    if (bundle / MANIFEST).is_file():
-        files = sorted(path for path in bundle.rglob("*") if path.is_file())
-        _check_once(bundle, tuple(path.stat().st_mtime_ns for path in files))
+
+def _fetch(bundle: Path) -> str:
+    return f"fetch it anew, of a clone by `git checkout -- {bundle}`"
 
 
 @cache
 def _check_once(bundle: Path, written: tuple[int, ...]) -> None:  # noqa: ARG001 (a key)
     """Check a bundle; a process does it once."""
     path = bundle / MANIFEST
-    manifest = read_json(path)
     try:
+        manifest = read_json(path)
         runs: dict[str, dict[str, Any]] = manifest["runs"]
         problems = [damage.text for damage in find_damage(manifest["files"], bundle)]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): fetch it anew") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}): {_fetch(bundle)}") from error
     if not problems and (held := describe_runs(bundle)) != runs:
         problems = [f"{path} asks for other contents:", *differences(runs, held)]
     if problems:
         more = [f"and {len(problems) - FEW} more"] if len(problems) > FEW else []
-        raise UserError(
-            f"{bundle} is not whole:\n  "
-            + "\n  ".join([*problems[:FEW], *more])
-            + f"\nfetch it anew, of a clone by `git checkout -- {bundle}`"
-        )
+        raise UserError(f"{bundle} is not whole:\n  " + "\n  ".join([*problems[:FEW], *more]) + f"\n{_fetch(bundle)}")
 
 
 def describe_runs(bundle: Path) -> dict[str, dict[str, Any]]:
@@ -123,10 +121,10 @@ def find_published(config: Config, dataset: Dataset, fold: int | None) -> Path |
     metas = sorted(PUBLISHED.glob(f"*/bundle/*/meta/train_{name_fold(fold)}.json"))
     # A network may be published twice: that which has more of its run's beside it comes first.
     for meta in sorted(metas, key=lambda meta: -len(list(meta.parent.glob("train_*.json")))):
+        check_bundle(meta.parents[2])
         found = read_json(meta)
         same = found["settings"] == wanted and found["inputs"]["folds"] == folds
         if same and (meta.parents[1] / file).is_file():
-            check_bundle(meta.parents[2])
             return meta
     return None
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import cv2
 import numpy as np
@@ -23,7 +23,7 @@ from nuclei.evaluation.summary import ERRORS, OFFSETS, score_labels, summarise
 from nuclei.inference.bundle import find_run
 from nuclei.inference.image_files import Reading, Source, find_images
 from nuclei.inference.predictor import choose_jobs, load_predictor, stamp
-from nuclei.inference.segment_files import escape_formulas, hash_weights
+from nuclei.inference.segment_files import begins_with, escape_formulas, hash_weights
 from nuclei.runs.files import check_target, file_hash, read_json, write_json, write_table
 from nuclei.runs.parallel import each_image
 
@@ -34,6 +34,8 @@ COLUMNS = (
     *SCORE_COLUMNS[1:],
     *("n_true", "n_pred", *ERRORS, "matched", *OFFSETS),
 )
+# What the files of results begin with, by which those of others are known.
+MARKS = {"scores.csv": ",".join(COLUMNS[:3]), "metrics.json": '{\n "images": {'}
 HALVED_ABOVE_PX = 1500.0  # median true area: the competition's nuclei are smaller, those at 63x are not
 
 
@@ -82,11 +84,13 @@ def score_images(
     and its summary, as summarise returns it, data sets
     being the clusters and every image a group of its own. Images whose median true nucleus has more than
     `halved_above_px` pixels are halved first, image and truth alike; 0: none is. Raises what Predictor raises, and
-    UserError naming a file that cannot be read, or labels that do not fit their image.
+    UserError naming a file that cannot be read, labels that do not fit their image, and others' files of these names.
     """
     run, reading = find_run(weights), reading or Reading()
-    for name in ("scores.csv", "metrics.json"):
+    for name, mark in MARKS.items():
         check_target(output / name)
+        if (output / name).is_file() and not begins_with(output / name, mark):
+            refuse_other(output / name)
     predictor = run.folder, stamp(run.folder.parent)
     load_predictor(*predictor)  # says what is missing, once
     common = {"weights": hash_weights(run), "version": VERSION, "halved_above_px": halved_above_px}
@@ -113,9 +117,13 @@ def score_one(
     """Return the scores of one image, from its record if that was made from the same."""
     record = output / image.data_set / f"{name}.json"
     made_from = made_from | {"image": image.source.hash(), "labels": file_hash(image.labels)}
-    if record.is_file() and (known := read_json(record, "this command")).get("made_from") == made_from:
-        row: dict[str, Any] = known["scores"]
-        return row
+    if record.is_file():
+        known = read_json(record, "this command")
+        if not {"made_from", "scores"} <= known.keys():
+            refuse_other(record)
+        if known["made_from"] == made_from:
+            row: dict[str, Any] = known["scores"]
+            return row
     _, pixels, _ = image.source.read(reading)
     truth = LabelFolder(str(image.labels.parent)).read(name, pixels.shape[:2])
     pixels, truth, scale = halve_large(pixels, truth, made_from["halved_above_px"])
@@ -131,6 +139,10 @@ def score_one(
     } | {key: None if value != value else value for key, value in score_labels(truth, prediction).items()}
     write_json(record, {"made_from": made_from, "scores": row})
     return row
+
+
+def refuse_other(path: Path) -> NoReturn:
+    raise UserError(f"{path} is not of this command, and would be replaced: name another folder by --output")
 
 
 def halve_large(

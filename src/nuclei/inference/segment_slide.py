@@ -70,7 +70,7 @@ def segment_slide(
             (output / f"{source.name}{ROIS}").unlink(missing_ok=True)
         write_json(output / f"{source.name}{RECORD}", record)
         prepare_folder(work, task.made_from)
-        if not (work / COMMON).is_file():
+        if not is_taken_in(work):
             take_in(load_predictor(*predictor), work, source, reading)
         picture, slide, values = read_common(work)
         tile_px = choose_tile(slide.shape, reading.tile)
@@ -186,6 +186,14 @@ def take_in(predictor: Predictor, work: Path, source: Any, reading: Reading) -> 
         **{name: getattr(slide, name) for name in ("diameter", "factor", "novelty")},
     }
     write_json(work / COMMON, common)
+
+
+def is_taken_in(work: Path) -> bool:
+    """Tell whether what take_in leaves is there, and not damaged since."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        read_common(work)
+        return True
+    return False
 
 
 def read_common(work: Path) -> tuple[Picture, Slide, str]:

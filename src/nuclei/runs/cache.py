@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from nuclei.runs.files import (
     link,
     named,
     read_json,
+    remove,
     remove_partial_files,
     write_json,
 )
@@ -334,7 +335,8 @@ class _Job:
             write_json(self.meta, self.found | {"parts": self.kept, "fingerprint": whole, "files": files})
         self._clear([part for part in needed if part not in resumed])
         damage = [one for found in self.damaged.values() for one in found if not one.incomplete]
-        _remove({self.folder / one.name for one in damage})
+        for path in {self.folder / one.name for one in damage}:
+            remove(path)
         remove_partial_files([self.meta, self.begun, *self.outputs, *self.outputs_of(needed)])
         write_json(self.begun, {"by": describe_process(), "parts": {part: self.recipe.of(part) for part in needed}})
 
@@ -388,18 +390,14 @@ class _Job:
         return made | {"parts": records, "fingerprint": content_hash([name, records])}
 
     def _clear(self, parts: list[str]) -> None:
-        _remove(self.outputs_of(parts))
+        for path in self.outputs_of(parts):
+            remove(path)
 
     def _read_begun(self) -> dict[str, dict[str, Any]]:
         try:
-            return read_json(self.begun)["parts"] if self.begun.is_file() else {}
+            return dict(read_json(self.begun)["parts"]) if self.begun.is_file() else {}
         except (ValueError, TypeError, KeyError):  # nothing to resume from
             return {}
-
-
-def _remove(paths: Iterable[Path]) -> None:
-    for path in paths:
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _join_reasons(changed: Mapping[str, list[str]]) -> str:
@@ -455,11 +453,10 @@ def link_outputs(outputs: Sequence[Path], folder: Path, source: Path) -> None:
     No stage writes into a file that exists, so the two runs cannot disturb each other.
     """
     for path in outputs:
-        shutil.rmtree(path, ignore_errors=True)
+        remove(path)
         other = source / path.relative_to(folder)
         if other.is_dir():
             shutil.copytree(other, path, copy_function=link)
         elif other.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.unlink(missing_ok=True)
             link(other, path)

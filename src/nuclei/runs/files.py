@@ -195,10 +195,12 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 def read_arrays(path: Path, names: Iterable[str] = ()) -> dict[str, NDArray[Any]]:
     """Read an .npz file, of it the arrays `names` alone if any are given; raise UserError naming it if damaged."""
-    with named(path), np.load(path, allow_pickle=False) as file:
-        if not isinstance(file, np.lib.npyio.NpzFile):
+    with named(path):
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
             raise ValueError("it holds one array without a name")
-        return {name: file[name] for name in names or file.files}
+        with loaded as file:
+            return {name: file[name] for name in names or file.files}
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -215,6 +217,14 @@ def as_json(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return `content` as it comes back from JSON, so that it can be compared with what was read."""
     again: dict[str, Any] = json.loads(json.dumps(content, default=str))
     return again
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a folder with all that is in it, or a link but not what it leads to, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def link(source: str | Path, target: str | Path) -> None:

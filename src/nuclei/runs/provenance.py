@@ -22,6 +22,7 @@ PACKAGES = (
     "opencv-python-headless",
 )
 
+GIT_S = 60  # on some shared disks git would look for changes for as long as a stage takes
 
 # What this process has had done, by unit: images, crops.
 _DONE: Counter[str] = Counter()
@@ -63,10 +64,10 @@ def provenance() -> dict[str, Any]:
 
 
 def ask_git(*words: str) -> str | None:
-    """Return what git answers in the current folder; None outside a repository and where git is not installed."""
+    """Return what git answers in the current folder; None outside a repository, without git, or after GIT_S."""
     try:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, errors="replace")
-    except OSError:
+        done = subprocess.run(["git", *words], capture_output=True, text=True, errors="replace", timeout=GIT_S)
+    except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
 

@@ -104,9 +104,9 @@ def check_place(path: Path) -> None:
     if path.is_file() and path.stat().st_size:
         with path.open("rb") as file:
             header = file.readline(1000)
-        if COLUMNS[0].encode() not in header:
+        if lacking := [name for name in COLUMNS if name.encode() not in header]:
             raise UserError(
-                f"{path} is no fold table, or a damaged one: it lacks the column {COLUMNS[0]}: delete it to have the "
+                f"{path} is no fold table, or a damaged one: it lacks the column {lacking[0]}: delete it to have the "
                 "folds dealt again, or name another in data.folds"
             )
 

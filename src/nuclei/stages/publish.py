@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from nuclei.config.schema import Config
+from nuclei.errors import UserError
 from nuclei.inference.bundle import write_bundle
 from nuclei.report.reader import RunReader, write_blocks
 from nuclei.report.readme import run_blocks, scores_line
@@ -18,6 +19,7 @@ from nuclei.runs.locks import publishing
 
 ENSEMBLES = Path("ensembles")
 UNSEEN = "metrics_unseen_kinds.json"  # of the run's counterpart on folds by kind
+MADE = "made.json"
 KEPT = (
     *("seconds", "commit", "dirty", "cpus", "threads", "processor", "python", "versions", "settings", "fingerprint"),
     "external",
@@ -28,6 +30,8 @@ def main(run: Run, config: Config, options: Options) -> None:
     folder = ENSEMBLES / run.name
     for stage in ("evaluate", "submit"):
         check_whole(run.meta(stage))
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MADE).is_file():
+        raise UserError(f"{folder} is not the folder of a published run, for it lacks {MADE}: move it away")
     with publishing(run.folder.parent):
         publish(run, config, folder)
 
@@ -44,7 +48,7 @@ def publish(run: Run, config: Config, folder: Path) -> None:
     copies |= {path: path.name for path in optional if path.is_file()}
     for path, name in copies.items():
         write_bytes(folder / name, path.read_bytes())
-    write_json(folder / "made.json", {one.name: read_metas(one) for one in (*members, run)})
+    write_json(folder / MADE, {one.name: read_metas(one) for one in (*members, run)})
     submissions = {"submission_stage1_test": run.submission("test")}
     for growth in config.submit.growths:
         path = run.submission("test", growth)
@@ -74,7 +78,7 @@ def read_unseen() -> dict[str, dict[str, Any]]:
 
 def read_published(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the scores of a published run, and what its stages took."""
-    return read_json(folder / "metrics.json"), read_json(folder / "made.json")
+    return read_json(folder / "metrics.json"), read_json(folder / MADE)
 
 
 def read_metas(run: Run) -> dict[str, dict[str, Any]]:
