@@ -38,13 +38,14 @@ RECORD = ".json"
 
 @dataclass(frozen=True)
 class Reading:
-    """Say how images are read: which picture of a file, normalised or not, the sizes of pixels and nuclei."""
+    """Say how images are read: which picture of a file, normalised or not, the sizes; and what is written of them."""
 
     view: View = field(default_factory=View)
     normalise: bool = True
     pixel_size_um: float | None = None  # instead of what a file says
     diameter: Diameter = None  # of the nuclei, in pixels of the image
     tile: int | None = None  # side of tiles, as slide.choose_tile takes it
+    formats: tuple[str, ...] = ()  # of records.ON_REQUEST, beside those that are always written
 
     def record(self) -> dict[str, Any]:
         """Return all settings as JSON holds them."""
@@ -53,6 +54,7 @@ class Reading:
             "pixel_size_um": self.pixel_size_um,
             "diameter": self.diameter,
             "tile": self.tile,
+            **({"formats": list(self.formats)} if self.formats else {}),  # so that earlier results stay up to date
         }
 
 
@@ -72,11 +74,7 @@ class Source:
         return in_utf8(str(self.path) if self.archive is None else f"{self.path}: {self.archive.image_name(self.name)}")
 
     def hash(self) -> str:
-        """Return the sha256 of the file's content, hexadecimal."""
-        if self.path.is_dir() and self.archive is None:  # an OME-Zarr
-            files = sorted(path for path in self.path.rglob("*") if path.is_file())
-            lines = (f"{path.relative_to(self.path).as_posix()} {file_hash(path)}\n" for path in files)
-            return hashlib.sha256("".join(lines).encode(errors="replace")).hexdigest()
+        """Return the sha256 of the file's content, of an OME-Zarr that of its folder, hexadecimal."""
         if self.archive is None:
             return file_hash(self.path)
         return hashlib.sha256(self.archive.read(self.archive.image_name(self.name))).hexdigest()
