@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +111,19 @@ def find_partial_files(folders: Iterable[Path]) -> dict[Path, list[Path]]:
     """Return what unfinished writes into these folders have left, by the file that each was to be."""
     found: dict[Path, list[Path]] = {}
     for folder in folders:
-        for left in folder.glob(f".*{_PARTIAL}*"):
+        for left in list_matching(folder, f".*{_PARTIAL}*"):
             found.setdefault(folder / left.name.partition(_PARTIAL)[2], []).append(left)
     return found
+
+
+def list_matching(folder: Path, pattern: str) -> Iterator[Path]:
+    """Yield what lies in a folder under names that match, looking at one at a time: Path.glob holds all of them.
+
+    Of a folder that is not there, nothing.
+    """
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            yield from (folder / entry.name for entry in entries if fnmatchcase(entry.name, pattern))
 
 
 def _sync(path: Path) -> None:
