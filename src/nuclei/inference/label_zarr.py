@@ -48,7 +48,7 @@ def write_label_zarr(
                 shape=level_shape,
                 chunks=(BLOCK_PX, BLOCK_PX),
                 dtype=label_type(n_nuclei),
-                compressors={"id": "zlib", "level": 6},
+                compressors=[{"id": "zlib", "level": 6}],
                 chunk_key_encoding={"name": "v2", "separator": "/"},
             )
             step = 1 if number == 0 else 2

@@ -60,13 +60,16 @@ from nuclei.runs.files import (
     remove,
     remove_partial_files,
     write_bytes,
+    write_json,
 )
 from nuclei.runs.layout import Run
 from nuclei.runs.locks import lock
 from nuclei.runs.parallel import each_image
+from nuclei.runs.provenance import cpu_seconds, provenance, rates
 
 VERSION = 3  # of the results: raised by a change of the code that makes them others
 SUMMARY = "summary.csv"
+PROVENANCE = f"{VIEWS}/provenance.json"  # of the last call that made something: versions, machine, images a second
 CELL_STARTS = (*FORMULA_STARTS, "\t", "\r")
 HEAD_CHARACTERS = 1000  # of a page or summary, which say whose they are
 BATCH = 1000  # images of one page, planned and made together
@@ -152,7 +155,8 @@ class Call:
         remove_partial_files(filter(None, [submission]))
         pages = Pages(self.output, len(batches))
         names: list[str] = []
-        n_failed = 0
+        n_failed = n_made = 0
+        started, cpu_started = time.perf_counter(), cpu_seconds()
         with atomic(self.output / SUMMARY) as temporary:
             for number, batch in enumerate(batches or [[]]):
                 tasks = self.plan(batch)
@@ -165,8 +169,13 @@ class Call:
                 pages.write(number, [task.record | make_row(task) for task in tasks])
                 names += [task.source.name for task in tasks] if submission else []
                 n_failed += int(summary["state"].eq(FAILED).sum())
+                n_made += int(summary["state"].eq(MADE).sum())
                 yield summary
         pages.finish()
+        if n_made:
+            seconds = time.perf_counter() - started
+            took = {"seconds": seconds, "cpu_seconds": cpu_seconds() - cpu_started}
+            write_json(self.output / PROVENANCE, provenance() | took | rates({"images": n_made}, seconds))
         if submission and not n_failed:
             submit(names, self.output, submission)
 

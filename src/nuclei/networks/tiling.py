@@ -115,8 +115,8 @@ def predict_moments(
     """
     height, width = images[0].shape[:2]
     moments = np.zeros((len(images), n_channels + 1, height, width), np.float32)
-    axes = (tile_axis(length, predict.tile_px, predict.overlap_px) for length in (height, width))
-    places = [(n, *place) for place in product(*axes) for n in range(len(images))]
+    tall, wide = (tile_axis(length, predict.tile_px, predict.overlap_px) for length in (height, width))
+    places = [(n, row, column) for row, column in product(tall, wide) for n in range(len(images))]
     for first in range(0, len(places), together):
         some = places[first : first + together]
         crops = [images[n][rows, columns] for n, (rows, _), (columns, _) in some]
