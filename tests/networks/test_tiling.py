@@ -239,7 +239,9 @@ def test_images_and_tiles_together_give_the_maps_of_each_alone(tta, side, togeth
 
 def test_a_network_gives_the_same_maps_whether_images_come_together():
     torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(8, 2, 1))
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(8, len(CHANNELS), 1)
+    )
     images, model = [random_image(64, 96, seed) for seed in range(5)], ModelConfig(channels=CHANNELS)
 
     def forward(batch):
