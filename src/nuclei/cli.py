@@ -487,6 +487,10 @@ def predict_images(
             show_default="2080, above 4096 x 4096 pixels",
         ),
     ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="also write: zarr, labels as OME-Zarr, a pyramid in blocks (may be repeated)"),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="list what would be made, and why; write nothing")] = False,
     verify: Annotated[
         bool,
@@ -512,12 +516,15 @@ def predict_images(
     from nuclei.data.microscope import View
     from nuclei.inference.image_files import Reading, find_images
 
-    reading = Reading(View(channel, plane, series), normalise, pixel_size, wanted_diameter, wanted_tile)
+    view = View(channel, plane, series)
+    reading = Reading(view, normalise, pixel_size, wanted_diameter, wanted_tile, tuple(dict.fromkeys(formats or ())))
     found = find_images(images, recursive)
     from nuclei.inference.bundle import find_default  # which imports torch
+    from nuclei.inference.records import check_formats
     from nuclei.inference.segment_files import TOLD, check_failures, describe, segment_files
     from nuclei.runs.backends import fan_out
 
+    check_formats(reading.formats)
     cluster = in_folder(cluster, output)
     with nullcontext() if dry_run else fan_out(cluster):
         summary = segment_files(

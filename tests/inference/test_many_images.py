@@ -167,6 +167,18 @@ def test_an_image_that_has_just_been_written_is_read_again(project, hashed):
     assert hashed == ["image_0.png"]
 
 
+def test_what_a_call_took_is_recorded_unless_it_made_nothing(project):
+    segment(project)
+    path = project / "out" / module.PROVENANCE
+    found = json.loads(path.read_text())
+    assert found["images"] == 7
+    assert found["images_per_second"] == pytest.approx(7 / found["seconds"], rel=0.01)
+    assert {"commit", "versions", "processor", "cpu_seconds"} <= found.keys()
+    before = path.read_bytes()
+    segment(project)
+    assert path.read_bytes() == before
+
+
 def test_a_failed_image_stops_no_batch(project):
     (project / "in/image_0.png").write_bytes(b"no image")
     summary = segment(project, submission=project / "submission.csv")

@@ -79,7 +79,8 @@ def test_every_result_and_a_record_lie_in_the_folder(project):
     names = {f"{name}{ending}" for name in "ab" for ending in (*FORMATS, ".json")}
     pages = {"summary.csv", "index.html", VIEWS, ".predict-images.lock"}
     assert {path.name for path in (project / "out").iterdir()} == names | pages
-    assert {path.name for path in (project / "out" / VIEWS).iterdir()} == {"a.js", "a.jpg", "b.js", "b.jpg"}
+    views = {"a.js", "a.jpg", "b.js", "b.jpg", "provenance.json"}
+    assert {path.name for path in (project / "out" / VIEWS).iterdir()} == views
     for row in summary.itertuples():
         assert row.nuclei == len(pd.read_csv(project / f"out/{row.image}_nuclei.csv"))
         assert row.nuclei == tifffile.imread(project / f"out/{row.image}_labels.tif").max()

@@ -16,14 +16,17 @@ from skimage.measure import label
 from nuclei.data.microscope import View, measure_size, read_picture
 from nuclei.data.slides import Plane, sample_plane, shrink_plane, unpack
 from nuclei.errors import UserError
+from nuclei.inference import label_zarr
 from nuclei.inference import segment_files as module
 from nuclei.inference import segment_slide as slides
 from nuclei.inference.bundle import find_default
 from nuclei.inference.gallery import VIEWS
 from nuclei.inference.image_files import Reading, find_images
 from nuclei.inference.predictor import Survey
+from nuclei.inference.records import check_formats
 from nuclei.inference.segment_files import check_failures, segment_files
 from nuclei.inference.up_to_date import FAILED, MADE, UP_TO_DATE
+from nuclei.runs.files import file_hash
 
 TILE_PX = 256
 
@@ -301,3 +304,90 @@ def test_an_ome_zarr_is_read_as_the_tiff_of_its_values(project, version):
     assert whole["nuclei"].tolist() == summary["nuclei"].tolist() == [tiled.max()]
     segment(project)
     assert np.array_equal(tifffile.imread(project / "out/slide_labels.tif") > 0, tiled > 0)
+
+
+def test_labels_as_ome_zarr_are_those_of_the_tiff_and_are_read_back(project, monkeypatch):
+    zarr = pytest.importorskip("zarr")
+    monkeypatch.setattr(label_zarr, "BLOCK_PX", 128)
+    path = project / "out/slide_labels.zarr"
+    reading = Reading(pixel_size_um=0.5, tile=TILE_PX, formats=("zarr",))
+
+    def segment_as_zarr():
+        return segment_files(find_images([project / "in"]), find_default(), project / "out", reading, jobs=1)
+
+    assert segment_as_zarr()["state"].tolist() == [MADE]
+    labels = tifffile.imread(project / "out/slide_labels.tif")
+    group = zarr.open_group(path, mode="r")
+    described = group.attrs["multiscales"][0]
+    assert "image-label" in group.attrs
+    assert [axis["name"] for axis in described["axes"]] == ["y", "x"]
+    for number, level in enumerate(described["datasets"]):
+        array, step = group[level["path"]], 2**number
+        assert array.dtype == labels.dtype == np.uint16
+        assert np.array_equal(array[:], labels[::step, ::step])
+        assert level["coordinateTransformations"] == [{"type": "scale", "scale": [0.5 * step, 0.5 * step]}]
+    assert max(array.shape) <= 128
+    assert (path / "0/1/2").is_file()  # blocks are named by "/"
+    picture = read_picture(path, View())
+    assert np.array_equal(picture.pixels, labels)
+    assert picture.pixel_size_um == 0.5
+    # It is a result as all others: known by its content, mended where it was damaged, no image of its own.
+    assert segment_as_zarr()["state"].tolist() == [UP_TO_DATE]
+    before = file_hash(path)
+    (path / "0/1/2").write_bytes(b"")
+    assert segment_as_zarr()["why"].tolist() == ["slide_labels.zarr is damaged or was changed"]
+    assert file_hash(path) == before
+    (path / "1/0/0").unlink()
+    assert segment_as_zarr()["why"].tolist() == ["slide_labels.zarr is damaged or was changed"]
+    with pytest.raises(UserError, match="no images in"):
+        find_images([project / "out"])
+    # Not asked for any more it stays until the image is made again.
+    assert segment(project)["why"].tolist() == ["pixel_size_um: 0.5 -> null"]
+    assert not path.exists()
+
+
+def test_an_ome_zarr_is_whole_or_is_not_there(project, monkeypatch):
+    pytest.importorskip("zarr")
+    reading = Reading(tile=TILE_PX, formats=("zarr",))
+    given = find_images([project / "in"]), find_default(), project / "out", reading
+    describe = label_zarr.describe_levels
+    monkeypatch.setattr(label_zarr, "describe_levels", lambda *_: interrupt())
+    with pytest.raises(KeyboardInterrupt):
+        segment_files(*given, jobs=1)
+    assert not list((project / "out").glob("*.zarr"))
+    # What a kill leaves is removed by the next call.
+    (project / "out/.1.partial.slide_labels.zarr/0").mkdir(parents=True)
+    monkeypatch.setattr(label_zarr, "describe_levels", describe)
+    assert segment_files(*given, jobs=1)["state"].tolist() == [MADE]
+    assert [path.name for path in (project / "out").glob("*.zarr")] == ["slide_labels.zarr"]
+    assert not list((project / "out").glob(".*.zarr"))
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def test_an_image_in_one_piece_has_the_same_ome_zarr(project):
+    pytest.importorskip("zarr")
+    for tile in (0, TILE_PX):
+        reading = Reading(tile=tile, formats=("zarr",))
+        segment_files(find_images([project / "in"]), find_default(), project / "out", reading, jobs=1)
+        labels = tifffile.imread(project / "out/slide_labels.tif")
+        assert np.array_equal(read_picture(project / "out/slide_labels.zarr", View()).pixels, labels)
+
+
+def test_an_unknown_format_is_refused():
+    with pytest.raises(UserError, match="unknown format 'n5'; valid: zarr"):
+        check_formats(["zarr", "n5"])
+
+
+def test_more_nuclei_than_16_bits_hold_are_written_with_32(tmp_path, monkeypatch):
+    zarr = pytest.importorskip("zarr")
+    monkeypatch.setattr(label_zarr, "BLOCK_PX", 64)
+    labels = np.arange(300 * 230, dtype=np.uint32).reshape(300, 230)
+    label_zarr.write_label_zarr(tmp_path / "x.zarr", labels, labels.shape, int(labels.max()), None)
+    group = zarr.open_group(tmp_path / "x.zarr", mode="r")
+    assert group["0"].dtype == np.uint32
+    assert np.array_equal(group["2"][:], labels[::4, ::4])
+    assert "unit" not in group.attrs["multiscales"][0]["axes"][0]
+    assert "micrometer" not in str(group.attrs.asdict())

@@ -18,9 +18,11 @@ from nuclei.networks.maps import blend, dequantise, quantise
 from nuclei.networks.tiling import (
     VIEWS,
     apply_view,
+    count_together,
     forward_views,
     freeze,
     network_forward,
+    predict_alike,
     predict_maps,
     tile_axis,
     tile_starts,
@@ -93,7 +95,7 @@ def test_maps_and_disagreement_are_moments_over_the_views(tta):
     image = random_image(64, 64)
     pattern = ramp(torch.zeros(1, 3, 64, 64))[0].permute(1, 2, 0).numpy()
     views = np.stack([undo_view(pattern, view) for view in VIEWS[tta]])
-    assert forward_views(ramp, image, VIEWS[tta]) == pytest.approx(views.transpose(0, 3, 1, 2))
+    assert forward_views(ramp, [image], VIEWS[tta])[0] == pytest.approx(views.transpose(0, 3, 1, 2))
     maps = predict(ramp, image, tta=tta)
     for i, channel in enumerate(CHANNELS):
         assert maps[channel] == pytest.approx(views[..., i].mean(0), abs=1e-6)
@@ -111,7 +113,7 @@ def test_maps_and_disagreement_are_moments_over_the_scales(tta, scales):
     seen = []
     for scale in scales:
         side = round(64 * scale)
-        views = forward_views(brightness_of_scale, random_image(side, side), VIEWS[tta])
+        views = forward_views(brightness_of_scale, [random_image(side, side)], VIEWS[tta])[0]
         seen += [(cv2.resize(view[:2].transpose(1, 2, 0), (64, 64)), len(views)) for view in views]
     seen = np.stack([view for view, _ in seen])
     maps = predict(brightness_of_scale, image, tta=tta, scales=scales)
@@ -192,7 +194,7 @@ def test_a_network_never_sees_more_than_a_tile():
 def test_an_image_continues_by_reflection_to_a_multiple_of_the_stride():
     image = random_image(40, 33)
     seen = []
-    forward_views(lambda batch: seen.append(batch) or batch / 255, image, VIEWS["none"])
+    forward_views(lambda batch: seen.append(batch) or batch / 255, [image], VIEWS["none"])
     expected = np.concatenate([image, image[:-25:-1]])
     expected = np.concatenate([expected, expected[:, :-32:-1]], axis=1)
     assert np.array_equal(seen[0][0].permute(1, 2, 0).numpy(), expected)
@@ -211,6 +213,56 @@ def test_scales_shift_nothing(shape, scales, tta):
     assert mask.shape == shape
     before, after = ([(a * m).sum() / m.sum() for a in (y, x)] for m in (image[..., 0] / 255, mask))
     assert after == pytest.approx(before, abs=0.03)
+
+
+@pytest.mark.parametrize(("tta", "side"), [("flips", 40), ("dihedral", 70), ("none", 150)])
+@pytest.mark.parametrize("together", [1, 2, 3, 16])
+def test_images_and_tiles_together_give_the_maps_of_each_alone(tta, side, together):
+    images = [random_image(side, 50, seed) for seed in range(3)]
+    predict_config = PredictConfig(tta=tta, scales=(1.0, 0.75), tile_px=64, overlap_px=16)
+    seen = []
+
+    def forward(batch):
+        seen.append(len(batch))
+        return ramp(batch) * batch.float().mean(dim=(1, 2, 3), keepdim=True) / 255 + 0.2 * intensity(batch)
+
+    model = ModelConfig(channels=CHANNELS)
+    alone = [predict_maps(forward, image, model, predict_config) for image in images]
+    del seen[:]
+    for one, other in zip(predict_alike(forward, images, model, predict_config, together), alone, strict=True):
+        for name in other:
+            assert np.array_equal(one[name], other[name])
+    views = 4 if tta == "dihedral" else len(VIEWS[tta])  # those that lie alike go together
+    tiles = 3 * (3 if side == 150 else 2 if side == 70 else 1)
+    assert max(seen) == views * min(together, tiles)
+
+
+def test_a_network_gives_the_same_maps_whether_images_come_together():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(8, len(CHANNELS), 1)
+    )
+    images, model = [random_image(64, 96, seed) for seed in range(5)], ModelConfig(channels=CHANNELS)
+
+    def forward(batch):
+        with torch.inference_mode():
+            return network(batch.float() / 255).sigmoid()
+
+    alone = [predict_maps(forward, image, model, PredictConfig()) for image in images]
+    for one, other in zip(predict_alike(forward, images, model, PredictConfig(), 4), alone, strict=True):
+        assert one["mask"] == pytest.approx(other["mask"], abs=1e-5)
+
+
+def test_so_many_images_go_together_as_have_the_pixels_of_a_tile():
+    model, predict_config = ModelConfig(min_side_px=0), PredictConfig(tile_px=1280)
+    assert count_together((256, 256), model, predict_config, on_gpu=True) == 25
+    assert count_together((520, 696), model, predict_config, on_gpu=True) == 4
+    assert count_together((5000, 5000), model, predict_config, on_gpu=True) == 1
+    assert count_together((256, 256), ModelConfig(min_side_px=512), predict_config, on_gpu=True) == 6
+    assert count_together((256, 256), model, PredictConfig(scales=(0.5, 2.0)), on_gpu=True) == 6
+    asked = PredictConfig(batch_images=3)
+    assert count_together((256, 256), model, asked, on_gpu=True) == 3
+    assert count_together((256, 256), model, asked, on_gpu=False) == 1
 
 
 MEMORY_SCRIPT = """

@@ -20,10 +20,11 @@ from nuclei import cli
 from nuclei.errors import UserError
 from nuclei.pipeline import load_run, run_stage
 from nuclei.runs import backends
-from nuclei.runs.backends import BACKENDS, Cluster, Loky, Sequential, Submitit, fan_out, open_backend
+from nuclei.runs.backends import BACKENDS, Cluster, Loky, Needs, Sequential, Submitit, fan_out, open_backend
 from nuclei.runs.cores import count_threads
 from nuclei.runs.layout import Options, Run
 from nuclei.runs.parallel import Chunk, each_image, spread, take
+from nuclei.runs.slurm import GONE, read_queue, watch_queue
 
 NAMES = list("abcd")
 DEADLINE_S = 60
@@ -233,7 +234,7 @@ def test_what_does_not_go_together_is_refused(cluster, said):
 FAKE = {
     "sbatch": 'cp "$1" {folder}/script; echo Submitted batch job 77',
     "srun": "exit 1",
-    "sacct": "echo 'JobID|State|NodeList'; for i in 0 1; do echo \"77_$i|RUNNING|node\"; done",
+    "squeue": 'for i in 0 1; do echo "77_$i|$(cat {folder}/state)|node"; done',
     "scancel": 'echo "$@" >> {folder}/cancelled',
 }
 
@@ -244,8 +245,10 @@ def slurm(tmp_path, monkeypatch) -> Path:
     pytest.importorskip("submitit")
     for name, code in FAKE.items():
         path = tmp_path / name
-        path.write_text(f"#!/bin/sh\n{code.format(folder=tmp_path)}\n" if name != "sacct" else f"#!/bin/sh\n{code}\n")
+        path.write_text(f"#!/bin/sh\n{code.format(folder=tmp_path)}\n")
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    (tmp_path / "state").write_text("RUNNING")
+    watch_queue.cache_clear()  # it remembers jobs, and here all have the same number
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     return tmp_path
 
@@ -261,6 +264,27 @@ def test_slurm_is_given_an_array_and_told_to_end_it(slurm, monkeypatch):
     for line in ("--array=0-1%2", "--partition=long", "--time=90", "--account=lab", "--cpus-per-task=1"):
         assert f"#SBATCH {line}\n" in script
     assert (slurm / "cancelled").read_text().split() == ["77_0", "77_1"]
+
+
+@pytest.mark.parametrize("state", ["FAILED", "TIMEOUT", "CANCELLED", "forgotten"])
+def test_a_job_that_slurm_ended_is_lost(slurm, monkeypatch, state):
+    monkeypatch.setattr("submitit.core.core.Job._results_timeout_s", 0)
+    with open_backend(Cluster("slurm", 2, folder=slurm / ".jobs")) as engine:
+        jobs = engine.submit(str.upper, [("a",), ("b",)], Needs())
+        assert not jobs[0].done(force_check=True)
+        (slurm / "state").write_text(state)
+        if state == "forgotten":
+            (slurm / "squeue").write_text("#!/bin/sh\n")
+        time.sleep(0.01)  # which submitit leaves between two questions
+        assert jobs[0].done(force_check=True)
+        with pytest.raises(engine.lost):
+            engine.collect(jobs[0])
+
+
+def test_what_squeue_says_of_jobs_that_are_not_asked_for_is_left_out():
+    text = "3_0|RUNNING|vm\n3_1|PENDING|\n9|FAILED|vm\n"
+    states = {job: found["State"] for job, found in read_queue(text, ["3_0", "3_1", "4"]).items()}
+    assert states == {"3_0": "RUNNING", "3_1": "PENDING", "4": GONE}
 
 
 def interrupt(_):

@@ -358,6 +358,13 @@ class PredictConfig(Section):
     )
     tile_px: int = Field(1280, ge=32, description="larger images are predicted in tiles of this side")
     overlap_px: int = Field(128, ge=0, description="blended overlap of tiles, less than tile_px")
+    batch_images: int | None = Field(
+        None,
+        ge=1,
+        description="images of one size, or tiles, that a GPU is given together; unset: as many as have the pixels of "
+        "one tile. A CPU, which is faster so, gets one",
+        json_schema_extra=LATER,
+    )
 
     @model_validator(mode="after")
     def check_overlap(self) -> Self:

@@ -47,6 +47,11 @@ LARGEST_COORDINATE = 60535  # of a ROI of whole numbers of 16 bits; beyond it th
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold: the same nuclei give the same bytes
 
 
+def label_type(most: int) -> np.dtype[Any]:
+    """Return the type that labels up to `most` are written in: 16 bits, or 32 where they do not fit."""
+    return np.dtype(np.uint16 if most <= 65535 else np.uint32)
+
+
 def encode_tiff(labels: NDArray[Any]) -> bytes:
     """Encode labels, int [H, W], as a zlib-compressed gray TIFF of 16 bits, or of 32 where a label exceeds 65535.
 
@@ -56,8 +61,7 @@ def encode_tiff(labels: NDArray[Any]) -> bytes:
     if least < 0 or most >= 2**32:
         raise ValueError(f"labels {least}..{most} do not fit 32 bits: number the nuclei from 1")
     result = io.BytesIO()
-    depth = np.uint16 if most <= 65535 else np.uint32
-    tifffile.imwrite(result, labels.astype(depth), photometric="minisblack", compression="zlib")
+    tifffile.imwrite(result, labels.astype(label_type(most)), photometric="minisblack", compression="zlib")
     return result.getvalue()
 
 

@@ -4,10 +4,10 @@ import hashlib
 import json
 import os
 import tempfile
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from nuclei.data.normalisation import normalise
 from nuclei.data.slides import unpack
 from nuclei.errors import UserError
 from nuclei.inference.arguments import Diameter, check_paths
-from nuclei.runs.files import file_hash, read_json
+from nuclei.runs.files import file_hash, list_matching, read_json
 
 MADE_BY = "nuclei predict-images"
 RECORD = ".json"
@@ -38,13 +38,14 @@ RECORD = ".json"
 
 @dataclass(frozen=True)
 class Reading:
-    """Say how images are read: which picture of a file, normalised or not, the sizes of pixels and nuclei."""
+    """Say how images are read: which picture of a file, normalised or not, the sizes; and what is written of them."""
 
     view: View = field(default_factory=View)
     normalise: bool = True
     pixel_size_um: float | None = None  # instead of what a file says
     diameter: Diameter = None  # of the nuclei, in pixels of the image
     tile: int | None = None  # side of tiles, as slide.choose_tile takes it
+    formats: tuple[str, ...] = ()  # of records.ON_REQUEST, beside those that are always written
 
     def record(self) -> dict[str, Any]:
         """Return all settings as JSON holds them."""
@@ -53,10 +54,11 @@ class Reading:
             "pixel_size_um": self.pixel_size_um,
             "diameter": self.diameter,
             "tile": self.tile,
+            **({"formats": list(self.formats)} if self.formats else {}),  # so that earlier results stay up to date
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # of which there may be a hundred thousand
 class Source:
     """Hold one image to be segmented: a file, an image or time point of one, or an image of an official archive."""
 
@@ -72,11 +74,7 @@ class Source:
         return in_utf8(str(self.path) if self.archive is None else f"{self.path}: {self.archive.image_name(self.name)}")
 
     def hash(self) -> str:
-        """Return the sha256 of the file's content, hexadecimal."""
-        if self.path.is_dir() and self.archive is None:  # an OME-Zarr
-            files = sorted(path for path in self.path.rglob("*") if path.is_file())
-            lines = (f"{path.relative_to(self.path).as_posix()} {file_hash(path)}\n" for path in files)
-            return hashlib.sha256("".join(lines).encode(errors="replace")).hexdigest()
+        """Return the sha256 of the file's content, of an OME-Zarr that of its folder, hexadecimal."""
         if self.archive is None:
             return file_hash(self.path)
         return hashlib.sha256(self.archive.read(self.archive.image_name(self.name))).hexdigest()
@@ -118,7 +116,8 @@ def find_images(paths: Iterable[Path], recursive: bool = False) -> list[Source]:
     A file that is named twice counts once; files of one name get distinct ones by `name_files`. Raises UserError on a
     missing path, and on a folder without images.
     """
-    files: dict[Path, Path] = {}
+    files: dict[str, Path] = {}
+    folders: dict[Path, str] = {}
     archived: list[Source] = []
     paths = list(paths)
     check_paths(paths)
@@ -127,7 +126,8 @@ def find_images(paths: Iterable[Path], recursive: bool = False) -> list[Source]:
             raise UserError(f"{path} is neither a file nor a folder: copy its content to a file, and name that")
         is_folder = path.is_dir() and path.suffix.lower() != ZARR
         found = list_files(path, recursive) if is_folder else [path]
-        if path.suffix.lower() == ".zip" or (is_folder and _is_archive(path)):
+        beside = list_files(path) if is_folder and recursive else found
+        if path.suffix.lower() == ".zip" or (is_folder and not beside and _is_archive(path)):
             archive = open_archive(path, "test")
             archived += [Source(image_id, path, archive=archive) for image_id in archive.image_ids]
         elif not found:
@@ -135,36 +135,57 @@ def find_images(paths: Iterable[Path], recursive: bool = False) -> list[Source]:
             fix = "its folders have some: give --recursive" if nested else f"looked for *{', *'.join(SUFFIXES)}"
             raise UserError(f"no images in {path}; {fix}")
         else:
-            files |= {file.resolve(): file for file in found if file.resolve() not in files}
-    named = zip(name_files(list(files.values())), files.values(), strict=True)
-    sources = archived + [Source(name, path) for name, path in named]
+            for file in found:
+                files.setdefault(_resolve(file, folders), file)
+    chosen = list(files.values())
+    del files  # of very many images it takes more than they do
+    sources = archived + [Source(name, path) for name, path in zip(name_files(chosen), chosen, strict=True)]
     check_names(sources)
     return sources
 
 
+def _resolve(file: Path, folders: dict[Path, str]) -> str:
+    """Return what Path.resolve does, asking the disk once of a folder. folders: those that are known."""
+    if file.is_symlink():
+        return str(file.resolve())
+    folder = file.parent
+    if folder not in folders:
+        folders[folder] = str(folder.resolve())
+    return f"{folders[folder]}/{file.name}"
+
+
 def _is_archive(folder: Path) -> bool:
-    """Return whether a folder is an official archive, extracted: <image_id>/images/<image_id>.png, no image beside."""
+    """Return whether a folder without images is an official archive, extracted: <image_id>/images/<image_id>.png."""
     inner = (path for path in folder.glob("*/images/*") if path.suffix.lower() == ".png")
-    return not list_files(folder) and any(path.stem == path.parents[1].name for path in inner)
+    return any(path.stem == path.parents[1].name for path in inner)
 
 
 def list_files(folder: Path, recursive: bool = False) -> list[Path]:
     """Return the files of a folder that are meant as images, sorted."""
-    found = []
-    for path in sorted(folder.rglob("*") if recursive else folder.iterdir()):
-        inner = path.relative_to(folder).as_posix()
-        in_zarr = any(parent.suffix.lower() == ZARR for parent in path.relative_to(folder).parents)
-        is_image = path.is_dir() if path.suffix.lower() == ZARR else path.suffix.lower() in SUFFIXES and path.is_file()
-        if is_image and not in_zarr and not is_clutter(inner):
-            found.append(path)
+    found, folders = [], set()  # the images, and the folders that they lie in
+    for inner in sorted(_list_inside(folder, recursive), key=lambda inner: inner.split("/")):
+        suffix = PurePath(inner).suffix.lower()
+        if (suffix == ZARR or suffix in SUFFIXES) and not is_clutter(inner):
+            path = folder / inner
+            if path.is_dir() if suffix == ZARR else path.is_file():
+                found.append(path)
+                folders.add(path.parent)
     # Some results lie in a folder below their record.
-    own = {file for near in {near for path in found for near in path.parents[:2]} for file in own_results(near)}
-    return [path for path in found if path not in own]
+    own = {file for one in folders | {one.parent for one in folders} for file in own_results(one)}
+    return [path for path in found if path not in own] if own else found
+
+
+def _list_inside(folder: Path, recursive: bool) -> Iterator[str]:
+    """Yield what lies in a folder, relative to it; recursive: in folders there, too, OME-Zarrs aside."""
+    for root, folders, files in os.walk(folder):
+        inner = Path(root).relative_to(folder).as_posix()
+        yield from (name if inner == "." else f"{inner}/{name}" for name in (*folders, *files))
+        folders[:] = [name for name in folders if recursive and not name.lower().endswith(ZARR)]
 
 
 def own_results(folder: Path) -> set[Path]:
     """Return the files in a folder, or in folders there, that this command wrote, by the records in that folder."""
-    records = (read_record(path) for path in folder.glob(f"*{RECORD}"))
+    records = (read_record(path) for path in list_matching(folder, f"*{RECORD}"))
     return {folder / file for record in records if record for file in record["files"]}
 
 
@@ -193,26 +214,30 @@ def name_files(paths: Sequence[Path]) -> list[str]:
     below the one that they have in common go before it, and if that is not enough the suffix after it: x_a, y_a; a_png,
     a_tif. What is equal even then is numbered: a_png_2.
     """
-    groups: dict[str, list[Path]] = defaultdict(list)
-    for path in paths:
-        groups[_stem(path).casefold()].append(path)
-    names = {path: _stem(path) for path in paths}
+    names = [_stem(path) for path in paths]
+    count = Counter(name.casefold() for name in names)
+    taken = {name for name, n in count.items() if n == 1}
+    groups: dict[str, list[int]] = defaultdict(list)  # places of files that share a name
+    for place, name in enumerate(names):
+        if (key := name.casefold()) not in taken:
+            groups[key].append(place)
     for group in groups.values():
-        if len(group) > 1:
-            common = Path(os.path.commonpath([path.resolve().parent for path in group]))
-            short = {path: "_".join([*path.resolve().parent.relative_to(common).parts, _stem(path)]) for path in group}
-            if len({name.casefold() for name in short.values()}) < len(group):
-                short = {path: f"{name}_{path.suffix[1:]}" for path, name in short.items()}
-            names |= short
-    taken: set[str] = set()
-    for path, name in sorted(names.items(), key=lambda item: (len(groups[_stem(item[0]).casefold()]), item[0])):
-        unique, number = name, 1
+        folders = [paths[place].resolve().parent for place in group]
+        common = Path(os.path.commonpath(folders))
+        short = ["_".join([*one.relative_to(common).parts, names[i]]) for one, i in zip(folders, group, strict=True)]
+        if len({name.casefold() for name in short}) < len(group):
+            short = [f"{name}_{paths[i].suffix[1:]}" for name, i in zip(short, group, strict=True)]
+        for place, name in zip(group, short, strict=True):
+            names[place] = name
+    size = {place: len(group) for group in groups.values() for place in group}
+    for place in sorted(size, key=lambda place: (size[place], paths[place])):
+        unique, number = names[place], 1
         while unique.casefold() in taken:
             number += 1
-            unique = f"{name}_{number}"
+            unique = f"{names[place]}_{number}"
         taken.add(unique.casefold())
-        names[path] = unique
-    return [names[path] for path in paths]
+        names[place] = unique
+    return names
 
 
 def _stem(path: Path) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from nuclei.inference.exports import FORMATS
 from nuclei.inference.gallery import GENERATOR, gallery_page
 from nuclei.inference.up_to_date import FAILED
-from nuclei.runs.files import write_bytes
+from nuclei.runs.files import list_matching, write_bytes
 
 PAGE = "index.html"
 HEAD_BYTES = 4096  # of a page, in which it says what made it
@@ -40,7 +40,7 @@ class Pages:
     def finish(self) -> None:
         """Write the first page, and remove pages of an earlier call with more of them."""
         self._write(0, self.first, self._sum_up() if self.count > 1 else "")
-        for path in self.output.glob("index_*.html"):
+        for path in list_matching(self.output, "index_*.html"):
             number = path.stem.removeprefix("index_")
             if number.isdecimal() and int(number) > self.count and path.name == name_page(int(number) - 1):
                 with path.open("rb") as file:

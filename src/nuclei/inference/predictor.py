@@ -72,8 +72,13 @@ def load_forwards(run: Run, config: Config, folds: Iterable[int | None]) -> dict
 
 def predict_image(forwards: Sequence[Forward], image: Image, config: Config) -> Prediction:
     """Predict an image, uint8 [H, W, 3], by several networks of one run."""
+    return predict_images(forwards, [image], config)[0]
+
+
+def predict_images(forwards: Sequence[Forward], images: Sequence[Image], config: Config) -> list[Prediction]:
+    """Predict images of one size, uint8 [H, W, 3], by several networks of one run."""
     with one_thread():
-        return KINDS[config.model.gives].predict(forwards, image, config)
+        return KINDS[config.model.gives].predict(forwards, images, config)
 
 
 def as_stored(prediction: Prediction) -> Prediction:

@@ -39,7 +39,8 @@ from nuclei.inference.image_files import (
 )
 from nuclei.inference.pages import PAGE, Pages
 from nuclei.inference.predictor import choose_jobs, load_predictor, stamp
-from nuclei.inference.segment_slide import describe_novelty, describe_picture, name_folder, remove_folder, segment_slide
+from nuclei.inference.records import Made, begin_record, finish_record, list_requested, write_requested
+from nuclei.inference.segment_slide import name_folder, remove_folder, segment_slide
 from nuclei.inference.segmenter import find_nuclei
 from nuclei.inference.slide import choose_tile
 from nuclei.inference.up_to_date import (
@@ -48,7 +49,6 @@ from nuclei.inference.up_to_date import (
     TO_DO,
     Task,
     plan_images,
-    stat_file,
     stat_settled,
     was_made,
 )
@@ -57,6 +57,7 @@ from nuclei.runs.files import (
     check_target,
     file_hash,
     find_partial_files,
+    remove,
     remove_partial_files,
     write_bytes,
     write_json,
@@ -64,9 +65,11 @@ from nuclei.runs.files import (
 from nuclei.runs.layout import Run
 from nuclei.runs.locks import lock
 from nuclei.runs.parallel import each_image
+from nuclei.runs.provenance import cpu_seconds, provenance, rates
 
 VERSION = 3  # of the results: raised by a change of the code that makes them others
 SUMMARY = "summary.csv"
+PROVENANCE = f"{VIEWS}/provenance.json"  # of the last call that made something: versions, machine, images a second
 CELL_STARTS = (*FORMULA_STARTS, "\t", "\r")
 HEAD_CHARACTERS = 1000  # of a page or summary, which say whose they are
 BATCH = 1000  # images of one page, planned and made together
@@ -148,25 +151,31 @@ class Call:
         check_pages(self.output, self.force)
         left = find_partial_files([self.output, self.output / VIEWS])
         for path in (path for name in (SUMMARY, PAGE) for path in left.get(self.output / name, [])):
-            path.unlink(missing_ok=True)
+            remove(path)
         remove_partial_files(filter(None, [submission]))
         pages = Pages(self.output, len(batches))
         names: list[str] = []
-        n_failed = 0
+        n_failed = n_made = 0
+        started, cpu_started = time.perf_counter(), cpu_seconds()
         with atomic(self.output / SUMMARY) as temporary:
             for number, batch in enumerate(batches or [[]]):
                 tasks = self.plan(batch)
-                own = (f for task in tasks for f in (*list_results(task.source.name), f"{task.source.name}{RECORD}"))
+                own = (f for task in tasks for f in list_own(task.source.name, self.reading.formats))
                 for path in (path for file in own for path in left.get(self.output / file, [])):
-                    path.unlink(missing_ok=True)
+                    remove(path)
                 self.make([task for task in tasks if task.state == TO_DO])
                 summary = make_summary(tasks)
                 append_table(temporary, summary, number == 0)
                 pages.write(number, [task.record | make_row(task) for task in tasks])
                 names += [task.source.name for task in tasks] if submission else []
                 n_failed += int(summary["state"].eq(FAILED).sum())
+                n_made += int(summary["state"].eq(MADE).sum())
                 yield summary
         pages.finish()
+        if n_made:
+            seconds = time.perf_counter() - started
+            took = {"seconds": seconds, "cpu_seconds": cpu_seconds() - cpu_started}
+            write_json(self.output / PROVENANCE, provenance() | took | rates({"images": n_made}, seconds))
         if submission and not n_failed:
             submit(names, self.output, submission)
 
@@ -174,7 +183,8 @@ class Call:
         """Return the tasks of a batch; raise UserError where names, or files of others, are in the way."""
         tasks = plan_images(batch, self.common, self.output, self.reading, self.force, self.verify, self.dry_run)
         check_names([task.source for task in tasks], self.seen)
-        check_results([task.source.name for task in tasks if task.state == TO_DO], self.output, self.force)
+        names = [task.source.name for task in tasks if task.state == TO_DO]
+        check_results(names, self.reading.formats, self.output, self.force)
         return tasks
 
     def make(self, tasks: Sequence[Task]) -> None:
@@ -216,6 +226,11 @@ def list_results(name: str) -> dict[str, Callable[[Segmented], bytes]]:
     """Return the files of an image's results, relative to their folder -> what encodes each."""
     views = {f"{VIEWS}/{name}{ending}": encode for ending, encode in VIEW_FORMATS.items()}
     return {f"{name}{ending}": encode for ending, encode in FORMATS.items()} | views
+
+
+def list_own(name: str, formats: Sequence[str]) -> list[str]:
+    """Return all that is written of an image, its record and results on request included, relative to their folder."""
+    return [*list_results(name), *list_requested(name, formats), f"{name}{RECORD}"]
 
 
 def describe(summary: pd.DataFrame, output: Path, dry_run: bool) -> str:
@@ -261,13 +276,13 @@ def hash_weights(run: Run) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def check_results(names: Sequence[str], output: Path, force: bool) -> None:
+def check_results(names: Sequence[str], formats: Sequence[str], output: Path, force: bool) -> None:
     """Raise UserError if a file that results would overwrite was not made by this command, unless `force`."""
     others = [
         output / file
         for name in names
         if read_record(output / f"{name}{RECORD}") is None
-        for file in (*list_results(name), f"{name}{RECORD}")
+        for file in list_own(name, formats)
     ]
     refuse(others, force)
 
@@ -321,8 +336,8 @@ def segment_one(
     loaded = load_predictor(*predictor)  # takes seconds once, which are no image's
     started = time.perf_counter()
     results = list_results(source.name)
-    record: dict[str, Any] = {"made_by": MADE_BY, "finished": False, "files": [*results], "made_from": task.made_from}
-    write_json(output / f"{source.name}{RECORD}", record)
+    requested = list_requested(source.name, reading.formats)
+    record = begin_record(output, task, [*results, *requested])
     try:
         labels, measures, diameter = find_nuclei(
             loaded, image, picture.pixels, picture.pixel_size_um, reading.diameter, source.archive is not None
@@ -336,25 +351,12 @@ def segment_one(
         content = encode(segmented)
         write_bytes(output / file, content)
         hashes[file] = hashlib.sha256(content).hexdigest()
-    record |= {
-        "sha256": hashes,
-        "stats": {file: stat_file(output / file) for file in results},
-        "image_stat": stat,
-        "finished": True,
-        "image": source.name,
-        "file": source.file,
-        "weights": str(predictor[0].name),
-        **describe_novelty(loaded, novelty),
-        "height": image.shape[0],
-        "width": image.shape[1],
-        **describe_picture(picture, f"{picture.pixels.dtype} {picture.pixels.min():g}..{picture.pixels.max():g}"),
-        "diameter_px": diameter and round(diameter, 2),
-        "normalisation": rule,
-        "nuclei": len(measures),
-        "scored": "predicted_iou" in measures,
-        "seconds": round(time.perf_counter() - started, 2),
-    }
-    write_json(output / f"{source.name}{RECORD}", record)
+    shape, n_nuclei, pixels = (image.shape[0], image.shape[1]), len(measures), picture.pixels
+    write_requested(output, source.name, reading.formats, labels, shape, n_nuclei, picture.pixel_size_um)
+    hashes |= {file: file_hash(output / file) for file in requested}
+    values = f"{pixels.dtype} {pixels.min():g}..{pixels.max():g}"
+    made = Made(shape, picture, values, rule, novelty, diameter, n_nuclei, "predicted_iou" in measures)
+    record = finish_record(output, task, record, hashes, stat, loaded, predictor[0].name, made, started)
     remove_folder(name_folder(output, source.name))  # of a call that was to cut it into tiles
     return record, ""
 

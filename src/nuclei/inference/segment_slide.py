@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,14 +28,15 @@ from nuclei.data.microscope import Picture
 from nuclei.data.normalisation import Rule, choose_rule, find_range
 from nuclei.data.slides import Plane, sample_plane, shrink_plane
 from nuclei.errors import UserError
-from nuclei.inference.exports import LABELS, OUTLINE_COLOURS, draw_outlines, to_geojson
+from nuclei.inference.exports import LABELS, OUTLINE_COLOURS, draw_outlines, label_type, to_geojson
 from nuclei.inference.gallery import PICTURE_PX, VIEWS, encode_jpeg, encode_script
-from nuclei.inference.image_files import MADE_BY, RECORD, Reading, in_utf8, read_record
+from nuclei.inference.image_files import MADE_BY, Reading, in_utf8
 from nuclei.inference.outlines import Outlines, trace_outlines
 from nuclei.inference.predictor import Predictor, Survey, choose_jobs, load_predictor
+from nuclei.inference.records import Made, begin_record, finish_record, list_requested, write_requested
 from nuclei.inference.slide import Measured, Slide, choose_tile, examine, measure_placed, segment_tile
 from nuclei.inference.tiles import Nuclei, Placed, Tile, stitch
-from nuclei.inference.up_to_date import Task, stat_file, stat_settled
+from nuclei.inference.up_to_date import Task, stat_settled
 from nuclei.runs.files import as_json, atomic, file_hash, read_arrays, read_json, write_arrays, write_bytes, write_json
 from nuclei.runs.parallel import each_image
 
@@ -43,7 +45,7 @@ BIG_TIFF_BYTES = 1 << 31  # of labels, beyond which the TIFF is a BigTIFF: a cla
 MAX_DRAWN = 20_000  # nuclei that the page draws one by one; of more it shows the picture with their outlines
 MADE_FROM = "made_from.json"
 PIXELS, COMMON, SAMPLE, PAINTED = "pixels.npy", "common.json", "sample.npz", "labels.npy"
-ROIS, NO_ROIS = "_rois.zip", "in tiles, without ROIs for ImageJ"
+NO_ROIS = "in tiles, without ROIs for ImageJ"
 
 
 def segment_slide(
@@ -59,16 +61,8 @@ def segment_slide(
         stat = stat_settled(source)
         if "image_sha256" not in task.made_from:
             task.made_from["image_sha256"] = source.hash()
-        record: dict[str, Any] = {
-            "made_by": MADE_BY,
-            "finished": False,
-            "files": list_slide_results(source.name),
-            "made_from": task.made_from,
-        }
-        made = read_record(output / f"{source.name}{RECORD}")
-        if made and f"{source.name}{ROIS}" in made["files"]:  # those of the image in one piece
-            (output / f"{source.name}{ROIS}").unlink(missing_ok=True)
-        write_json(output / f"{source.name}{RECORD}", record)
+        files = [*list_slide_results(source.name), *list_requested(source.name, reading.formats)]
+        record = begin_record(output, task, files)
         prepare_folder(work, task.made_from)
         if not is_taken_in(work):
             take_in(load_predictor(*predictor), work, source, reading)
@@ -87,29 +81,22 @@ def segment_slide(
         nuclei = read_tile(work / f"{name}.npz")
         n_cut += int((nuclei.cut & nuclei.owned).sum())
     n_nuclei, columns = write_slide_results(output, source.name, slide, labels, tiles, placed, picture.pixel_size_um)
+    write_requested(output, source.name, reading.formats, labels, slide.shape, n_nuclei, picture.pixel_size_um)
     notes = [*picture.notes, f"{len(tiles)} tiles of {tile_px} px", NO_ROIS]
     notes += [f"{n_cut} nuclei reach beyond the margin of a tile"] if n_cut else []
-    files = record["files"]
-    record |= {
-        "sha256": {file: file_hash(output / file) for file in files},
-        "stats": {file: stat_file(output / file) for file in files},
-        "image_stat": stat,
-        "finished": True,
-        "image": source.name,
-        "file": source.file,
-        "weights": str(predictor[0].name),
-        **describe_novelty(load_predictor(*predictor), slide.novelty),
-        "height": slide.shape[0],
-        "width": slide.shape[1],
-        **describe_picture(picture, values),
-        "notes": "; ".join(notes),
-        "diameter_px": slide.diameter and round(slide.diameter, 2),
-        "normalisation": slide.rule.text,
-        "nuclei": n_nuclei,
-        "scored": "predicted_iou" in columns,
-        "seconds": round(time.perf_counter() - started, 2),
-    }
-    write_json(output / f"{source.name}{RECORD}", record)
+    made = Made(
+        slide.shape,
+        replace(picture, notes=tuple(notes)),
+        values,
+        slide.rule.text,
+        slide.novelty,
+        slide.diameter,
+        n_nuclei,
+        "predicted_iou" in columns,
+    )
+    hashes = {file: file_hash(output / file) for file in files}
+    loaded = load_predictor(*predictor)
+    record = finish_record(output, task, record, hashes, stat, loaded, predictor[0].name, made, started)
     remove_folder(work)
     return record, ""
 
@@ -123,24 +110,6 @@ def list_slide_results(name: str) -> list[str]:
     """Return the files of a large image's results, relative to their folder."""
     endings = (LABELS, "_outlines.png", ".geojson", "_nuclei.csv")
     return [*(f"{name}{ending}" for ending in endings), f"{VIEWS}/{name}.js", f"{VIEWS}/{name}.jpg"]
-
-
-def describe_novelty(predictor: Predictor, novelty: float | None) -> dict[str, Any]:
-    """Return what a record says of an image's novelty."""
-    known = predictor.novelty.describe(novelty) if predictor.novelty and novelty is not None else ""
-    return {"novelty": None if novelty is None else round(novelty, 3), "known": known}
-
-
-def describe_picture(picture: Picture, values: str) -> dict[str, Any]:
-    """Return what a record says of a picture of a file, and of the range of its values, in words."""
-    return {
-        "axes": picture.axes,
-        "channel": picture.channel,
-        "plane": picture.plane,
-        "pixel_size_um": picture.pixel_size_um,
-        "values": values,
-        "notes": "; ".join(picture.notes),
-    }
 
 
 # ---- the folder of an image's tiles ----
@@ -273,7 +242,7 @@ def trace_in_image(measured: Measured) -> Outlines:
 
 def write_label_tiff(path: Path, labels: Plane, n_nuclei: int) -> None:
     """Write labels, [H, W], as a tiled, zlib-compressed TIFF of 16 bits, or of 32 where there are more nuclei."""
-    dtype = np.dtype(np.uint16 if n_nuclei <= 65535 else np.uint32)
+    dtype = label_type(n_nuclei)
     side = LABELS_TILE_PX
 
     def cut() -> Iterator[NDArray[Any]]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_ISDIR, S_ISREG
 from typing import Any
 
 from nuclei.inference.image_files import RECORD, Reading, Source, describe_change, in_utf8, read_record, split_file
@@ -69,7 +69,8 @@ def _split(source: Source, output: Path, reading: Reading, read: ReadRecord) -> 
     if record and record.get("finished") and source.archive is None:
         made = record.get("made_from", {}).get("settings", {})
         single = made == reading.record() | {"time": None, "series": None}
-        if single and record.get("image_stat") == stat_file(source.path):
+        stat = stat_source(source)
+        if single and stat and record.get("image_stat") == stat:
             return [source]
     return split_file(source, reading)
 
@@ -132,17 +133,23 @@ def find_lost(record: dict[str, Any], output: Path, verify: bool = False) -> tup
 
 
 def stat_file(path: Path) -> Stat | None:
-    """Return the size and the time of the last change of a file; None where there is none."""
+    """Return the size and the time of the last change of a file, of a folder those of all its files together.
+
+    None where there is none.
+    """
     try:
         stat = path.stat()
+        if S_ISDIR(stat.st_mode):
+            stats = [one.stat() for one in path.rglob("*") if one.is_file()]
+            return [sum(one.st_size for one in stats), max((one.st_mtime_ns for one in stats), default=0)]
     except OSError:
         return None
     return [stat.st_size, stat.st_mtime_ns] if S_ISREG(stat.st_mode) else None
 
 
 def stat_source(source: Source) -> Stat | None:
-    """Return stat_file of an image's own file; None of one in an archive."""
-    return stat_file(source.path) if source.archive is None else None
+    """Return stat_file of an image's own file; None of one in an archive, and of a folder."""
+    return stat_file(source.path) if source.archive is None and not source.path.is_dir() else None
 
 
 def stat_settled(source: Source) -> Stat | None:

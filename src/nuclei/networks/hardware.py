@@ -1,5 +1,6 @@
 """What the hardware at hand computes, and with how many threads."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -7,6 +8,9 @@ from typing import Literal
 import torch
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+# Of Fabric, on every login node of SLURM: jobs are submitted there, not run by srun.
+warnings.filterwarnings("ignore", "The `srun` command is available on your system but is not used")
 
 
 @contextmanager

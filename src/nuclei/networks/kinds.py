@@ -19,7 +19,7 @@ from nuclei.networks.encoder_decoder import Network, build_network, check_weight
 from nuclei.networks.losses import LossOf, map_loss
 from nuclei.networks.maps import average_folds
 from nuclei.networks.mask_rcnn import build_mask_rcnn, detect, detector_forward, merge_detections
-from nuclei.networks.tiling import freeze, network_forward, predict_maps
+from nuclei.networks.tiling import count_together, freeze, network_forward, predict_alike, predict_maps
 
 Image = NDArray[np.uint8]
 Forward = Callable[[torch.Tensor], Any]  # uint8 [B, 3, H, W] -> maps, or detections
@@ -44,8 +44,8 @@ class Kind(ABC):
         """Return a network in evaluation mode as a function that `fabric`'s device computes."""
 
     @abstractmethod
-    def predict(self, forwards: Sequence[Forward], image: Image, config: Config) -> Prediction:
-        """Predict an image, uint8 [H, W, 3], by several networks: their average, or their detections pooled."""
+    def predict(self, forwards: Sequence[Forward], images: Sequence[Image], config: Config) -> list[Prediction]:
+        """Predict images of one size, uint8 [H, W, 3], by several networks: averages, or detections pooled."""
 
     @abstractmethod
     def glance(self, fabric: Fabric, network: torch.nn.Module, model: ModelConfig, image: Image) -> Labels:
@@ -65,8 +65,10 @@ class Maps(Kind):
         frozen = freeze(network) if fabric.device.type == "cpu" and precision == "32-true" else network
         return network_forward(fabric, frozen)
 
-    def predict(self, forwards: Sequence[Forward], image: Image, config: Config) -> Prediction:
-        return Prediction(average_folds([predict_maps(f, image, config.model, config.predict) for f in forwards]))
+    def predict(self, forwards: Sequence[Forward], images: Sequence[Image], config: Config) -> list[Prediction]:
+        together = count_together(images[0].shape, config.model, config.predict, torch.cuda.is_available())
+        found = [predict_alike(f, images, config.model, config.predict, together) for f in forwards]
+        return [Prediction(average_folds(list(of_image))) for of_image in zip(*found, strict=True)]
 
     def glance(self, fabric: Fabric, network: torch.nn.Module, model: ModelConfig, image: Image) -> Labels:
         maps = predict_maps(network_forward(fabric, network), image, model, GLANCE_VIEWS)
@@ -85,7 +87,10 @@ class Detections(Kind):
     def load(self, fabric: Fabric, network: Network, precision: str) -> Forward:  # noqa: ARG002 (not frozen)
         return detector_forward(fabric, network)
 
-    def predict(self, forwards: Sequence[Forward], image: Image, config: Config) -> Prediction:
+    def predict(self, forwards: Sequence[Forward], images: Sequence[Image], config: Config) -> list[Prediction]:
+        return [self._predict_one(forwards, image, config) for image in images]
+
+    def _predict_one(self, forwards: Sequence[Forward], image: Image, config: Config) -> Prediction:
         detections = merge_detections([detect(f, image, config.predict) for f in forwards])
         return Prediction(make_maps(detections, image.shape[:2]), detections)
 

@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ MADE_BY = {
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that takes its name only if the block ends without an error.
 
+    The block makes a file of it, or a folder: that takes the place of another, which is gone for a moment before.
     An OSError of the block that names no file, as of a full disk, or the temporary one, names `path`.
     """
     assert not rehearses(), f"a rehearsal writes nothing, and would have written {path}"
@@ -52,7 +54,10 @@ def atomic(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{os.getpid()}{_PARTIAL}{path.name}")
     try:
         yield temporary
-        _sync(temporary)
+        for written in (*temporary.rglob("*"), temporary):
+            _sync(written)
+        if temporary.is_dir():
+            remove(path)
         temporary.replace(path)
         with suppress(OSError):  # some shared file systems cannot sync a folder
             _sync(path.parent)
@@ -62,7 +67,15 @@ def atomic(path: Path) -> Iterator[Path]:
         raise
     finally:
         with suppress(OSError):  # of which the block's own says more
-            temporary.unlink(missing_ok=True)
+            remove(temporary)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that it holds, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def check_target(path: Path) -> None:
@@ -88,19 +101,29 @@ def remove_partial_files(paths: Iterable[Path]) -> None:
     for path, left_of_it in find_partial_files({path.parent for path in wanted}).items():
         if path in wanted:
             for left in left_of_it:
-                left.unlink(missing_ok=True)
+                remove(left)
     for folder in wanted:
         for left in folder.rglob(f".*{_PARTIAL}*"):
-            left.unlink(missing_ok=True)
+            remove(left)
 
 
 def find_partial_files(folders: Iterable[Path]) -> dict[Path, list[Path]]:
     """Return what unfinished writes into these folders have left, by the file that each was to be."""
     found: dict[Path, list[Path]] = {}
     for folder in folders:
-        for left in folder.glob(f".*{_PARTIAL}*"):
+        for left in list_matching(folder, f".*{_PARTIAL}*"):
             found.setdefault(folder / left.name.partition(_PARTIAL)[2], []).append(left)
     return found
+
+
+def list_matching(folder: Path, pattern: str) -> Iterator[Path]:
+    """Yield what lies in a folder under names that match, looking at one at a time: Path.glob holds all of them.
+
+    Of a folder that is not there, nothing.
+    """
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            yield from (folder / entry.name for entry in entries if fnmatchcase(entry.name, pattern))
 
 
 def _sync(path: Path) -> None:
@@ -154,7 +177,11 @@ def named(path: Path, maker: str | None = None) -> Iterator[None]:
 
 
 def file_hash(path: Path) -> str:
-    """Return the sha256 of a file, hexadecimal."""
+    """Return the sha256 of a file, or of the names and contents of all files of a folder, hexadecimal."""
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        lines = (f"{file.relative_to(path).as_posix()} {file_hash(file)}\n" for file in files)
+        return hashlib.sha256("".join(lines).encode(errors="replace")).hexdigest()
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -52,19 +52,46 @@ def each_image(
     results of a killed process are to be kept, `work` itself skips what exists. Raises what `work` raises, and
     UserError as `spread` yields it.
     """
-    engine = active_engine() or engine_of(max(1, min(count_jobs(jobs), len(image_ids))))
     calls = list(zip(image_ids, *more, strict=True))
+    return _each_call(calls, image_ids, [1] * len(calls), work, title, jobs, networks)
+
+
+def each_group(
+    groups: Sequence[Sequence[str]],
+    work: Callable[..., Result],
+    title: str,
+    jobs: int,
+    *more: Sequence[Any],
+    networks: bool = False,
+) -> list[Result]:
+    """Call `work(image_ids, *values)` for every group of images: arguments, results and errors as of each_image."""
+    calls = list(zip(groups, *more, strict=True))
+    names = [group[0] if len(group) == 1 else f"{group[0]} and {len(group) - 1} more" for group in groups]
+    return _each_call(calls, names, list(map(len, groups)), work, title, jobs, networks)
+
+
+def _each_call(
+    calls: Sequence[Sequence[Any]],
+    names: Sequence[str],
+    counts: Sequence[int],
+    work: Callable[..., Result],
+    title: str,
+    jobs: int,
+    networks: bool,
+) -> list[Result]:
+    """Make calls, each of `counts` images, and return what they returned."""
+    engine = active_engine() or engine_of(max(1, min(count_jobs(jobs), len(calls))))
     results: dict[int, Result] = {}
     with (
-        tqdm(desc=title, total=len(calls), unit="image", mininterval=2) as bar,
-        closing(spread(work, calls, image_ids, title, engine, Needs(networks=networks))) as outcomes,
+        tqdm(desc=title, total=sum(counts), unit="image", mininterval=2) as bar,
+        closing(spread(work, calls, names, title, engine, Needs(networks=networks))) as outcomes,
     ):
         for number, result, error in outcomes:
             if error:
                 raise error
             results[number] = result
-            bar.update()
-    note_done("images", len(calls))
+            bar.update(counts[number])
+    note_done("images", sum(counts))
     return [results[number] for number in range(len(calls))]
 
 

@@ -1,11 +1,16 @@
-"""Jobs of SLURM by submitit: what is asked for, and the script that is submitted."""
+"""Jobs of SLURM by submitit: what is asked for, the script that is submitted, and how the end of a job is noticed."""
 
 import os
 import shlex
+from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 from nuclei.errors import UserError
 from nuclei.runs.backends import Cluster, Needs
+
+ASK_S = 30  # at most between two questions to SLURM: what died is begun again after that
+GONE = "GONE"  # the state of a job that SLURM no longer knows
 
 
 def make_executor(cluster: Cluster, needs: Needs, local: bool = False, dry: bool = False) -> Any:
@@ -26,6 +31,7 @@ def make_executor(cluster: Cluster, needs: Needs, local: bool = False, dry: bool
         executor = submitit.LocalExecutor(folder)
         executor.update_parameters(timeout_min=cluster.minutes, gpus_per_node=gpus)
         return executor
+    watch_queue()
     slurm = DryExecutor(folder) if dry else SlurmExecutor(folder)
     slurm.update_parameters(
         job_name="nuclei",
@@ -38,6 +44,37 @@ def make_executor(cluster: Cluster, needs: Needs, local: bool = False, dry: bool
         **({"additional_parameters": dict(cluster.sbatch)} if cluster.sbatch else {}),
     )
     return slurm
+
+
+@cache
+def watch_queue() -> None:
+    """Have submitit ask squeue, which every site has, what has become of jobs.
+
+    It asks sacct, and hears nothing from a site that keeps no accounts: then it waits for ever for a job that was
+    killed.
+    """
+    from submitit.slurm.slurm import SlurmInfoWatcher, SlurmJob
+
+    class QueueWatcher(SlurmInfoWatcher):
+        def _make_command(self) -> list[str] | None:
+            wanted = self._registered - self._finished
+            return ["squeue", "--me", "--array", "--states=all", "--noheader", "--format=%i|%T|%N"] if wanted else None
+
+        def read_info(self, string: bytes | str) -> dict[str, dict[str, str]]:
+            text = string.decode() if isinstance(string, bytes) else string
+            return read_queue(text, self._registered)
+
+    SlurmJob.watcher = QueueWatcher(delay_s=ASK_S)
+
+
+def read_queue(text: str, jobs: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Return what squeue's lines, 'job|state|node', say of some jobs, in submitit's words; GONE where it is nothing.
+
+    SLURM forgets a job some minutes after it has ended.
+    """
+    lines = [line.strip().split("|") for line in text.splitlines() if line.count("|") == 2]
+    known = {job: {"JobID": job, "State": state, "NodeList": nodes} for job, state, nodes in lines}
+    return {job: known.get(job, {"JobID": job, "State": GONE, "NodeList": ""}) for job in jobs}
 
 
 def exported() -> dict[str, str]:
