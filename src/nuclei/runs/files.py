@@ -71,7 +71,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with all that it holds, if there is one."""
+    """Remove a file, a folder with all that is in it, or a link but not what it leads to, if there is one."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -244,14 +244,6 @@ def as_json(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return `content` as it comes back from JSON, so that it can be compared with what was read."""
     again: dict[str, Any] = json.loads(json.dumps(content, default=str))
     return again
-
-
-def remove(path: Path) -> None:
-    """Remove a file, a folder with all that is in it, or a link but not what it leads to, if there is one."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def link(source: str | Path, target: str | Path) -> None:
