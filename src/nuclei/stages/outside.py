@@ -67,7 +67,7 @@ def find_other(run: Run, config: Config) -> Run:
 
 
 @lru_cache(maxsize=1)
-def load_networks(folder: Path, written: tuple[int, ...]) -> Predictor:  # noqa: ARG001 (a key)
+def load_networks(folder: Path, written: tuple[int, ...]) -> Predictor:
     """Return the Predictor of the run in a folder, which needs no boosters to predict; a process loads it once."""
     return Predictor(Run(folder.name, folder.parent))
 
