@@ -81,7 +81,7 @@ def test_a_run_that_learned_from_the_set_cannot_say_how_unseen_images_fare(here)
     with pytest.raises(UserError, match="taught has learned from ours"):
         run_stage("outside", "again", config, Options(here / "archives", jobs=1), Path("runs"))
     nowhere = config.model_copy(update={"scorer": config.scorer.model_copy(update={"outside": "nowhere"})})
-    with pytest.raises(UserError, match="no finished run nowhere in runs or ensembles"):
+    with pytest.raises(UserError, match="no run nowhere in runs or ensembles"):
         run_stage("outside", "again", nowhere, Options(here / "archives", jobs=1), Path("runs"))
 
 

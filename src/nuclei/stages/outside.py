@@ -5,7 +5,7 @@ candidates come from the run that `scorer.outside` names, whose networks learned
 """
 
 from collections.abc import Iterable
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from nuclei.errors import UserError
 from nuclei.evaluation.metric import best_iou
 from nuclei.inference.bundle import PUBLISHED, find_run
 from nuclei.inference.contents import check_files, list_networks
-from nuclei.inference.predictor import choose_jobs, load_predictor, stamp
+from nuclei.inference.predictor import Predictor, choose_jobs, stamp
 from nuclei.runs.cache import stage
 from nuclei.runs.files import as_json, content_hash, file_hash, read_image, read_labels, read_table, write_arrays
 from nuclei.runs.layout import Dataset, Options, Run
@@ -49,8 +49,8 @@ def main(run: Run, config: Config, options: Options) -> None:
             return
         table = dataset.external_table()
         names = [f"{name}_{image_id}" for name, image_id in zip(table["set"], table["image_id"], strict=True)]
-        predictor = other.folder, stamp(other.folder.parent)
-        work = partial(cut_one, run, dataset, config, predictor)
+        networks = other.folder, stamp(other.folder.parent)
+        work = partial(cut_one, run, dataset, config, networks)
         columns = [table["set"].tolist(), table["image_id"].tolist()]
         each_image(names, work, f"{run.name} outside", choose_jobs(options.jobs), *columns, networks=True)
 
@@ -58,12 +58,18 @@ def main(run: Run, config: Config, options: Options) -> None:
 def find_other(run: Run, config: Config) -> Run:
     """Return the run that scorer.outside names, of runs/ or published; raise UserError if there is none."""
     places = [run.folder.parent / str(config.scorer.outside), PUBLISHED / str(config.scorer.outside)]
-    found = next((place for place in places if (place / "select.json").is_file() or (place / "bundle").is_dir()), None)
+    found = next(
+        (place for place in places if any((place / name).exists() for name in ("config.yaml", "bundle"))), None
+    )
     if found is None:
-        raise UserError(
-            f"scorer.outside: no finished run {config.scorer.outside} in {places[0].parent} or {places[1].parent}"
-        )
+        raise UserError(f"scorer.outside: no run {config.scorer.outside} in {places[0].parent} or {places[1].parent}")
     return find_run(found)
+
+
+@lru_cache(maxsize=1)
+def load_networks(folder: Path, written: tuple[int, ...]) -> Predictor:
+    """Return the Predictor of the run in a folder, which needs no boosters to predict; a process loads it once."""
+    return Predictor(Run(folder.name, folder.parent))
 
 
 def hash_networks(other: Run) -> str:
@@ -106,18 +112,18 @@ def cut_one(
     run: Run,
     dataset: Dataset,
     config: Config,
-    predictor: tuple[Path, tuple[int, ...]],
+    networks: tuple[Path, tuple[int, ...]],
     name: str,
     external: str,
     image_id: str,
 ) -> None:
-    """Cut the maps of one external image into candidates and write them with their features and true IoU."""
+    """Cut the maps that load_networks(*networks) gives an external image, and write candidates, features, true IoU."""
     path = run.outside / f"{name}.npz"
     if path.is_file():  # by a run that was killed
         return
     images = dataset.external(external)
     image, truth = read_image(images.image(image_id)), read_labels(images.labels(image_id))
-    candidates, features = cut_candidates(load_predictor(*predictor).predict(image), image, config)
+    candidates, features = cut_candidates(load_networks(*networks).predict(image), image, config)
     arrays: dict[str, Any] = candidates.pack() | {"features": features.to_numpy(np.float32)}
     arrays["iou"] = best_iou(truth, candidates.indptr, candidates.pixels)[0]
     write_arrays(path, arrays)
