@@ -63,7 +63,8 @@ def test_the_fast_bundle_is_one_network_and_one_set_of_boosters():
     folder = find_default(fast=True)
     check_bundle(folder / "bundle")
     predictor = Predictor(find_run(folder))
-    assert (len(predictor.forwards), len(predictor.boosters)) == (1, 1)
+    (member, _), *others = predictor.members
+    assert (len(member.forwards), len(predictor.boosters), others) == (1, 1, [])
     image, truth = make_image("dark_fluorescence_small", (192, 192), np.random.default_rng(1))
     labels, iou = predictor.segment(image)
     assert labels.max() == len(iou)
@@ -193,7 +194,7 @@ def test_boosters_that_are_damaged_are_named(folder, damage):
 
 
 @pytest.mark.parametrize(
-    "name", ["fast/fold0/weights.safetensors", "fast/scorer/whole_seed0.json.gz", "fast/select.json"]
+    "name", ["student/fold0/weights.safetensors", "fast/scorer/whole_seed0.json.gz", "fast/select.json"]
 )
 def test_what_is_not_as_its_stage_left_it_is_named(tmp_path, name):
     folder = tmp_path / "fast"  # whose one network is loaded in no time
