@@ -259,7 +259,7 @@ class _Job:
         if settings or (protect and changed):
             lines = dict.fromkeys([*settings, *(line for changes in changed.values() for line in changes)])
             raise RefusedError(
-                f"{self.name} was made with other settings, inputs or code:\n  "
+                f"{self.name} was made with other settings, inputs or code, by {self.meta}:\n  "
                 + "\n  ".join(lines)
                 + "\nadd --force to replace it, or give the run another name: --name, or another file name"
             )
