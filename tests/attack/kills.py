@@ -13,6 +13,7 @@ STAGES = (
     *("select", "submit", "evaluate", "report"),
 )
 RUN_OF = dict.fromkeys(("novelty", "crops", "train", "predict"), "other")  # else the ensemble's
+NEEDED_BY = {"crops": ["train"]}  # what is not made again where these are finished
 KINDS = list(STAGES)
 
 
@@ -21,7 +22,8 @@ def run(case: Case, place: Place) -> str | None:
     project, rng = place.project, case.draw()
     name = RUN_OF.get(case.kind, "pair")
     copy = project.copy(place.fresh() / "project")
-    project.forget(copy, name, case.kind)
+    for stage in [case.kind, *NEEDED_BY.get(case.kind, [])]:
+        project.forget(copy, name, stage)
     (path,) = (path for path, stage in project.tasks if path.stem == name and stage == case.kind)
     # Of the ensemble's data a member before it has written all.
     n_writes = project.writes[name, case.kind] or max(n for key, n in project.writes.items() if key[1] == case.kind)
