@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from nuclei.config.load import load_config, parse_changes
+from nuclei.config.schema import RESERVED
 from nuclei.errors import UserError
 from nuclei.pipeline import choose_name, plan_runs, rehearse, run_stage, run_stages
 from nuclei.runs.cache import RefusedError
@@ -168,6 +169,9 @@ def test_what_a_kill_left_of_a_config_is_removed_at_the_next_start(project, demo
 def test_names_of_runs(project):
     assert choose_name([Path("a.yaml"), Path("b.yaml")], None) == ["a", "b"]
     assert choose_name([Path("a.yaml")], "c") == ["c"]
+    for reserved in RESERVED:
+        with pytest.raises(UserError, match=f"--name '{reserved}' cannot name a run"):
+            choose_name([Path("a.yaml")], reserved)
     for name, words in (("../c", "--name '../c' cannot be a name"), ("c", "--name c: it names one run")):
         with pytest.raises(UserError, match=words):
             choose_name([Path("a.yaml")] * (1 if name == "../c" else 2), name)

@@ -98,6 +98,17 @@ def test_the_same_images_under_another_name_are_no_less_seen(here, tmp_path, pre
         run_stage("outside", "taught", load_config(CONFIG), Options(here / "archives", jobs=1), tmp_path / "runs")
 
 
+def test_a_network_that_is_damaged_tells_nothing(here, tmp_path):
+    shutil.copytree("runs", tmp_path / "runs")
+    path = Run("small", tmp_path / "runs").fold(1) / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match=r"fold1/weights.safetensors is damaged"):
+        run_stage("outside", "taught", load_config(CONFIG), Options(here / "archives", jobs=1), tmp_path / "runs")
+    path.unlink()
+    with pytest.raises(UserError, match=r"fold1/weights.safetensors is missing"):
+        run_stage("outside", "taught", load_config(CONFIG), Options(here / "archives", jobs=1), tmp_path / "runs")
+
+
 def test_a_run_without_it_has_no_such_stage():
     assert "outside" not in list_stages(load_config(Path(__file__).parents[2] / "configs/mobilenetv2.yaml"))
 

@@ -4,7 +4,7 @@ Or, where the config says so, one network and boosters that learned from everyth
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,11 @@ def check_files(run: Run, paths: Iterable[Path]) -> None:
 
 def check_contents(run: Run, config: Config) -> None:
     """Raise UserError naming what a run needs to segment images and lacks, or has otherwise than its stages left it."""
-    required = list_required(run, config)
+    check_as_left(run, list_required(run, config))
+
+
+def check_as_left(run: Run, required: Sequence[Path]) -> None:
+    """Raise UserError naming those files of a run, or of its members, that are not there as their stages left them."""
     check_files(run, required)
     root = run.folder.parent
     for folder in dict.fromkeys(root / path.relative_to(root).parts[0] for path in required):

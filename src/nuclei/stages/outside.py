@@ -18,7 +18,7 @@ from nuclei.decoding.methods import cut_candidates
 from nuclei.errors import UserError
 from nuclei.evaluation.metric import best_iou
 from nuclei.inference.bundle import PUBLISHED, find_run
-from nuclei.inference.contents import check_files, list_networks
+from nuclei.inference.contents import check_as_left, list_networks
 from nuclei.inference.predictor import Predictor, choose_jobs, stamp
 from nuclei.runs.cache import stage
 from nuclei.runs.files import as_json, content_hash, file_hash, read_image, read_labels, read_table, write_arrays
@@ -73,11 +73,14 @@ def load_networks(folder: Path, written: tuple[int, ...]) -> Predictor:
 
 
 def hash_networks(other: Run) -> str:
-    """Return a hash of the networks of a run and of its members, and of how they are applied."""
+    """Return a hash of the networks of a run and of its members, and of how they are applied.
+
+    Raises UserError naming a network that is missing or damaged.
+    """
     config = load_config(other.config)
     members = [load_config(Run(name, other.folder.parent).config) for name in config.members]
     networks = list_networks(other, config)
-    check_files(other, networks)
+    check_as_left(other, networks)
     weights = {path.relative_to(other.folder.parent).as_posix(): file_hash(path) for path in networks}
     applied = [[one.model.record(), one.predict.record(), one.record()["members"]] for one in (config, *members)]
     return content_hash(as_json({"weights": weights, "applied": applied}))
