@@ -364,6 +364,13 @@ def test_a_run_is_published_with_its_report_its_overview_and_its_tables(made, tm
     for path, markers in places.items():
         path.write_text("".join(f"<!-- {marker} -->\n<!-- /{marker} -->\n" for marker in markers))
     run, config, options = made[1]
+    theirs = tmp_path / "ensembles/pair/metrics.json"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("of others")
+    with pytest.raises(UserError, match="ensembles/pair is not the folder of a published run"):
+        publish_stage.main(run, config, options)
+    assert theirs.read_text() == "of others"
+    theirs.unlink()
     publish_stage.main(run, config, options)
     files = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
     folder = tmp_path / "ensembles/pair"

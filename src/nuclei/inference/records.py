@@ -20,7 +20,6 @@ from nuclei.runs.files import remove, write_json
 class OnRequest(NamedTuple):
     """Describe a form of the labels that is written where it is asked for."""
 
-    help: str
     ending: str  # of what its file or folder is called, after the image's name
     check: Callable[[], None]  # raises UserError if it cannot be written here
     write: Callable[[Path, Windows, tuple[int, int], int, float | None], None]  # as write_label_zarr
@@ -28,9 +27,7 @@ class OnRequest(NamedTuple):
 
 # What --format takes, beside the FORMATS of exports.py, which every image has.
 ON_REQUEST = {
-    "zarr": OnRequest(
-        "labels as OME-Zarr, a pyramid in blocks, for large images", "_labels.zarr", check_zarr, write_label_zarr
-    )
+    "zarr": OnRequest("_labels.zarr", check_zarr, write_label_zarr),
 }
 
 
