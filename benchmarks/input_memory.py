@@ -20,7 +20,8 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from nuclei.data.microscope import View, read_picture
+from nuclei.data.axes import View
+from nuclei.data.microscope import read_picture
 from nuclei.data.normalisation import normalise
 from nuclei.limits import MAX_PIXELS
 from nuclei.runs.memory import measure_peak_bytes

@@ -513,7 +513,7 @@ def predict_images(
     check_paths(images)
     check_paths(filter(None, [weights]), "folder of weights")
     wanted_diameter, wanted_tile = parse_diameter(diameter), check_tile(tile)
-    from nuclei.data.microscope import View
+    from nuclei.data.axes import View
     from nuclei.inference.image_files import Reading, find_images
 
     view = View(channel, plane, series)
@@ -597,7 +597,7 @@ def score_labelled(
     jobs: Jobs = -1,
 ) -> None:
     """Segment labelled images that training has not seen, and score them: each set, with 95 % intervals over images."""
-    from nuclei.data.microscope import View
+    from nuclei.data.axes import View
     from nuclei.inference.bundle import find_default
     from nuclei.inference.image_files import Reading
     from nuclei.inference.score_images import find_labelled, score_images
@@ -704,7 +704,7 @@ def show_in_napari(
     check_paths([image])
     check_paths(filter(None, [weights]), "folder of weights")
     wanted_diameter = parse_diameter(diameter)
-    from nuclei.data.microscope import View
+    from nuclei.data.axes import View
     from nuclei.inference import napari_layers
     from nuclei.inference.bundle import find_default
     from nuclei.inference.image_files import Reading

@@ -45,10 +45,11 @@ from attack.formats import ANYTHING, DEEP, EITHER, REFUSED, SAME, Format, Mutati
 from attack.learned import LEARNED
 from nuclei.config.load import load_config
 from nuclei.data.archives import open_archive, prepare_image
+from nuclei.data.axes import View
 from nuclei.data.fold_table import read_folds
 from nuclei.data.images import decode_image, decode_mask
 from nuclei.data.label_folder import LabelFolder
-from nuclei.data.microscope import View, count_times, list_series, read_picture
+from nuclei.data.microscope import count_times, list_series, read_picture
 from nuclei.evaluation.submission import read_solution
 from nuclei.runs.cache import read_meta
 

@@ -15,9 +15,10 @@ from shared_cases import find_case
 from skimage.filters import threshold_otsu
 from skimage.measure import label
 
+from nuclei.data.axes import View
 from nuclei.data.images import decode_image
 from nuclei.data.label_folder import read_tiff
-from nuclei.data.microscope import View, count_times, list_series, read_picture
+from nuclei.data.microscope import count_times, list_series, read_picture
 from nuclei.data.normalisation import normalise
 from nuclei.errors import UserError
 from nuclei.limits import MAX_FILE_BYTES
@@ -380,7 +381,7 @@ def test_scenes_of_vendors_are_images_of_their_own(tmp_path, monkeypatch):
 
 
 def test_too_many_pixels_are_refused_before_their_memory_is_taken(tmp_path, monkeypatch):
-    monkeypatch.setattr("nuclei.data.microscope.MAX_PIXELS", 1000)
+    monkeypatch.setattr("nuclei.data.axes.MAX_PIXELS", 1000)
     for suffix in ("png", "jpg", "tif"):
         cv2.imwrite(str(tmp_path / f"a.{suffix}"), GRAY)
         with pytest.raises(ValueError, match=f"a.{suffix} .*more than 1,000"):
@@ -389,7 +390,7 @@ def test_too_many_pixels_are_refused_before_their_memory_is_taken(tmp_path, monk
 
 @pytest.mark.parametrize("ome", [True, False])
 def test_a_stack_that_does_not_fit_into_memory_is_refused_unread_and_a_plane_of_it_is_not(tmp_path, monkeypatch, ome):
-    monkeypatch.setattr("nuclei.data.microscope.MAX_VALUES", 5 * 16 * 16)
+    monkeypatch.setattr("nuclei.data.axes.MAX_VALUES", 5 * 16 * 16)
     path = tmp_path / "stack.tif"
     tifffile.imwrite(path, np.ones((6, 16, 16), np.uint16), metadata={"axes": "ZYX"}, ome=ome, imagej=not ome)
     with pytest.raises(UserError, match=r"stack\.tif cannot be read: 1,536 values .* choose a plane by --plane"):

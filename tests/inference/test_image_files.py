@@ -9,8 +9,8 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nuclei.data.axes import View
 from nuclei.data.images import encode_image_png
-from nuclei.data.microscope import View
 from nuclei.errors import UserError
 from nuclei.inference.image_files import (
     MADE_BY,

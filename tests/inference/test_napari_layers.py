@@ -11,8 +11,8 @@ import yaml
 from typer.testing import CliRunner
 
 from nuclei.cli import app
+from nuclei.data.axes import Picture
 from nuclei.data.images import encode_image_png
-from nuclei.data.microscope import Picture
 from nuclei.data.synthetic import make_image
 from nuclei.errors import UserError
 from nuclei.inference import napari_layers as module

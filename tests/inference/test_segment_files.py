@@ -15,8 +15,8 @@ from skimage.measure import label
 from typer.testing import CliRunner
 
 from nuclei.cli import app
+from nuclei.data.axes import View
 from nuclei.data.images import encode_image_png
-from nuclei.data.microscope import View
 from nuclei.data.novelty import describe_training
 from nuclei.data.statistics import describe_image
 from nuclei.data.synthetic import make_image

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.measure import label
 
-from nuclei.data.microscope import View, measure_size, read_picture
+from nuclei.data.axes import View
+from nuclei.data.microscope import measure_size, read_picture
 from nuclei.data.slides import Plane, sample_plane, shrink_plane, unpack
 from nuclei.errors import UserError
 from nuclei.inference import label_zarr
@@ -247,7 +248,7 @@ def test_the_first_level_of_a_pyramid_is_unpacked(tmp_path):
 
 
 def test_limits_hold_for_images_that_are_decoded_whole_and_for_segments(tmp_path, monkeypatch):
-    monkeypatch.setattr("nuclei.data.microscope.MAX_PIXELS", 2000)
+    monkeypatch.setattr("nuclei.data.axes.MAX_PIXELS", 2000)
     tifffile.imwrite(tmp_path / "tiles.tif", GRAY, tile=(32, 32))
     unpack(tmp_path / "tiles.tif", View(), tmp_path / "x.npy")
     tifffile.imwrite(tmp_path / "strip.tif", GRAY, compression="zlib", rowsperstrip=100)
@@ -255,7 +256,7 @@ def test_limits_hold_for_images_that_are_decoded_whole_and_for_segments(tmp_path
     for name in ("strip.tif", "image.png"):
         with pytest.raises(UserError, match=f"{name} cannot be read: .*more than 2,000: save it as a tiled TIFF"):
             unpack(tmp_path / name, View(), tmp_path / "x.npy")
-    monkeypatch.setattr("nuclei.data.microscope.MAX_SLIDE_PIXELS", 10_000)
+    monkeypatch.setattr("nuclei.data.axes.MAX_SLIDE_PIXELS", 10_000)
     with pytest.raises(UserError, match="more than 10,000: raise NUCLEI_MAX_SLIDE_PIXELS"):
         unpack(tmp_path / "tiles.tif", View(), tmp_path / "x.npy")
 

@@ -13,8 +13,9 @@ from shared_cases import find_case
 
 import nuclei
 from nuclei import Segmenter
+from nuclei.data.axes import View
 from nuclei.data.images import encode_image_png
-from nuclei.data.microscope import View, read_picture
+from nuclei.data.microscope import read_picture
 from nuclei.data.synthetic import make_image
 from nuclei.errors import UserError
 from nuclei.inference.bundle import find_default

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from nuclei.data.archives import is_clutter
+from nuclei.data.axes import View
 from nuclei.data.images import decode_mask, decode_png, merge_masks
 from nuclei.data.label_folder import check_labels, read_tiff
 from nuclei.data.labels import renumber
-from nuclei.data.microscope import SUFFIXES, View, read_picture
+from nuclei.data.microscope import SUFFIXES, read_picture
 from nuclei.data.normalisation import normalise
 from nuclei.errors import UserError
 from nuclei.evaluation.sheets import read_sheet, sheet_table

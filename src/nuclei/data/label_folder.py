@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from nuclei.data.images import decode_png
-from nuclei.data.microscope import open_tiff
+from nuclei.data.tiff import open_tiff
 from nuclei.errors import UserError
 from nuclei.limits import MAX_PIXELS, check_file
 

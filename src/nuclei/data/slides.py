@@ -16,23 +16,11 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from tifffile import PLANARCONFIG, TiffPageSeries
 
-from nuclei.data.microscope import (
-    VENDOR_SUFFIXES,
-    Layout,
-    Picture,
-    View,
-    check_size,
-    choose,
-    guard,
-    has_axes,
-    layout_of_tiff,
-    name_choice,
-    open_tiff,
-    open_zarr,
-    read_picture,
-    read_zarr,
-    to_colours,
-)
+from nuclei.data.axes import Layout, Picture, View, check_size, choose, name_choice
+from nuclei.data.microscope import guard, read_picture
+from nuclei.data.tiff import is_tiff, layout_of_tiff, open_tiff, to_colours
+from nuclei.data.vendor import is_vendor
+from nuclei.data.zarr_image import open_zarr, read_zarr
 from nuclei.errors import UserError
 
 BLOCK_PX = 1 << 22  # of an image that is looked through from top to bottom
@@ -92,7 +80,7 @@ def unpack(path: Path, view: View, target: Path, time: int = 0, series: int = 0)
     """
     if path.is_dir():
         return guard(path, lambda: _unpack_zarr(path, view, target, time))
-    if has_axes(path) and path.suffix.lower() not in VENDOR_SUFFIXES:
+    if is_tiff(path) and not is_vendor(path):
         found = guard(path, lambda: _unpack_tiff(path, view, target, time, series))
         if found is not None:
             return found

@@ -14,20 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuclei.data.archives import Archive, is_clutter, open_archive
+from nuclei.data.axes import Picture, View
 from nuclei.data.image_ids import MAX_ID_BYTES
 from nuclei.data.images import decode_image
-from nuclei.data.microscope import (
-    SUFFIXES,
-    ZARR,
-    Picture,
-    View,
-    count_times,
-    list_series,
-    measure_size,
-    read_picture,
-)
+from nuclei.data.microscope import SUFFIXES, count_times, list_series, measure_size, read_picture
 from nuclei.data.normalisation import normalise
 from nuclei.data.slides import unpack
+from nuclei.data.zarr_image import ZARR
 from nuclei.errors import UserError
 from nuclei.inference.arguments import Diameter, check_paths
 from nuclei.runs.files import file_hash, list_matching, read_json

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nuclei.data.microscope import ZARR_EXTRA
 from nuclei.data.slides import Windows
+from nuclei.data.zarr_image import ZARR_EXTRA
 from nuclei.errors import UserError
 from nuclei.inference.exports import label_type
 from nuclei.runs.files import atomic

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import tifffile
 
-from nuclei.data.microscope import Picture
+from nuclei.data.axes import Picture
 from nuclei.errors import UserError
 from nuclei.inference.exports import LABELS
 from nuclei.inference.image_files import Reading, find_images, split_file

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nuclei.data.microscope import Picture
+from nuclei.data.axes import Picture
 from nuclei.data.slides import Windows
 from nuclei.errors import UserError
 from nuclei.inference.exports import FORMATS

@@ -23,8 +23,8 @@ import tifffile
 from numpy.typing import NDArray
 
 from nuclei.candidates.context import Whole
+from nuclei.data.axes import Picture
 from nuclei.data.images import encode_image_png, stretch_contrast
-from nuclei.data.microscope import Picture
 from nuclei.data.normalisation import Rule, choose_rule, find_range
 from nuclei.data.slides import Plane, sample_plane, shrink_plane
 from nuclei.errors import UserError

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nuclei.data.microscope import make_finite
+from nuclei.data.axes import make_finite
 from nuclei.data.normalisation import choose_rule, normalise
 from nuclei.errors import UserError
 from nuclei.inference.arguments import Diameter, check_tile, parse_diameter

@@ -25,7 +25,7 @@ from typing import Any
 
 import pandas as pd
 
-from nuclei.data.microscope import View
+from nuclei.data.axes import View
 from nuclei.errors import UserError, explain_os_error
 from nuclei.inference.bundle import find_run
 from nuclei.inference.exports import FORMATS
