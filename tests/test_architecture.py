@@ -69,7 +69,8 @@ MAY_IMPORT = {
     },
     # Measures images as inference does, to see whether novelty means something.
     "experiments.novelty": {"inference", "data", "runs", "config"},
-    "cli": {"pipeline", "experiments", "stages", "report", "inference", "runs", "data", "config"},
+    "commands": {"pipeline", "experiments", "stages", "report", "inference", "runs", "data", "config"},
+    "cli": {"commands", "runs"},
     "__main__": {"cli"},
     "__init__": {"inference.segmenter"},  # when it is asked for
 }
