@@ -38,7 +38,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Format:
+class Reader:
     """Hold how files of a format with axes are told, how many images one holds, and how one of these is opened.
 
     What opens it yields its layout, and the function that reads it while it is open.
@@ -50,10 +50,10 @@ class Format:
 
 
 # The first that holds a file reads it.
-FORMATS = (
-    Format(is_zarr, count_zarr, open_zarr_image),
-    Format(is_vendor, count_scenes, open_scene),
-    Format(is_tiff, count_tiff_series, open_tiff_series),
+READERS = (
+    Reader(is_zarr, count_zarr, open_zarr_image),
+    Reader(is_vendor, count_scenes, open_scene),
+    Reader(is_tiff, count_tiff_series, open_tiff_series),
 )
 
 
@@ -63,8 +63,8 @@ def list_series(path: Path, view: View) -> list[int]:
     Only headers are read. Raises UserError naming the file and how many it has where there is no such one, and where
     a TIFF has several that its metadata do not tell apart.
     """
-    form = find_format(path)
-    count = guard(path, lambda: form.count(path, view)) if form else 1
+    reader = find_reader(path)
+    count = guard(path, lambda: reader.count(path, view)) if reader else 1
     if view.series is None:
         return list(range(count))
     if not 0 <= view.series < count:
@@ -78,18 +78,18 @@ def count_times(path: Path, view: View, series: int = 0) -> int:
 
     Only headers are read. Raises UserError naming the file, its axes and the option that resolves what is ambiguous.
     """
-    form = find_format(path)
-    return guard(path, lambda: _count_times(form, path, view, series)) if form else 1
+    reader = find_reader(path)
+    return guard(path, lambda: _count_times(reader, path, view, series)) if reader else 1
 
 
 def measure_size(path: Path, view: View, series: int = 0) -> tuple[int, int]:
     """Return the height and width of an image of a file, by its headers; raise UserError as count_times does."""
-    form = find_format(path)
+    reader = find_reader(path)
 
     def measure() -> tuple[int, int]:
-        if not form:
+        if not reader:
             return measure_flat(path)
-        with form.open(path, view, series) as (layout, _):
+        with reader.open(path, view, series) as (layout, _):
             return layout.sizes["Y"], layout.sizes["X"]
 
     return guard(path, measure)
@@ -100,8 +100,8 @@ def read_picture(path: Path, view: View, time: int = 0, series: int = 0) -> Pict
 
     Raises UserError naming the file, the fault and the fix.
     """
-    form = find_format(path)
-    return guard(path, lambda: _read_stack(form, path, view, time, series) if form else _read_flat(path, view))
+    reader = find_reader(path)
+    return guard(path, lambda: _read_stack(reader, path, view, time, series) if reader else _read_flat(path, view))
 
 
 def guard(path: Path, work: Callable[[], Result]) -> Result:
@@ -117,9 +117,9 @@ def guard(path: Path, work: Callable[[], Result]) -> Result:
         raise UserError(text if text.startswith(str(path)) else f"{path} cannot be read: {text}") from error
 
 
-def find_format(path: Path) -> Format | None:
-    """Return the format of a file that has axes of its own; None of a picture without any."""
-    return next((form for form in FORMATS if form.holds(path)), None)
+def find_reader(path: Path) -> Reader | None:
+    """Return the reader of a file that has axes of its own; None of a picture without any."""
+    return next((reader for reader in READERS if reader.holds(path)), None)
 
 
 def _read_flat(path: Path, view: View) -> Picture:
@@ -129,14 +129,14 @@ def _read_flat(path: Path, view: View) -> Picture:
     return _finish(pixels, layout, view)
 
 
-def _count_times(form: Format, path: Path, view: View, series: int) -> int:
-    with form.open(path, view, series) as (layout, _):
+def _count_times(reader: Reader, path: Path, view: View, series: int) -> int:
+    with reader.open(path, view, series) as (layout, _):
         choose(layout, view, 0)
         return layout.sizes.get("T", 1)
 
 
-def _read_stack(form: Format, path: Path, view: View, time: int, series: int) -> Picture:
-    with form.open(path, view, series) as (layout, read):
+def _read_stack(reader: Reader, path: Path, view: View, time: int, series: int) -> Picture:
+    with reader.open(path, view, series) as (layout, read):
         return _project(layout, read, view, time)
 
 
