@@ -16,6 +16,17 @@ from nuclei.data.demo import write_demo
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 REAL_DATA = Path(__file__).parents[2] / "shared/data/bbbc038"
+# What takes longest is begun first, so that the processes of a test run end together.
+LONGEST = (
+    *("stages/test_pipeline.py", "runs/test_backends.py", "attack/test_sample.py", "inference/test_segment_slide.py"),
+    *("experiments/test_ablate.py", "training/test_engine.py", "report/test_report.py", "report/test_writeup.py"),
+    *("inference/test_bundle.py", "attack/test_attack.py", "test_golden.py", "stages/test_fast.py"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    place = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 @pytest.fixture(scope="session")

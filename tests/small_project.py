@@ -65,17 +65,21 @@ def write_project(folder: Path) -> Path:
 
 
 @contextmanager
-def few_steps() -> Iterator[None]:
-    """Have a report show every step of one image alone, and draw all figures coarsely: they take most of a project."""
+def coarse_figures() -> Iterator[None]:
+    """Draw all figures of reports coarsely, which takes a fraction of the time."""
 
     def coarse(figure: Figure) -> FigureCanvasAgg:
         figure.set_dpi(COARSE_DPI)
         return FigureCanvasAgg(figure)
 
-    with (
-        patch.multiple(browser, N_WORST=1, N_BEST=0, N_OF_TYPE=0),
-        patch.multiple(charts, DPI=COARSE_DPI, FigureCanvasAgg=coarse),
-    ):
+    with patch.multiple(charts, DPI=COARSE_DPI, FigureCanvasAgg=coarse):
+        yield
+
+
+@contextmanager
+def few_steps() -> Iterator[None]:
+    """Have a report show every step of one image alone, and draw all figures coarsely: they take most of a project."""
+    with patch.multiple(browser, N_WORST=1, N_BEST=0, N_OF_TYPE=0), coarse_figures():
         yield
 
 

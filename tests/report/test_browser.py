@@ -34,7 +34,7 @@ from nuclei.stages import report as report_stage
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, demo_folder):
+def made(coarse, tmp_path_factory, demo_folder):
     """Give a scored run with its report: (run, config, options)."""
     case = make_run(tmp_path_factory.mktemp("runs"), demo_folder)
     report_stage.main(*case)

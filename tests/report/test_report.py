@@ -49,7 +49,7 @@ PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, demo_folder):
+def made(coarse, tmp_path_factory, demo_folder):
     """Give a scored run and an ensemble of it that selects by watershed, both with a report: (run, config, options)."""
     root = tmp_path_factory.mktemp("runs")
     pair = {"members": {"tiny": 1.0}, "selection": {"method": "watershed"}}

@@ -73,7 +73,7 @@ def make_ablations():
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, demo_folder):
+def made(coarse, tmp_path_factory, demo_folder):
     """Give a trained run and an ensemble of it, ablations beside them, and their write-ups: (run, config, options)."""
     root = tmp_path_factory.mktemp("runs")
     cases = make_run(root, demo_folder), make_run(root, demo_folder, "pair", members={"tiny": 2.0})
@@ -344,7 +344,7 @@ def test_commands_name_a_commit_only_if_there_is_one(dirty):
 
 
 @pytest.fixture(scope="module")
-def classical(tmp_path_factory, demo_folder):
+def classical(coarse, tmp_path_factory, demo_folder):
     """Give a run without networks that has both its report and its write-up: (run, config, options)."""
     root = tmp_path_factory.mktemp("runs")
     config = make_config(root, selection={"method": "classical"})

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from light_work import always_die, describe_worker, die_once, refuse, sleep
 from small_project import SMALL
 
 from nuclei import cli
@@ -21,7 +22,6 @@ from nuclei.errors import UserError
 from nuclei.pipeline import load_run, run_stage
 from nuclei.runs import backends
 from nuclei.runs.backends import BACKENDS, Cluster, Loky, Needs, Sequential, Submitit, fan_out, open_backend
-from nuclei.runs.cores import count_threads
 from nuclei.runs.layout import Options, Run
 from nuclei.runs.parallel import Chunk, each_image, spread, take
 from nuclei.runs.slurm import GONE, read_queue, watch_queue
@@ -60,31 +60,6 @@ def backend(request, tmp_path_factory) -> Iterator[str]:
             pytest.skip(str(error))  # Ray has limits of time that cannot be set
         yield request.param
     patch.undo()
-
-
-def describe_worker(name: str, factor: int) -> tuple[str, int, str, str | None, int]:
-    """Return what a call gives, and what the process knows that made it."""
-    return name * factor, os.getpid(), str(Path.cwd()), os.environ.get("NUCLEI_TEST"), count_threads()
-
-
-def die_once(folder: Path, name: str) -> str:
-    """Kill the process that makes this call for "b", the first time."""
-    mark = folder / "died"
-    if name == "b" and not mark.exists():
-        mark.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return name.upper()
-
-
-def refuse(name: str) -> str:
-    if name == "c":
-        raise UserError("c.png is damaged: fetch it anew")
-    return name
-
-
-def sleep(folder: Path, name: str) -> None:
-    (folder / f"{name}.{os.getpid()}").touch()
-    time.sleep(600)
 
 
 def test_workers_know_what_the_process_knows_that_they_work_for(backend, tmp_path, monkeypatch):
@@ -150,12 +125,6 @@ def lives(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
-
-
-def always_die(name: str) -> str:
-    if name == "b":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return name
 
 
 def test_a_call_that_ends_every_worker_is_named_and_the_others_are_done():
