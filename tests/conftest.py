@@ -3,14 +3,16 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
 import pytest
 from filelock import FileLock
-from small_project import WRITES
+from finished_run import make_config, make_run
 
 from nuclei.data.demo import write_demo
+from nuclei.runs.layout import Options, Run
 
 # An example that a busy machine holds up for a second is no failure.
 hypothesis.settings.register_profile("patient", deadline=None)
@@ -26,7 +28,20 @@ LONGEST = (
 
 def pytest_collection_modifyitems(items):
     place = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
+    assert all(path.is_file() for path in place)
     items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
+def make_once(tmp_path_factory, name: str, make: Callable[[Path], object]) -> Path:
+    """Return a folder that `make` fills, once for all processes of a test run."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    made = folder.with_name(f"{name}.made")
+    with FileLock(f"{folder}.lock"):
+        if not made.exists():
+            make(folder)
+            made.touch()
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -39,16 +54,22 @@ def demo_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """Give the folder of the small project, all its stages run, to be copied: the processes of a test run share it."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
-    with FileLock(f"{folder}.lock"):
-        if not (folder / WRITES).is_file():
-            paths = f"{Path(__file__).parents[1] / 'src'}:{Path(__file__).parent}"
-            environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-            command = [sys.executable, "-m", "small_project", folder]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
-    return folder
+    """Give the folder of the small project, all its stages run, to be copied."""
+
+    def make(folder: Path) -> None:
+        paths = f"{Path(__file__).parents[1] / 'src'}:{Path(__file__).parent}"
+        environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "small_project", folder]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
+
+    return make_once(tmp_path_factory, "finished", make)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory, demo_folder):
+    """Give a run `tiny` as `finished_run.make_run` makes it, to be copied by `copy_run`: (run, config, options)."""
+    root = make_once(tmp_path_factory, "tiny", lambda folder: make_run(folder, demo_folder))
+    return Run("tiny", root), make_config(root), Options(demo_folder, jobs=1)
 
 
 @pytest.fixture(scope="session")

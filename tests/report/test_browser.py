@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from finished_run import make_run
+from finished_run import copy_run
 
 from nuclei.data.synthetic import make_image
 from nuclei.evaluation.metric import count_errors, sort_errors
@@ -34,9 +34,9 @@ from nuclei.stages import report as report_stage
 
 
 @pytest.fixture(scope="module")
-def made(coarse, tmp_path_factory, demo_folder):
+def made(coarse, tmp_path_factory, tiny):
     """Give a scored run with its report: (run, config, options)."""
-    case = make_run(tmp_path_factory.mktemp("runs"), demo_folder)
+    case = copy_run(tiny, tmp_path_factory.mktemp("runs"))
     report_stage.main(*case)
     return case
 
