@@ -13,7 +13,7 @@ COARSE_DPI = 16
 
 @pytest.fixture(scope="session", autouse=True)
 def few_cases():
-    with patch.multiple(browser, N_WORST=1, N_BEST=1, N_OF_TYPE=1):
+    with patch.multiple(browser, N_WORST=1, N_BEST=1, N_OF_TYPE=0):
         yield
 
 
