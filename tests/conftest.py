@@ -59,7 +59,7 @@ def finished(tmp_path_factory):
     def make(folder: Path) -> None:
         paths = f"{Path(__file__).parents[1] / 'src'}:{Path(__file__).parent}"
         environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "small_project", folder]
+        command = [sys.executable, "-m", "small_project", str(folder)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
 
     return make_once(tmp_path_factory, "finished", make)
