@@ -24,12 +24,18 @@ LONGEST = (
     *("experiments/test_ablate.py", "training/test_engine.py", "report/test_report.py", "report/test_writeup.py"),
     *("inference/test_bundle.py", "attack/test_attack.py", "test_golden.py", "stages/test_fast.py"),
 )
+LONG_NAME = 80
 
 
 def pytest_collection_modifyitems(items):
     place = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
     assert all(path.is_file() for path in place)
     items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
+def pytest_make_parametrize_id(val, argname):
+    """Name a long text or bytes by how long it is: the processes must agree on names, and a zip holds a time."""
+    return f"{argname} of {len(val)}" if isinstance(val, str | bytes) and len(val) > LONG_NAME else None
 
 
 def make_once(tmp_path_factory, name: str, make: Callable[[Path], object]) -> Path:
