@@ -3,19 +3,51 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
 import pytest
 from filelock import FileLock
-from small_project import WRITES
+from finished_run import make_config, make_run
 
 from nuclei.data.demo import write_demo
+from nuclei.runs.layout import Options, Run
 
 # An example that a busy machine holds up for a second is no failure.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 REAL_DATA = Path(__file__).parents[2] / "shared/data/bbbc038"
+# What takes longest is begun first, so that the processes of a test run end together.
+LONGEST = (
+    *("stages/test_pipeline.py", "runs/test_backends.py", "attack/test_sample.py", "inference/test_segment_slide.py"),
+    *("experiments/test_ablate.py", "training/test_engine.py", "report/test_report.py", "report/test_writeup.py"),
+    *("inference/test_bundle.py", "attack/test_attack.py", "test_golden.py", "stages/test_fast.py"),
+)
+LONG_NAME = 80
+
+
+def pytest_collection_modifyitems(items):
+    place = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
+    assert all(path.is_file() for path in place)
+    items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
+def pytest_make_parametrize_id(val, argname):
+    """Name a long text or bytes by how long it is: the processes must agree on names, and a zip holds a time."""
+    return f"{argname} of {len(val)}" if isinstance(val, str | bytes) and len(val) > LONG_NAME else None
+
+
+def make_once(tmp_path_factory, name: str, make: Callable[[Path], object]) -> Path:
+    """Return a folder that `make` fills, once for all processes of a test run."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    made = folder.with_name(f"{name}.made")
+    with FileLock(f"{folder}.lock"):
+        if not made.exists():
+            make(folder)
+            made.touch()
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -28,16 +60,22 @@ def demo_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """Give the folder of the small project, all its stages run, to be copied: the processes of a test run share it."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
-    with FileLock(f"{folder}.lock"):
-        if not (folder / WRITES).is_file():
-            paths = f"{Path(__file__).parents[1] / 'src'}:{Path(__file__).parent}"
-            environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-            command = [sys.executable, "-m", "small_project", folder]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
-    return folder
+    """Give the folder of the small project, all its stages run, to be copied."""
+
+    def make(folder: Path) -> None:
+        paths = f"{Path(__file__).parents[1] / 'src'}:{Path(__file__).parent}"
+        environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "small_project", str(folder)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
+
+    return make_once(tmp_path_factory, "finished", make)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory, demo_folder):
+    """Give a run `tiny` as `finished_run.make_run` makes it, to be copied by `copy_run`: (run, config, options)."""
+    root = make_once(tmp_path_factory, "tiny", lambda folder: make_run(folder, demo_folder))
+    return Run("tiny", root), make_config(root), Options(demo_folder, jobs=1)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """A finished run in small: all stages on demo archives, its networks replaced by blurred and noisy truth."""
 
+import shutil
 from pathlib import Path
 
 import cv2
@@ -47,6 +48,13 @@ def make_run(root: Path, archives: Path, name: str = "tiny", jobs: int = 1, **ch
     for stage in (plain, *((candidates, score) if scored else ()), select, submit, evaluate):
         stage.main(run, config, options)
     return run, config, options
+
+
+def copy_run(made: tuple, root: Path) -> tuple:
+    """Copy a run that `make_run` made, and the data that it was made of, to another root, and return it likewise."""
+    run, config, options = made
+    shutil.copytree(run.folder.parent, root, dirs_exist_ok=True)
+    return Run(run.name, root), config, options
 
 
 def pretend_to_train(run: Run, config) -> None:

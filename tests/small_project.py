@@ -16,14 +16,14 @@ from pathlib import Path
 from unittest.mock import patch
 
 import cv2
+import numpy as np
 import torch
 import yaml
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from nuclei.data.demo import write_demo
 from nuclei.pipeline import list_runs, list_stages, run_stage
-from nuclei.report import browser, charts
+from nuclei.report import browser, charts, show
 from nuclei.runs.layout import Options
 from nuclei.runs.stage_table import STAGES
 
@@ -46,7 +46,7 @@ SMALL: dict[str, dict] = {
 }
 # Times, versions and event files differ from run to run by nature.
 NOT_COMPARED = ("meta", "tensorboard")
-COARSE_DPI = 16
+BLANK = cv2.imencode(".png", np.zeros((1, 1), np.uint8))[1].tobytes()
 WRITES = "writes.json"  # of a finished project, beside it; written last
 
 
@@ -66,15 +66,18 @@ def write_project(folder: Path) -> Path:
 
 @contextmanager
 def few_steps() -> Iterator[None]:
-    """Have a report show every step of one image alone, and draw all figures coarsely: they take most of a project."""
+    """Have a report show every step of one image alone, and figures be made but left blank: to draw them takes longest.
 
-    def coarse(figure: Figure) -> FigureCanvasAgg:
-        figure.set_dpi(COARSE_DPI)
-        return FigureCanvasAgg(figure)
+    What they show is for the tests of reports.
+    """
+
+    def blank(figure: Figure, *_: object) -> bytes:
+        return BLANK
 
     with (
         patch.multiple(browser, N_WORST=1, N_BEST=0, N_OF_TYPE=0),
-        patch.multiple(charts, DPI=COARSE_DPI, FigureCanvasAgg=coarse),
+        patch.object(charts, "render_png", blank),
+        patch.object(show, "render_png", blank),
     ):
         yield
 

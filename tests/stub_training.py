@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from nuclei.config.schema import ModelConfig, TrainConfig
-from nuclei.networks.kinds import make_loss
+from nuclei.networks.losses import map_loss  # `kinds` would bring every network, which takes seconds
 from nuclei.training.engine import LOG_EVERY, DivergedError, Outlets, Task, Trainer
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more
@@ -79,7 +79,7 @@ def score(average) -> float:
 def train(settings, resume=None, save=lambda _: None, evaluate=score, fabric=None, spoilt=None, **options):
     fabric = fabric or Fabric(accelerator="cpu", devices=1, precision=settings.precision)
     crops = Crops(settings.steps * settings.batch_size, spoilt)
-    task = Task(Network(**options), crops, make_loss(MODEL, settings), evaluate)
+    task = Task(Network(**options), crops, map_loss(MODEL, settings), evaluate)
     state = Trainer(fabric, task, settings, Outlets(save, "test")).fit(resume)
     return copy.deepcopy(state)
 

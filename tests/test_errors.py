@@ -4,6 +4,7 @@ import errno
 import pickle
 
 import pytest
+from light_work import fail
 
 from nuclei.errors import UserError, explain_os_error
 from nuclei.runs.parallel import each_image
@@ -16,12 +17,6 @@ def test_an_error_pickles(kind):
     assert type(error) is kind
     assert isinstance(error, ValueError)
     assert str(error) == "a.png is damaged: fetch it anew"
-
-
-def fail(image_id: str) -> None:
-    if image_id == "full":
-        raise OSError(errno.ENOSPC, "No space left on device", "maps/full.npz")
-    raise UserError(f"{image_id}.png is damaged: fetch it anew")
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

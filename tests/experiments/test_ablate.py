@@ -1,6 +1,7 @@
 """An ablation differs from its base in what it says, is run once, and its gain is the paired difference to its base."""
 
 import os
+import shutil
 import sys
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -411,9 +412,11 @@ def test_the_table_holds_every_base_once_and_each_ablation_below_its_own(tmp_pat
 
 
 @pytest.fixture(scope="module")
-def project(demo_folder, tmp_path_factory):
-    """Give a project's folder whose ablations ran on a Dask cluster of two workers, what failed, and the workers."""
-    folder = tmp_path_factory.mktemp("project")
+def project(finished, tmp_path_factory):
+    """Give the small project whose ablations ran on a Dask cluster of two workers, what failed, and the workers."""
+    folder = tmp_path_factory.mktemp("ablated") / "project"
+    # Of what is there already an ablation may take any run's: that of its base is asked for below.
+    shutil.copytree(finished / "project", folder, ignore=shutil.ignore_patterns("other", "pair", "report*"))
     write_configs(folder)
     workers = {}
 
@@ -428,7 +431,7 @@ def project(demo_folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(ablate, "open_backend", open_watched)
-        options = Options(data=demo_folder, jobs=1)
+        options = Options(data=finished / "data", jobs=1)
         failed = ablate.ablate([Path("configs/ablations")], 1, options, Path("runs"), Cluster("dask", 2))
     return folder, failed, workers
 

@@ -162,7 +162,7 @@ def test_a_pixel_size_is_a_number(text):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_nothing_is_left_when_it_ends_even_while_it_segments(tmp_path, number):
     with serving(tmp_path) as served:
-        served.drop("large.png", draw(2000))
+        served.drop("large.png", draw(1200))
         served.drop("waiting.png", draw())
         assert list(served.held.rglob("*.png"))
         assert served.end(number) == 0

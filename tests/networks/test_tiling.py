@@ -15,6 +15,7 @@ from lightning_fabric import Fabric
 from nuclei.config.schema import ModelConfig, PredictConfig
 from nuclei.networks.encoder_decoder import STRIDE, build_network
 from nuclei.networks.maps import blend, dequantise, quantise
+from nuclei.networks.plain_unet import VANILLA, PlainUnet
 from nuclei.networks.tiling import (
     VIEWS,
     apply_view,
@@ -157,7 +158,7 @@ def test_tile_weights_fade_over_the_overlap():
 
 
 @settings(max_examples=20)
-@given(st.integers(1, 150), st.integers(1, 150), st.sampled_from([(32, 0), (64, 16), (40, 39), (50, 7)]))
+@given(st.integers(1, 100), st.integers(1, 100), st.sampled_from([(32, 0), (64, 16), (40, 37), (50, 7)]))
 def test_tiles_are_seamless_for_a_network_that_sees_one_pixel(height, width, tiling):
     tile, overlap = tiling
     image = random_image(height, width)
@@ -382,7 +383,8 @@ def test_a_small_image_is_predicted_at_the_size_it_is_enlarged_to():
 
 
 @pytest.mark.parametrize(("decoder", "widths"), [("Unet", (16, 8, 8)), ("FPN", ()), ("OriginalUnet", ())])
-def test_a_frozen_network_gives_the_same_maps_at_any_size(decoder, widths):
+def test_a_frozen_network_gives_the_same_maps_at_any_size(monkeypatch, decoder, widths):
+    monkeypatch.setitem(VANILLA, "OriginalUnet", lambda n: PlainUnet(n, (4, 6, 8, 10, 12), valid=True, dropout=0.5))
     torch.manual_seed(3)
     encoder = None if decoder == "OriginalUnet" else "tu-test_resnet"
     settings = {"decoder": decoder, "encoder": encoder, "decoder_channels": widths}

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from finished_run import make_run
+from finished_run import copy_run
 
 from nuclei.data.synthetic import make_image
 from nuclei.evaluation.metric import count_errors, sort_errors
@@ -34,9 +34,9 @@ from nuclei.stages import report as report_stage
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, demo_folder):
+def made(coarse, tmp_path_factory, tiny):
     """Give a scored run with its report: (run, config, options)."""
-    case = make_run(tmp_path_factory.mktemp("runs"), demo_folder)
+    case = copy_run(tiny, tmp_path_factory.mktemp("runs"))
     report_stage.main(*case)
     return case
 
@@ -68,10 +68,10 @@ def decode(png: bytes) -> np.ndarray:
 def test_the_worst_the_best_and_some_of_each_type_show_every_step(monkeypatch):
     monkeypatch.setattr(browser, "N_WORST", 12)  # other tests draw fewer
     monkeypatch.setattr(browser, "N_BEST", 4)
+    monkeypatch.setattr(browser, "N_OF_TYPE", 1)
     images = make_table(200)
     ids = images["image_id"].tolist()
     assert choose_cases(images) == {*ids[:12], *ids[-4:], ids[100]}
-    assert browser.N_OF_TYPE == 1
     assert choose_cases(images.head(30)) == {*ids[:3], *ids[28:30]}
     assert choose_cases(images.head(3)) == {ids[0], ids[2]}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from finished_run import make_config, make_run
+from finished_run import copy_run, make_config, make_run
 from html_page import Page
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,11 +49,11 @@ PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, demo_folder):
+def made(coarse, tmp_path_factory, demo_folder, tiny):
     """Give a scored run and an ensemble of it that selects by watershed, both with a report: (run, config, options)."""
     root = tmp_path_factory.mktemp("runs")
     pair = {"members": {"tiny": 1.0}, "selection": {"method": "watershed"}}
-    cases = make_run(root, demo_folder), make_run(root, demo_folder, "pair", **pair)
+    cases = copy_run(tiny, root), make_run(root, demo_folder, "pair", **pair)
     for case in cases:
         report_stage.main(*case)
     return cases

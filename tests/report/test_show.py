@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from finished_run import make_run
+from finished_run import copy_run
 
 from nuclei.errors import UserError
 from nuclei.report import show
@@ -12,8 +12,8 @@ from nuclei.runs.layout import Dataset, Run
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, demo_folder):
-    return make_run(tmp_path_factory.mktemp("runs"), demo_folder)
+def made(tmp_path_factory, tiny):
+    return copy_run(tiny, tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from finished_run import make_config, make_run
+from finished_run import copy_run, make_config, make_run
 from html_page import Page
 from safetensors.numpy import save_file
 
@@ -73,10 +73,10 @@ def make_ablations():
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, demo_folder):
+def made(coarse, tmp_path_factory, demo_folder, tiny):
     """Give a trained run and an ensemble of it, ablations beside them, and their write-ups: (run, config, options)."""
     root = tmp_path_factory.mktemp("runs")
-    cases = make_run(root, demo_folder), make_run(root, demo_folder, "pair", members={"tiny": 2.0})
+    cases = copy_run(tiny, root), make_run(root, demo_folder, "pair", members={"tiny": 2.0})
     weights = {"body.a": np.zeros((3, 4)), "body.b": np.zeros(5), "body.running_mean": np.zeros(9), "mean": np.zeros(3)}
     for fold in (0, 1):
         save_file(weights, cases[0][0].fold(fold) / "weights.safetensors")
@@ -344,7 +344,7 @@ def test_commands_name_a_commit_only_if_there_is_one(dirty):
 
 
 @pytest.fixture(scope="module")
-def classical(tmp_path_factory, demo_folder):
+def classical(coarse, tmp_path_factory, demo_folder):
     """Give a run without networks that has both its report and its write-up: (run, config, options)."""
     root = tmp_path_factory.mktemp("runs")
     config = make_config(root, selection={"method": "classical"})

@@ -1,6 +1,7 @@
 """Backends: on each, work comes out as on loky, outlives a worker that dies, and ends when it is given up."""
 
 import os
+import shutil
 import signal
 import stat
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from light_work import always_die, describe_worker, die_once, refuse, sleep
 from small_project import SMALL
 
 from nuclei import cli
@@ -21,7 +23,6 @@ from nuclei.errors import UserError
 from nuclei.pipeline import load_run, run_stage
 from nuclei.runs import backends
 from nuclei.runs.backends import BACKENDS, Cluster, Loky, Needs, Sequential, Submitit, fan_out, open_backend
-from nuclei.runs.cores import count_threads
 from nuclei.runs.layout import Options, Run
 from nuclei.runs.parallel import Chunk, each_image, spread, take
 from nuclei.runs.slurm import GONE, read_queue, watch_queue
@@ -60,31 +61,6 @@ def backend(request, tmp_path_factory) -> Iterator[str]:
             pytest.skip(str(error))  # Ray has limits of time that cannot be set
         yield request.param
     patch.undo()
-
-
-def describe_worker(name: str, factor: int) -> tuple[str, int, str, str | None, int]:
-    """Return what a call gives, and what the process knows that made it."""
-    return name * factor, os.getpid(), str(Path.cwd()), os.environ.get("NUCLEI_TEST"), count_threads()
-
-
-def die_once(folder: Path, name: str) -> str:
-    """Kill the process that makes this call for "b", the first time."""
-    mark = folder / "died"
-    if name == "b" and not mark.exists():
-        mark.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return name.upper()
-
-
-def refuse(name: str) -> str:
-    if name == "c":
-        raise UserError("c.png is damaged: fetch it anew")
-    return name
-
-
-def sleep(folder: Path, name: str) -> None:
-    (folder / f"{name}.{os.getpid()}").touch()
-    time.sleep(600)
 
 
 def test_workers_know_what_the_process_knows_that_they_work_for(backend, tmp_path, monkeypatch):
@@ -150,12 +126,6 @@ def lives(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
-
-
-def always_die(name: str) -> str:
-    if name == "b":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return name
 
 
 def test_a_call_that_ends_every_worker_is_named_and_the_others_are_done():
@@ -328,24 +298,26 @@ def write_config(folder: Path) -> Path:
     return path
 
 
-def make_submission(folder: Path, data: Path) -> bytes:
-    """Run the stages up to the submission in a folder and return that."""
-    config = load_run(write_config(folder))
-    for stage in ("prepare", "folds", "classical", "submit"):
+def make_submission(data: Path, *stages: str) -> bytes:
+    """Run stages up to the submission in the current folder and return that."""
+    config = load_run(write_config(Path()))
+    for stage in stages:
         run_stage(stage, "otsu", config, Options(data=data, jobs=2), Path("runs"))
     return Run("otsu").submission("test").read_bytes()
 
 
 @pytest.fixture(scope="module")
-def expected(demo_folder, tmp_path_factory) -> bytes:
-    """Give the submission that one process makes."""
+def alone(demo_folder, tmp_path_factory) -> Path:
+    """Give the folder of a run that one process made."""
     folder = tmp_path_factory.mktemp("sequential")
     with pytest.MonkeyPatch.context() as patch, fan_out(Cluster("sequential")):
         patch.chdir(folder)
-        return make_submission(folder, demo_folder)
+        assert make_submission(demo_folder, "prepare", "folds", "classical", "submit").count(b"\n") > 4
+    return folder
 
 
-def test_a_run_has_the_same_submission_on_every_backend(backend, demo_folder, expected, tmp_path, monkeypatch):
+def test_a_run_has_the_same_submission_on_every_backend(backend, demo_folder, alone, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert expected.count(b"\n") > 4
-    assert make_submission(tmp_path, demo_folder) == expected
+    shutil.copytree(alone / "runs/data", "runs/data")
+    expected = Run("otsu", alone / "runs").submission("test").read_bytes()
+    assert make_submission(demo_folder, "classical", "submit") == expected

@@ -1,11 +1,11 @@
 """One network that learned from others, and boosters of all candidates: what segments new images fast."""
 
-import os
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
-from small_project import SMALL, list_tasks, run_all, run_one
+from small_project import list_tasks, run_all, run_one
 
 from nuclei.errors import UserError
 from nuclei.evaluation.submission import validate_submission
@@ -27,16 +27,13 @@ FAST = {
 
 
 @pytest.fixture(scope="module")
-def project(demo_folder, tmp_path_factory):
-    """Give the folder of a project whose fast run, and the run that it learns from, have been run whole."""
-    folder = tmp_path_factory.mktemp("fast")
-    (folder / "configs").mkdir()
-    for name, content in {"small": SMALL, "fast": FAST}.items():
-        (folder / f"configs/{name}.yaml").write_text(yaml.safe_dump(content))
-    before = Path.cwd()
-    os.chdir(folder)
-    run_all(folder / "configs/fast.yaml", demo_folder)
-    os.chdir(before)
+def project(finished, tmp_path_factory):
+    """Give the folder of the small project with a fast run that learned from `small`, run whole."""
+    folder = shutil.copytree(finished / "project", tmp_path_factory.mktemp("fast") / "project")
+    (folder / "configs/fast.yaml").write_text(yaml.safe_dump(FAST))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run_all(folder / "configs/fast.yaml", finished / "data")
     return folder
 
 

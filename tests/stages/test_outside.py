@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import yaml
 from external_sets import write_set
-from small_project import run_one, write_project
+from small_project import run_one
 
 from nuclei.config.load import load_config
 from nuclei.errors import UserError
@@ -20,14 +20,13 @@ CONFIG = Path("configs/taught.yaml")
 
 
 @pytest.fixture(scope="module")
-def project(demo_folder, tmp_path_factory):
+def project(finished, tmp_path_factory):
     """Give the folder of a finished run `small` and of `taught`, which learned from external images beside it."""
-    folder = tmp_path_factory.mktemp("outside")
-    shutil.copytree(demo_folder, folder / "archives")
+    folder = shutil.copytree(finished / "project", tmp_path_factory.mktemp("outside") / "project")
+    shutil.copytree(finished / "data", folder / "archives")
     write_set(folder / "archives/external/ours", np.zeros((128, 128, 3), np.uint8))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        write_project(folder)
         taught = {
             "base": "small.yaml",
             "data": {"external": {"ours": 4}},
@@ -35,9 +34,8 @@ def project(demo_folder, tmp_path_factory):
             "train": {"steps": 3, "evaluate_every": 3},
         }
         CONFIG.write_text(yaml.safe_dump(taught))
-        for path in (Path("configs/small.yaml"), CONFIG):
-            for stage in list_stages(load_config(path))[: -2 if path == CONFIG else None]:
-                run_one(path, stage, folder / "archives")
+        for stage in list_stages(load_config(CONFIG))[:-2]:
+            run_one(CONFIG, stage, folder / "archives")
     return folder
 
 
