@@ -17,6 +17,7 @@ from nuclei.data.images import (
     decode_image,
     decode_labels_png,
     decode_mask,
+    decode_sparse,
     encode_image_png,
     encode_labels_png,
     enlargement,
@@ -89,6 +90,40 @@ def test_a_mask_is_inside_where_any_colour_is(alpha):
         mask = decode_mask(data, "m")
         assert mask.dtype == bool
         np.testing.assert_array_equal(mask, inside)
+
+
+def png_of_rows(rows):
+    """Return the PNG, 8 bits gray, whose rows are stored so: [H, 1 + W], first the filter of each."""
+    header = b"".join(n.to_bytes(4, "big") for n in (rows.shape[1] - 1, len(rows))) + b"\x08\0\0\0\0"
+    chunks = b"IHDR" + header, b"IDAT" + zlib.compress(rows.tobytes()), b"IEND"
+    framed = [(len(c) - 4).to_bytes(4, "big") + c + zlib.crc32(c).to_bytes(4, "big") for c in chunks]
+    return images.PNG_SIGNATURE + b"".join(framed)
+
+
+@given(
+    arrays.arrays(np.uint8, st.tuples(st.integers(1, 9), st.just(7)), elements=st.sampled_from([0] * 9 + [1, 255])),
+    st.lists(st.integers(0, 4), min_size=9, max_size=9),
+)
+def test_a_sparse_mask_is_decoded_as_opencv_does_whatever_filters_its_rows_have(rows, filters):
+    rows[:, 0] = filters[: len(rows)]
+    data = png_of_rows(rows)
+    expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(decode_mask(data, "m"), expected > 0)
+    found = decode_sparse(data)  # None where filters alone carry a nucleus further down
+    np.testing.assert_array_equal(expected if found is None else found, expected)
+
+
+def test_no_byte_of_a_sparse_mask_is_taken_on_trust():
+    rows = np.zeros((9, 8), np.uint8)
+    rows[3:5, 2:6] = 255
+    data = png_of_rows(rows)
+    assert decode_sparse(data) is not None
+    for i in range(len(data)):
+        assert decode_sparse(data[:i] + bytes([data[i] ^ 1]) + data[i + 1 :]) is None
+    rows[-1, 0] = 5
+    assert decode_sparse(png_of_rows(rows)) is None
+    for other in (data + b"x", data[:-1], data.replace(b"IDAT", b"IDAX"), png(RGB), b""):
+        assert decode_sparse(other) is None
 
 
 @given(st.integers(0, len(png(GRAY)) - 1))

@@ -178,14 +178,16 @@ def find_regions(candidates: Candidates, canvas: geometry.Canvas) -> Regions:
     pixels = np.flatnonzero(is_used)
     number = np.zeros(len(is_used), np.int32)
     number[pixels] = np.arange(len(pixels))
-    n, inside, rims = len(candidates), number[own], np.searchsorted(rim, candidates.indptr)
+    # Of one type with the column numbers, else scipy makes these anew.
+    bounds = candidates.indptr.astype(np.int32)
+    n, inside, rims = len(candidates), number.take(own), np.searchsorted(rim, bounds).astype(np.int32)
     shape = n, len(pixels)
     return Regions(
-        Region(csr_array((np.ones(len(inside)), inside, candidates.indptr), shape), candidates.area_px()),
-        Region(csr_array((np.ones(len(rim)), inside[rim], rims), shape), np.diff(rims)),
+        Region(csr_array((np.ones(len(inside)), inside, bounds), shape), candidates.area_px()),
+        Region(csr_array((np.ones(len(rim)), inside.take(rim), rims), shape), np.diff(rims)),
         # Not sorted by candidate: to sort them takes longer than to add them as they come.
         Region(
-            coo_array((np.ones(len(ring)), (ring_owner, number[ring])), shape), np.bincount(ring_owner, minlength=n)
+            coo_array((np.ones(len(ring)), (ring_owner, number.take(ring))), shape), np.bincount(ring_owner, minlength=n)
         ),
         pixels,
     )
@@ -206,7 +208,7 @@ def gather(pictures: Sequence[NDArray[Any]], pixels: NDArray[np.int64]) -> NDArr
     """Return the values of C pictures [H·W] at U pixels, [U, C]."""
     values = np.empty((len(pictures), len(pixels)), np.float32)
     for row, picture in zip(values, pictures, strict=True):
-        row[:] = picture[pixels]
+        row[:] = picture.take(pixels)
     return values.T.astype(np.float64, order="C")
 
 

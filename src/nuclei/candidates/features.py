@@ -90,7 +90,7 @@ def lowest_mask(c: Context) -> NDArray[np.float64] | NDArray[np.float32]:
     """Return the smallest value of the mask map over each candidate's pixels, NaN without a mask map."""
     if "mask" not in c.sources:
         return np.full(len(c.candidates), np.nan)
-    values: NDArray[np.float32] = c.sources["mask"].reshape(-1)[c.candidates.pixels]
+    values: NDArray[np.float32] = c.sources["mask"].take(c.candidates.pixels)
     return np.minimum.reduceat(values, c.candidates.indptr[:-1])
 
 

@@ -124,7 +124,7 @@ def draw_canvas(candidates: Candidates, runs: Runs, boxes: Boxes) -> Canvas:
     position += candidates.pixels
     mask = np.zeros((height, width), np.uint8)
     mask.reshape(-1)[position] = 1
-    distance_px = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_5).reshape(-1)[position]
+    distance_px = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_5).take(position)
 
     shelf_row, shelf = np.unique(row, return_inverse=True)
     shelf_of_row = np.searchsorted(shelf_row, np.arange(height), side="right") - 1
@@ -141,7 +141,7 @@ def find_owners(canvas: Canvas, position: NDArray[np.int64]) -> tuple[NDArray[np
     row = position // width
     # Flat index on the shelves, shelf · w + column, written with the flat canvas index in place of the column.
     shift = (canvas.shelf_of_row - np.arange(len(canvas.shelf_of_row))) * width
-    return canvas.owner_at.reshape(-1)[position + shift[row]], row
+    return canvas.owner_at.take(position + shift.take(row)), row
 
 
 def find_rims(canvas: Canvas) -> NDArray[np.int64]:
@@ -155,8 +155,8 @@ def find_rings(candidates: Candidates, canvas: Canvas) -> tuple[NDArray[np.int32
     position = np.flatnonzero(cv2.dilate(canvas.mask, RING_KERNEL) != canvas.mask)
     owner, row = find_owners(canvas, position)
     canvas_width = canvas.mask.shape[1]
-    y = row - canvas.offset[0][owner]
-    x = position - row * canvas_width - canvas.offset[1][owner]
+    y = row - canvas.offset[0].take(owner)
+    x = position - row * canvas_width - canvas.offset[1].take(owner)
     # Below 0 is, as unsigned, far beyond the frame.
     in_frame = (y.view(np.uint64) < height) & (x.view(np.uint64) < width)
     return owner[in_frame], (y * width + x)[in_frame]
@@ -250,7 +250,7 @@ def measure_outlines(candidates: Candidates, canvas: Canvas) -> dict[str, NDArra
     """
     quads = cv2.filter2D(canvas.mask, -1, QUAD_KERNEL, anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
     position = np.flatnonzero(quads - np.uint8(1) < 14)  # empty and full windows add nothing
-    codes = find_owners(canvas, position)[0].astype(np.int64) * 16 + quads.reshape(-1)[position]
+    codes = find_owners(canvas, position)[0].astype(np.int64) * 16 + quads.take(position)
     counts = np.bincount(codes, minlength=16 * len(candidates)).reshape(-1, 16)
     radius = np.maximum.reduceat(canvas.distance_px, candidates.indptr[:-1])
     return {

@@ -5,6 +5,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from imagecodecs import ZlibngError, deflate_crc32, zlibng_decode, zlibng_encode
 from numpy.typing import NDArray
 
 from nuclei.data.labels import renumber
@@ -63,8 +64,48 @@ def decode_mask(data: bytes, name: str) -> NDArray[np.bool_]:
 
 def decode_inside(data: bytes, name: str) -> NDArray[Any]:
     """Decode the PNG of one nucleus into a picture, uint8 or uint16 [H, W], 0 outside only, as `decode_mask` does."""
-    pixels = decode_png(data, name)
+    pixels = decode_sparse(data)
+    if pixels is None:
+        pixels = decode_png(data, name)
     return pixels[..., :3].max(2) if pixels.ndim == 3 else pixels
+
+
+def decode_sparse(data: bytes) -> NDArray[np.uint8] | None:
+    """Decode a PNG of 8 bits gray that is mostly 0, as the mask of one nucleus is, uint8 [H, W]; None of other bytes.
+
+    Other bytes are those of another kind of PNG, of more than one chunk of pixels, or damaged. zlib-ng unpacks a
+    background twenty times as fast as the zlib in OpenCV, which is then given the rows from the first to the last
+    that is not background.
+    """
+    header, packed = data[12:29], data[41 : 41 + int.from_bytes(data[33:37], "big")]
+    if not header.endswith(b"\x08\0\0\0\0") or data != _make_png(header, packed):
+        return None
+    width, height = np.frombuffer(header[4:12], ">u4").tolist()
+    if not 0 < width * height <= MAX_PIXELS:
+        return None
+    try:
+        rows = np.frombuffer(zlibng_decode(packed, out=height * (width + 1)), np.uint8).reshape(height, width + 1)
+    except (ZlibngError, ValueError):
+        return None
+    # Each row begins with its filter, one of five; what is stored as 0 below a row of 0 is 0 by any of them.
+    _, top, _, n_rows = cv2.boundingRect(rows[:, 1:])
+    bottom = min(top + n_rows + 1, height)
+    header = header[:8] + (bottom - top).to_bytes(4, "big") + header[12:]
+    stored = _make_png(header, bytes(zlibng_encode(rows[top:bottom].tobytes(), level=0)))
+    part = cv2.imdecode(np.frombuffer(stored, np.uint8), cv2.IMREAD_UNCHANGED)
+    if part is None or rows[:, 0].max() > 4 or (bottom < height and part[-1].any()):
+        return None
+    pixels = np.zeros((height, width), np.uint8)
+    pixels[top:bottom] = part
+    return pixels
+
+
+def _make_png(header: bytes, pixels: bytes) -> bytes:
+    """Return the PNG of a header, with the type of its chunk, and of packed pixels."""
+    parts = [PNG_SIGNATURE]
+    for chunk in (header, b"IDAT" + pixels, b"IEND"):
+        parts += [(len(chunk) - 4).to_bytes(4, "big"), chunk, deflate_crc32(chunk).to_bytes(4, "big")]
+    return b"".join(parts)
 
 
 def decode_labels_png(data: bytes, name: str) -> NDArray[np.int32]:
