@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src/nuclei"
 MODULES = {path.relative_to(SOURCE).as_posix(): path for path in sorted(SOURCE.rglob("*.py"))}
 STAGE_FILES = [name for name in MODULES if name.startswith("stages/")]
-# What each package, or module where one is named, may import of the project beside its own package, `errors`, `limits` and `lifeline`.
+# What each package, or module where one is named, may import of the project beside its own package, `errors`, `limits`
+# and `lifeline`.
 # `nuclei.runs` is the disk: everything that may not import it is pure.
 MAY_IMPORT = {
     "errors": set(),

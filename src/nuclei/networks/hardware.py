@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from nuclei.lifeline import name_process, end_with
+from nuclei.lifeline import end_with, name_process
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 

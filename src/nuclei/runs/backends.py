@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nuclei.errors import UserError
-from nuclei.lifeline import name_process, end_with, ending_together
+from nuclei.lifeline import end_with, ending_together, name_process
 
 RETRIES = 2  # of a task whose worker died
 IN_FLIGHT = 1000  # tasks that a scheduler is given at a time, so that a hundred thousand take no memory
