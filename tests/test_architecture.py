@@ -13,11 +13,13 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src/nuclei"
 MODULES = {path.relative_to(SOURCE).as_posix(): path for path in sorted(SOURCE.rglob("*.py"))}
 STAGE_FILES = [name for name in MODULES if name.startswith("stages/")]
-# What each package, or module where one is named, may import of the project beside its own package and `errors`.
+# What each package, or module where one is named, may import of the project beside its own package, `errors`, `limits`
+# and `lifeline`.
 # `nuclei.runs` is the disk: everything that may not import it is pure.
 MAY_IMPORT = {
     "errors": set(),
     "limits": {"errors"},
+    "lifeline": set(),
     "config.schema": set(),
     "config": {"config.schema"},
     "evaluation": set(),
@@ -147,6 +149,7 @@ def allowed(module: str) -> set[str]:
         package if module not in MAY_IMPORT or module == package else module,
         "errors",
         "limits",
+        "lifeline",
     }
 
 

@@ -8,6 +8,8 @@ labels, table = Segmenter().segment(image)  # uint8, uint16 or float, [H, W] or 
 import os
 from typing import TYPE_CHECKING, Any
 
+from nuclei import lifeline
+
 if TYPE_CHECKING:
     from nuclei.inference.segmenter import Segmenter
 
@@ -18,6 +20,8 @@ __all__ = ["Segmenter"]
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # albumentations would ask the network for a newer version when it is imported.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+if lifeline.VARIABLE in os.environ:
+    lifeline.end_with(os.environ[lifeline.VARIABLE])
 
 
 def __getattr__(name: str) -> Any:

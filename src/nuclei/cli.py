@@ -22,6 +22,8 @@ REPORT = (
     "This is a fault of the program, not of yours. Please report it with the lines above, the command, and the "
     "output of `git rev-parse HEAD` and `pip list`."
 )
+# Signals that ask a process to end: of the system or a scheduler, and of a terminal that was closed.
+ENDINGS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _EMPTY_OPTION = re.compile(r"--[a-z-]+=\s*")
 
 add_stages()
@@ -31,19 +33,22 @@ def main() -> None:
     """Run the command line.
 
     Exits with 1 and one line for what a user can mend, with 1, the traceback and a request to report it for anything
-    else, with 2 for a wrong command line, with 130 and 143 after an interrupt and a SIGTERM.
+    else, with 2 for a wrong command line, with 130, 129 and 143 after an interrupt, a SIGHUP and a SIGTERM.
     """
-    previous = signal.signal(signal.SIGTERM, terminate)
+    # Not where a signal is ignored, as SIGHUP is below nohup.
+    previous = {one: signal.getsignal(one) for one in ENDINGS if signal.getsignal(one) != signal.SIG_IGN}
+    for one in previous:
+        signal.signal(one, terminate)
     try:
         check_arguments(sys.argv[1:])
         app()
     except (UserError, OSError) as error:
         sys.exit(f"error: {explain_os_error(error) if isinstance(error, OSError) else error}")
-    except Terminated:
+    except Terminated as received:
         from nuclei.runs.backends import stop_workers
 
         stop_workers()
-        end(143, "terminated")
+        end(128 + received.args[0], "terminated")
     except Exception as error:
         if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the second is torch's
             sys.exit(f"error: out of memory ({str(error).partition('. ')[0]}): {LESS_MEMORY}")
@@ -51,7 +56,8 @@ def main() -> None:
         typer.echo(REPORT, err=True)
         sys.exit(1)
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for one, handler in previous.items():
+            signal.signal(one, handler)
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
@@ -63,5 +69,5 @@ def check_arguments(arguments: Sequence[str]) -> None:
 
 
 def terminate(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 (what a handler of signals takes)
-    """Handle a SIGTERM."""
-    raise Terminated
+    """Handle one of ENDINGS."""
+    raise Terminated(number)

@@ -13,6 +13,7 @@ from nuclei.config.load import load_config, run_name
 from nuclei.config.schema import Config, check_run_name
 from nuclei.decoding.methods import METHODS, check_method, uses_networks
 from nuclei.errors import UserError
+from nuclei.lifeline import ending_together
 from nuclei.runs.backends import active_engine
 from nuclei.runs.cache import RefusedError
 from nuclei.runs.cores import use_threads
@@ -212,7 +213,8 @@ def train_alone(name: str, options: Options, runs: Path) -> None:
     """Run the stage train in a process of its own, from the run's saved config; exit with its status if it fails."""
     command = [sys.executable, "-m", "nuclei", "train", str(Run(name, runs).config)]
     command += ["--devices", str(options.devices), "--runs", str(runs)]
-    done = subprocess.run(command + ["--force"] * options.force + ["--published"] * options.published)
+    with ending_together():
+        done = subprocess.run(command + ["--force"] * options.force + ["--published"] * options.published)
     if done.returncode:
         sys.exit(done.returncode)
 

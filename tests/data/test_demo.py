@@ -1,6 +1,7 @@
 """The demo is a data set in the official layout, with its truth, and the same bytes each time."""
 
 import io
+import shutil
 import zipfile
 
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 
 from nuclei.data.archives import find_archives, open_archive, prepare_image
-from nuclei.data.demo import draw_images, write_demo
+from nuclei.data.demo import FILES, RECORD, draw_images, write_demo
 from nuclei.data.folds import mosaic_groups
 from nuclei.errors import UserError
 from nuclei.evaluation.rle import decode_labels
@@ -38,8 +39,9 @@ def test_the_demo_is_an_official_data_set_with_its_truth(demo_folder):
 
 
 def test_the_demo_has_the_same_bytes_each_time(tmp_path, demo_folder):
-    write_demo(tmp_path, 12, 4, 128, 2018)
+    assert write_demo(tmp_path, 12, 4, 128, 2018)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "demo.json",
         "stage1_solution.csv",
         "stage1_test.zip",
         "stage1_train.zip",
@@ -48,14 +50,62 @@ def test_the_demo_has_the_same_bytes_each_time(tmp_path, demo_folder):
         assert path.read_bytes() == (demo_folder / path.name).read_bytes()
 
 
-@pytest.mark.parametrize("name", ["stage1_train.zip", "stage1_test.zip"])
-def test_archives_of_others_are_not_replaced(tmp_path, name):
-    for content in (b"half an archive", zip_of_others()):
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError, match=rf"{name} is not of the demo"):
-            write_demo(tmp_path, 1, 1, 64, 0)
-        assert [path.name for path in tmp_path.iterdir()] == [name]
-        assert (tmp_path / name).read_bytes() == content
+def empty_zip() -> bytes:
+    buffer = io.BytesIO()
+    zipfile.ZipFile(buffer, "w").close()
+    return buffer.getvalue()
+
+
+def hash_all(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("beside", ["nothing", "a whole demo"])
+@pytest.mark.parametrize("content", ["nothing", "half an archive", "empty", "others", "a folder", "a link"])
+def test_what_the_demo_did_not_write_it_neither_replaces_nor_uses(tmp_path, demo_folder, name, beside, content):
+    if beside == "a whole demo":
+        for path in demo_folder.iterdir():
+            shutil.copy(path, tmp_path)
+        (tmp_path / name).unlink()
+    if content == "a folder":
+        (tmp_path / name).mkdir()
+    elif content == "a link":
+        (tmp_path / name).symlink_to(tmp_path / "elsewhere")
+    else:
+        kinds = {"nothing": b"", "half an archive": b"PK half", "empty": empty_zip(), "others": zip_of_others()}
+        (tmp_path / name).write_bytes(kinds[content])
+    before = hash_all(tmp_path)
+    with pytest.raises(UserError, match=rf"{name} is not of the demo"):
+        write_demo(tmp_path, 12, 4, 128, 2018)
+    assert hash_all(tmp_path) == before
+    assert (tmp_path / name).is_symlink() == (content == "a link")
+
+
+@pytest.mark.parametrize("lost", [*FILES, None])
+def test_a_demo_that_was_stopped_is_made_whole_and_a_whole_one_is_kept(tmp_path, lost):
+    assert write_demo(tmp_path, 1, 1, 64, 0)
+    whole = hash_all(tmp_path)
+    if lost:
+        (tmp_path / lost).unlink()
+    assert write_demo(tmp_path, 1, 1, 64, 0) == (lost is not None)
+    assert hash_all(tmp_path) == whole
+
+
+@pytest.mark.parametrize("settings", [(2, 1, 64, 0), (1, 2, 64, 0), (1, 1, 65, 0), (1, 1, 64, 1)])
+def test_a_demo_of_other_settings_is_not_taken_for_this_one(tmp_path, settings):
+    write_demo(tmp_path, 1, 1, 64, 0)
+    whole = hash_all(tmp_path)
+    with pytest.raises(UserError, match=rf"{tmp_path.name} holds a demo of other settings"):
+        write_demo(tmp_path, *settings)
+    assert hash_all(tmp_path) == whole
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff", b"[" * 9000, b'{"settings": {}, "sha256": 1}'])
+def test_a_record_that_is_none_is_refused(tmp_path, content):
+    (tmp_path / RECORD).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{RECORD} is no record of the demo"):
+        write_demo(tmp_path, 1, 1, 64, 0)
 
 
 def zip_of_others() -> bytes:

@@ -293,6 +293,50 @@ def test_images_of_an_ome_tiff_are_read_each_with_its_own_metadata(tmp_path):
         list_series(path, View(series=3))
 
 
+OME = """<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"{own}>
+<Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" SizeX="{x}" SizeY="{y}"
+SizeZ="2" SizeC="1" SizeT="1">{planes}</Pixels></Image></OME>"""
+PLANE = '<TiffData FirstZ="{z}" IFD="{ifd}" PlaneCount="1"><UUID FileName="{name}">urn:uuid:{uuid}</UUID></TiffData>'
+
+
+def write_planes(path, pixels, planes, own=' UUID="urn:uuid:a"'):
+    lines = (PLANE.format(z=z, ifd=ifd, name=name, uuid=uuid) for z, (ifd, name, uuid) in enumerate(planes))
+    text = OME.format(own=own, y=pixels.shape[-2], x=pixels.shape[-1], planes="".join(lines))
+    tifffile.imwrite(path, pixels, description=text, metadata=None, photometric="minisblack")
+
+
+@pytest.mark.parametrize("own", [' UUID="urn:uuid:a"', ""])
+@pytest.mark.parametrize("name", ["a.ome.tif", "b.ome.tif"])
+def test_planes_of_an_ome_tiff_may_lie_in_a_file_beside_it(tmp_path, name, own):
+    both = np.stack([GRAY // 2, GRAY])
+    if name == "a.ome.tif":
+        write_planes(tmp_path / "a.ome.tif", both, [(0, name, "a"), (1, name, "a")], own)
+    else:
+        write_planes(tmp_path / "a.ome.tif", both[0], [(0, "a.ome.tif", "a"), (0, name, "b")], own)
+        tifffile.imwrite(tmp_path / name, both[1])
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.ome.tif", View(plane="1")).pixels, GRAY)
+
+
+@pytest.mark.parametrize(
+    "name", ["../b.ome.tif", "/etc/passwd", "..\\b.tif", "b/c.tif", "gone.tif", "folder.tif", "", "."]
+)
+@pytest.mark.parametrize("own", [' UUID="urn:uuid:a"', ""])
+def test_a_file_that_ome_xml_names_elsewhere_is_neither_opened_nor_taken_for_black(tmp_path, name, own):
+    (tmp_path / "in/folder.tif").mkdir(parents=True)
+    tifffile.imwrite(tmp_path / "b.ome.tif", GRAY)
+    path = tmp_path / "in/a.ome.tif"
+    write_planes(path, GRAY, [(0, "a.ome.tif", "a"), (0, name, "b")], own)
+    with pytest.raises(UserError, match=r"a\.ome\.tif cannot be read: its OME-XML has planes in"):
+        read_picture(path, View())
+
+
+def test_planes_that_ome_xml_claims_and_the_file_lacks_are_not_taken_for_black(tmp_path):
+    path = tmp_path / "a.ome.tif"
+    write_planes(path, GRAY, [(0, "a.ome.tif", "a"), (7, "a.ome.tif", "a")])
+    with pytest.raises(UserError, match=r"a\.ome\.tif cannot be read: it lacks 1 of the 2 planes"):
+        read_picture(path, View())
+
+
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_a_file_of_one_image_has_series_0_alone(tmp_path, suffix):
     Image.fromarray(GRAY).save(tmp_path / f"a.{suffix}")

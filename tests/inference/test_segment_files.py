@@ -360,12 +360,21 @@ def test_the_published_networks_find_the_nuclei(tmp_path, name):
     assert summary["nuclei"].tolist() == [0 if name == "black.png" else 10]
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-a", "@SUM(A1)", "\t=1", "\r=1"])
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-a", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "\uff1d1"])
 def test_no_text_of_the_summary_is_a_formula(text):
     table = pd.DataFrame({"image": [text, "plain", "a=b"], "nuclei": [1, -2, 3]})
     escaped = module.escape_formulas(table)
     assert escaped["image"].tolist() == [f"'{text}", "plain", "a=b"]
     assert escaped["nuclei"].tolist() == [1, -2, 3]
+
+
+@pytest.mark.parametrize("stem", ["=1", "-1", "\uff20x", "a\nb", "\ta"])
+def test_a_name_that_is_no_id_is_refused_for_a_submission_before_anything_is_made(project, stem):
+    (project / "in/a.png").rename(project / f"in/{stem}.png")
+    with pytest.raises(UserError, match=r"^[^\n]*\.png': its name [^\n]* rename it"):
+        segment_files(find_images([Path("in")]), find_default(), Path("out"), submission=Path("s.csv"), jobs=1)
+    assert not Path("out").exists()
+    assert set(segment(project)["state"]) == {MADE}
 
 
 def test_what_a_worker_finished_before_it_died_is_not_done_again_unless_all_is_to_be(project):

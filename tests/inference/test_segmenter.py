@@ -81,17 +81,53 @@ def test_values_are_read_as_those_of_files_are():
     assert as_pixels(np.array([[True, False]])).tolist() == [[255, 0]]
     assert as_pixels(np.array([[np.nan, 3.0, np.inf, 2.0]])).tolist() == [[2, 3, 2, 2]]
     assert as_pixels(np.zeros((2, 2), np.float16)).dtype == np.float32
-    for values in (np.full((2, 2), np.nan), np.zeros((2, 2), complex), np.full((2, 2), "a")):
-        with pytest.raises(UserError):
-            as_pixels(values)
+    assert as_pixels(np.arange(4, dtype=np.longdouble).reshape(2, 2)).dtype == np.float64
+    for kind in "efdgbBhHiIlLqQ?":
+        for order in "<>":
+            given = np.arange(6).reshape(2, 3).astype(np.dtype(kind).newbyteorder(order))
+            pixels = as_pixels(given)
+            assert pixels.dtype.isnative
+            assert pixels.dtype.itemsize <= 8
+            np.testing.assert_array_equal(pixels, given * 255 if kind == "?" else given)
+
+
+@pytest.mark.parametrize("type_", [complex, "U1", "S1", object, "M8[s]", "m8[s]", [("a", "u1")]])
+def test_values_that_are_no_real_numbers_are_refused(type_):
+    with pytest.raises(UserError, match="real numbers"):
+        as_pixels(np.zeros((2, 2), type_))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.full((2, 2), np.nan),
+        np.full((2, 2), -np.inf),
+        [[1, 2], [3]],
+        np.ma.masked_greater(np.arange(4).reshape(2, 2), 2),
+        None,
+        "image.png",
+    ],
+)
+def test_what_holds_no_values_or_hides_some_is_refused(values):
+    with pytest.raises(UserError):
+        as_pixels(values)
+
+
+@pytest.mark.parametrize("size", [0, -1, float("nan"), float("inf"), "0.5", [1], True + 0j])
+def test_a_pixel_of_no_size_is_refused(segmenter, size):
+    with pytest.raises(UserError, match="µm is none"):
+        segmenter.segment(np.zeros((8, 8)), size)
 
 
 def test_weights_and_diameters_that_do_not_exist_are_named(tmp_path):
     with pytest.raises(UserError, match="nowhere is no run"):
         Segmenter(tmp_path / "nowhere")
-    for diameter in (0, -3.0, "large", float("nan")):
+    for diameter in (0, -3.0, "large", float("nan"), [3], {}):
         with pytest.raises(UserError, match="typical diameter in pixels, or auto"):
             Segmenter(diameter=diameter)
+    for tile in (-1, 1, 4096.5, "2080", [4096], True):
+        with pytest.raises(UserError, match="or 0 for no tiles"):
+            Segmenter(tile=tile)
 
 
 def test_the_fast_network_is_one_of_its_own(segmenter):

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from finished_run import copy_run, make_config, make_run
 from html_page import Page
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
 from nuclei.errors import UserError
 from nuclei.report.blocks import (
@@ -26,7 +27,7 @@ from nuclei.report.blocks import (
     Subheading,
     Table,
 )
-from nuclei.report.markdown import render_markdown
+from nuclei.report.markdown import as_text, render_markdown
 from nuclei.report.page import anchor, render_html
 from nuclei.report.reader import RunReader, read_array
 from nuclei.report.readme import PUBLISHED
@@ -241,6 +242,18 @@ def test_every_block_is_rendered_and_nothing_of_it_is_read_as_markup():
         assert text in said
     assert page.links == ["#a-b-c", "../r/report.html", "https://a.org/b?c&d"]
     assert anchor("A <b> & C") == "a-b-c"
+
+
+@given(st.text(alphabet='<>[]()!&;#\\`*:/" \nab|', max_size=60))
+@example("[a](javascript:alert(1))")
+@example("![a](//b/c.png)")
+@example("[a]: b\n\n[a]")
+@example("<script>alert(1)</script>")
+@example("<https://a.b>")
+def test_no_text_becomes_a_tag_a_link_or_a_picture_in_markdown(text):
+    tokens = MarkdownIt().parse(as_text(text))
+    kinds = {token.type for one in tokens for token in [one, *(one.children or [])]}
+    assert not kinds & {"html_block", "html_inline", "link_open", "image"}
 
 
 @given(st.text(alphabet="<>&;#`|[]\\n ab/3", max_size=12), st.sampled_from([Heading, Paragraph, FillIn, Missing]))

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from nuclei.config.schema import ModelConfig, TrainConfig
 from nuclei.data.synthetic import KINDS, make_image
-from nuclei.networks.hardware import single_thread
+from nuclei.networks.hardware import data_worker
 from nuclei.training.crops import Crops, Pool, add_unlabelled, draw_images, make_source
 
 CHANNELS = ("mask", "border", "center")
@@ -90,7 +90,7 @@ def test_a_crop_asks_no_global_generator():
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_crop_is_the_same_in_any_process(workers):
     crops = make_crops()
-    loader = DataLoader(crops, 4, num_workers=workers, worker_init_fn=single_thread)
+    loader = DataLoader(crops, 4, num_workers=workers, worker_init_fn=data_worker())
     for batch, (images, targets) in enumerate(loader):
         expected = [crops[4 * batch + i] for i in range(4)]
         assert same((images, targets), [torch.stack(rows) for rows in zip(*expected, strict=True)])

@@ -187,7 +187,8 @@ def find_regions(candidates: Candidates, canvas: geometry.Canvas) -> Regions:
         Region(csr_array((np.ones(len(rim)), inside.take(rim), rims), shape), np.diff(rims)),
         # Not sorted by candidate: to sort them takes longer than to add them as they come.
         Region(
-            coo_array((np.ones(len(ring)), (ring_owner, number.take(ring))), shape), np.bincount(ring_owner, minlength=n)
+            coo_array((np.ones(len(ring)), (ring_owner, number.take(ring))), shape),
+            np.bincount(ring_owner, minlength=n),
         ),
         pixels,
     )

@@ -11,7 +11,7 @@ PANELS = IMAGES, RUNS, STAGES_OF_A_RUN = "Your images", "Runs, and runs compared
 
 
 class Terminated(BaseException):
-    """Unwind the process after a SIGTERM, so that what is half done is cleared away."""
+    """Unwind the process after a signal that asks it to end, so that what is half done is cleared away."""
 
 
 def end(status: int, what: str) -> NoReturn:

@@ -248,11 +248,8 @@ def demo(
     from nuclei.runs.locks import lock
 
     with lock(data / ".demo", "demo"):
-        if (data / "stage1_solution.csv").is_file():  # written last
-            typer.echo(f"demo: up to date ({data})")
-            return
-        write_demo(data, n_train, n_test, size, seed)
-    typer.echo(f"demo: {n_train} training and {n_test} test images -> {data}")
+        new = write_demo(data, n_train, n_test, size, seed)
+    typer.echo(f"demo: {n_train} training and {n_test} test images -> {data}" if new else f"demo: up to date ({data})")
 
 
 def publish_comparison(runs: Path, kind: str) -> None:

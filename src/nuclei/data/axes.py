@@ -110,7 +110,10 @@ def make_finite(pixels: NDArray[Any]) -> tuple[NDArray[Any], tuple[str, ...]]:
     """
     if pixels.dtype.kind not in "uif":
         raise UserError(f"its values are of type {pixels.dtype}: save it with real numbers")
-    pixels = pixels.astype(np.float32 if pixels.dtype == np.float16 else pixels.dtype.newbyteorder("="), copy=False)
+    if pixels.dtype.kind == "f":  # of types that not all of what follows computes with, the nearest that it does
+        pixels = pixels.astype(np.float32 if pixels.dtype.itemsize < 8 else np.float64, copy=False)
+    else:
+        pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     finite = np.isfinite(pixels)
     if finite.all():
         return pixels, ()

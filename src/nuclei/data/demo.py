@@ -3,8 +3,10 @@
 import csv
 import hashlib
 import io
+import json
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +18,30 @@ from nuclei.data.images import encode_image_png
 from nuclei.data.synthetic import KINDS, drop_slivers, make_image
 from nuclei.errors import UserError
 from nuclei.evaluation.rle import encode_labels
+from nuclei.limits import MAX_TEXT_BYTES, check_file
 
 MIDNIGHT = (2018, 4, 16, 0, 0, 0)  # the time of all files in the archives
+FILES = ("stage1_train.zip", "stage1_test.zip", "stage1_solution.csv")
+RECORD = "demo.json"  # of what was written: the settings, and the sha256 of each file
 
 
-def write_demo(folder: str | Path, n_train: int, n_test: int, size: int, seed: int) -> None:
+def write_demo(folder: str | Path, n_train: int, n_test: int, size: int, seed: int) -> bool:
     """Write stage1_train.zip, stage1_test.zip and the test's truth, stage1_solution.csv, into a folder.
 
     Images are `size` px high and `size` or 5/4 `size` px wide, of every kind in turn. Of every 12 train
     images 4 (but of all at most 12) are the quarters of one field, and 2 have a mask drawn a pixel too large,
-    as annotators do. The same arguments give the same bytes. Raises UserError naming an archive of others there.
+    as annotators do. The same arguments give the same bytes. Returns False if all is there already. Raises UserError
+    naming a file there that was not written here, or a demo of other settings.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("stage1_train.zip", "stage1_test.zip"):
-        if (folder / name).exists() and not _is_own(folder / name):
-            raise UserError(f"{folder / name} is not of the demo, and would be replaced: name another folder by --data")
+    settings = {"n_train": n_train, "n_test": n_test, "size": size, "seed": seed}
+    record = _check_record(folder, settings)
+    if all((folder / name).is_file() for name in FILES):
+        return False
     train = draw_images(n_train, min(n_train // 12, 3), size, (seed, 0))
     train_files = (file for item in train for file in _files_of_image(*item, masks=True))
-    _write_zip(folder / "stage1_train.zip", train_files)
+    _write(folder / "stage1_train.zip", partial(_write_zip, files=train_files), record)
     rows: list[tuple[str, str, int, int, str]] = []
 
     def test_files() -> Iterator[tuple[str, bytes]]:
@@ -43,12 +50,13 @@ def write_demo(folder: str | Path, n_train: int, n_test: int, size: int, seed: i
             rows.extend((image_id, text, height, width, "Public") for text in encode_labels(labels))
             yield from _files_of_image(number, image_id, image, labels, masks=False)
 
-    _write_zip(folder / "stage1_test.zip", test_files())
+    _write(folder / "stage1_test.zip", partial(_write_zip, files=test_files()), record)
     table = io.StringIO(newline="")
     csv.writer(table, lineterminator="\n").writerows(
         [("ImageId", "EncodedPixels", "Height", "Width", "Usage"), *sorted(rows, key=lambda row: row[0])]
     )
-    _write(folder / "stage1_solution.csv", lambda path: path.write_text(table.getvalue()))
+    _write(folder / "stage1_solution.csv", lambda path: path.write_text(table.getvalue()), record)
+    return True
 
 
 def draw_images(
@@ -102,26 +110,42 @@ def _files_of_image(
 
 
 def _write_zip(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
-    def write(temporary: Path) -> None:
-        with zipfile.ZipFile(temporary, "w") as archive:
-            for name, data in files:
-                # A fixed time, so that equal content gives equal bytes.
-                archive.writestr(zipfile.ZipInfo(name, date_time=MIDNIGHT), data)
-
-    _write(path, write)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in files:
+            # A fixed time, so that equal content gives equal bytes.
+            archive.writestr(zipfile.ZipInfo(name, date_time=MIDNIGHT), data)
 
 
-def _is_own(path: Path) -> bool:
-    """Return whether an archive is one of the demo's, by the time that all its files have."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return all(info.date_time == MIDNIGHT for info in archive.infolist())
-    except (zipfile.BadZipFile, OSError):
-        return False
+def _check_record(folder: Path, settings: dict[str, int]) -> dict[str, Any]:
+    """Return what was recorded of a demo in a folder, or is to be; raise UserError if something else is there."""
+    path, record = folder / RECORD, {"settings": settings, "sha256": {}}
+    if path.is_file():
+        try:
+            check_file(path, MAX_TEXT_BYTES)
+            record = json.loads(path.read_text())
+            found, sums = record["settings"], dict(record["sha256"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(f"{path} is no record of the demo ({error!r}): name another folder by --data") from None
+        if found != settings:
+            raise UserError(f"{folder} holds a demo of other settings, {found}: name another folder by --data")
+    else:
+        sums = {}
+    for other in (folder / name for name in FILES):
+        if (other.exists() or other.is_symlink()) and not (other.is_file() and _hash(other) == sums.get(other.name)):
+            raise UserError(f"{other} is not of the demo, by {path}: move it away, or name another folder by --data")
+    return record
 
 
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file, which is renamed to `path` when it is complete."""
-    temporary = path.with_name(path.name + ".part")
+def _write(path: Path, write: Callable[[Path], object], record: dict[str, Any]) -> None:
+    """Let `write` fill a temporary file, which is recorded and then renamed to `path` when it is complete."""
+    temporary, record_path = (path.with_name(f".demo.{name}") for name in (path.name, RECORD))
     write(temporary)
+    record["sha256"][path.name] = _hash(temporary)
+    record_path.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    record_path.replace(path.with_name(RECORD))
     temporary.replace(path)
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

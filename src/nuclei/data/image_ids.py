@@ -3,7 +3,7 @@
 # Results are files named by the id, which file systems cut off at 255 bytes.
 MAX_ID_BYTES = 200
 # A cell that begins so is a formula to a spreadsheet; escaped, it would be another id.
-FORMULA_STARTS = ("=", "+", "-", "@")
+FORMULA_STARTS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # those of full width, too
 
 
 def find_id_fault(image_id: str) -> str | None:

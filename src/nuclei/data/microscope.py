@@ -112,6 +112,8 @@ def guard(path: Path, work: Callable[[], Result]) -> Result:
         raise
     except Exception as error:  # readers of damaged files raise anything
         text = str(error).strip("'\"") or type(error).__name__
+        if not isinstance(error, (ValueError, OSError, MemoryError)):  # of a reader, whose words say little
+            text = f"it is damaged, or of a kind that is not known ({type(error).__name__}: {text})"
         if "imagecodecs" in text:
             text = f"{text}: pip install imagecodecs, or save it uncompressed"
         raise UserError(text if text.startswith(str(path)) else f"{path} cannot be read: {text}") from error

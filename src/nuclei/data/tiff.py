@@ -62,12 +62,30 @@ def open_tiff(path: Path) -> Iterator[TiffFile]:
             sizes = re.findall(r"\bSize[CZT]\s*=\s*[\"']\s*\+?([0-9]+)", pixels)
             if max(map(len, sizes), default=0) > 9 or math.prod(map(int, sizes)) > MAX_PLANES:
                 raise UserError(f"its OME-XML claims {' x '.join(one[:20] for one in sizes)} planes: save it again")
+        _check_other_files(path, text)
         yield tiff
+
+
+def _check_other_files(path: Path, text: str) -> None:
+    """Raise UserError if OME-XML has planes in another file that does not lie beside this one.
+
+    tifffile opens whatever path it names, and takes a file that is missing for planes of zeros.
+    """
+    root = re.search(r"<(?:\w+:)?OME\b[^>]*?\bUUID\s*=\s*[\"']([^\"']*)", text)
+    own = root[1] if root else None
+    for name, uuid in re.findall(r"<(?:\w+:)?UUID\b[^>]*?FileName\s*=\s*[\"']([^\"']*)[\"'][^>]*>([^<]*)", text):
+        is_own = uuid == own if own is not None else name.lower() == path.name.lower()
+        if not is_own and (re.search(r"[/\\]", name) or not (path.parent / name).is_file()):
+            raise UserError(
+                f"its OME-XML has planes in {name[:80]!r}, no file beside it: put it there, or save one file"
+            )
 
 
 def layout_of_tiff(tiff: TiffFile, view: View, number: int) -> tuple[Layout, Read]:
     """Return the layout of an image of a TIFF, and the function that reads it while the file is open."""
     series = tiff.series[number]
+    if tiff.is_ome and (lacking := sum(page is None for page in series)):
+        raise UserError(f"it lacks {lacking} of the {len(series)} planes that its OME-XML claims: export it again")
     axes = _name_axes(series, view)
     sizes = dict(zip(axes, series.shape, strict=True))
     check_slide(sizes["Y"], sizes["X"])

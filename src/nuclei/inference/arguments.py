@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +25,7 @@ def parse_diameter(text: str | float | None) -> Diameter:
         return None if text is None else "auto"
     try:
         value = float(text)
-    except ValueError:
+    except (ValueError, TypeError):
         value = math.nan
     if not (math.isfinite(value) and value > 0):
         raise UserError(
@@ -35,6 +36,17 @@ def parse_diameter(text: str | float | None) -> Diameter:
 
 def check_tile(tile_px: int | None) -> int | None:
     """Return the side of tiles that a user gave, 0 for none, or None; raise UserError if it is no such side."""
-    if tile_px is not None and tile_px != 0 and tile_px < MIN_TILE_PX:
-        raise UserError(f"a tile of {tile_px} pixels is none: give a side of {MIN_TILE_PX} or more, or 0 for no tiles")
+    if tile_px is not None and not (isinstance(tile_px, Integral) and (tile_px == 0 or tile_px >= MIN_TILE_PX)):
+        raise UserError(
+            f"a tile of {str(tile_px)[:80]} pixels is none: give a side of {MIN_TILE_PX} or more, or 0 for no tiles"
+        )
     return tile_px
+
+
+def check_pixel_size(pixel_size_um: float | None) -> float | None:
+    """Return the side of a pixel in µm that a user gave, or None; raise UserError if it is no positive number."""
+    if pixel_size_um is not None and not (
+        isinstance(pixel_size_um, Real) and math.isfinite(pixel_size_um) and pixel_size_um > 0
+    ):
+        raise UserError(f"a pixel of {str(pixel_size_um)[:80]} µm is none: give its side, above 0, or leave it out")
+    return pixel_size_um

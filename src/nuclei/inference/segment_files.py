@@ -20,7 +20,7 @@ import pandas as pd
 import tifffile
 
 from nuclei.config.load import load_config
-from nuclei.data.image_ids import FORMULA_STARTS
+from nuclei.data.image_ids import FORMULA_STARTS, find_id_fault
 from nuclei.errors import UserError
 from nuclei.evaluation.submission import validate_submission, write_submission
 from nuclei.inference.bundle import find_run
@@ -70,7 +70,7 @@ from nuclei.runs.provenance import cpu_seconds, provenance, rates
 VERSION = 3  # of the results: raised by a change of the code that makes them others
 SUMMARY = "summary.csv"
 PROVENANCE = f"{VIEWS}/provenance.json"  # of the last call that made something: versions, machine, images a second
-CELL_STARTS = (*FORMULA_STARTS, "\t", "\r")
+CELL_STARTS = (*FORMULA_STARTS, "\t", "\r", "\n")
 HEAD_CHARACTERS = 1000  # of a page or summary, which say whose they are
 BATCH = 1000  # images of one page, planned and made together
 # What the summary takes of a record, beside the image, its file, the state and the reason.
@@ -114,9 +114,11 @@ def segment_files(
     done (`check_failures` raises the error). If asked for, a `submission` whose ids are the images' names is written,
     if all were read. jobs: processes; -1: one per core. dry_run: nothing is written, and what would be made has the
     state TO_DO. Raises what Predictor raises, and UserError where results would overwrite what this command did not
-    make.
+    make, and where a name cannot be an id of the submission.
     """
-    run, reading = find_run(weights), reading or Reading()
+    run, reading, sources = find_run(weights), reading or Reading(), list(sources)
+    if submission:
+        check_ids(sources, submission)
     with ExitStack() as stack:
         if not dry_run:
             check_folder(output)
@@ -126,8 +128,18 @@ def segment_files(
         if not run.config.is_file():
             load_predictor(run.folder, stamp(run.folder.parent))  # says what is missing
         call = Call(run, output, reading, force, verify, jobs, dry_run)
-        frames = [summary[list(columns)] for summary in call.segment(list(sources), submission)]
+        frames = [summary[list(columns)] for summary in call.segment(sources, submission)]
     return pd.concat(frames, ignore_index=True) if frames else make_summary([])[list(columns)]
+
+
+def check_ids(sources: Sequence[Source], submission: Path) -> None:
+    """Raise UserError naming an image whose name cannot be its id in a submission, before the hours of segmenting."""
+    for source in sources:
+        if fault := find_id_fault(source.name):
+            raise UserError(
+                f"{source.file!r}: its name {fault}, and would be its id in {submission}: rename it, or ask for no "
+                "submission"
+            )
 
 
 class Call:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from nuclei.data.axes import make_finite
 from nuclei.data.normalisation import choose_rule, normalise
 from nuclei.errors import UserError
-from nuclei.inference.arguments import Diameter, check_tile, parse_diameter
+from nuclei.inference.arguments import Diameter, check_pixel_size, check_tile, parse_diameter
 from nuclei.inference.bundle import find_default, find_run
 from nuclei.inference.measures import measure_nuclei
 from nuclei.inference.predictor import Predictor, load_predictor, stamp
@@ -69,9 +69,9 @@ class Segmenter:
 
         It gives the labels that `predict-images` gives a file with these values; no file is written. pixel_size_um:
         side of a pixel, which adds columns in µm. Raises UserError on another shape or type, on values that are not
-        finite anywhere, and as microscope.normalise does.
+        finite anywhere, on no positive size, and as microscope.normalise does.
         """
-        pixels = as_pixels(image)
+        pixels, pixel_size_um = as_pixels(image), check_pixel_size(pixel_size_um)
         if tile_px := choose_tile(pixels.shape, self.tile):
             rule = choose_rule(lambda: [pixels], self.normalise)
             return Segmentation(*find_in_tiles(self.predictor, pixels, rule, tile_px, pixel_size_um, self.diameter))
@@ -83,9 +83,14 @@ class Segmenter:
 def as_pixels(image: NDArray[Any]) -> NDArray[Any]:
     """Return an image as a file with its values is read: False and True as 0 and 255, no number as the least one.
 
-    Raises UserError unless it is gray, [H, W], or RGB, [H, W, 3], of real numbers, and not empty.
+    Raises UserError unless it is gray, [H, W], or RGB, [H, W, 3], of real numbers, not empty, and none is masked.
     """
-    image = np.asarray(image)
+    if np.ma.is_masked(image):
+        raise UserError("values of it are masked, and would count: fill them")
+    try:
+        image = np.asarray(image)
+    except (ValueError, TypeError) as error:  # such as lists of different lengths
+        raise UserError(f"it is no array ({str(error)[:200]}): give one, [H, W] or [H, W, 3]") from None
     if image.size == 0 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
         raise UserError(
             f"an image of shape {image.shape} is neither gray, [H, W], nor RGB, [H, W, 3]: choose a channel, or a plane"

@@ -1,11 +1,14 @@
 """What the hardware at hand computes, and with how many threads."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Literal
 
 import torch
+
+from nuclei.lifeline import end_with, name_process
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
@@ -40,8 +43,14 @@ def choose_precision(wanted: Precision | Literal["auto"]) -> Precision:
     return "bf16-mixed" if fast and not torch.backends.mps.is_available() else "32-true"
 
 
-def single_thread(worker: int) -> None:  # noqa: ARG001 (the form of a worker_init_fn)
+def data_worker() -> Callable[[int], None]:
+    """Return the worker_init_fn of data workers: they end with this process."""
+    return partial(_begin_worker, name_process())
+
+
+def _begin_worker(origin: str, worker: int) -> None:  # noqa: ARG001 (the form of a worker_init_fn)
     """Keep OpenCV from starting a thread pool in every data worker."""
     import cv2
 
+    end_with(origin)
     cv2.setNumThreads(0)

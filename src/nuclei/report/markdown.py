@@ -1,4 +1,4 @@
-"""Blocks as Markdown: what comes from names and texts is read as text, never as markup of HTML."""
+"""Blocks as Markdown: what comes from names and texts is read as text, never as markup of HTML, link or picture."""
 
 import re
 
@@ -25,8 +25,9 @@ def render_markdown(title: str, blocks: list[Block]) -> str:
 
 
 def as_text(text: str) -> str:
-    """Return a text in which Markdown finds no tag and no entity of HTML."""
-    return re.sub(r"&(?=#?\w+;)", "&amp;", text).replace("<", "&lt;")
+    """Return a text in which Markdown finds no tag and no entity of HTML, no link and no picture."""
+    without_html = re.sub(r"&(?=#?\w+;)", "&amp;", text).replace("<", "&lt;")
+    return re.sub(r"\](?=[(:])", r"]\\", without_html)
 
 
 def as_code(text: str) -> str:

@@ -13,13 +13,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nuclei.errors import UserError
+from nuclei.lifeline import end_with, ending_together, name_process
 
 RETRIES = 2  # of a task whose worker died
 IN_FLIGHT = 1000  # tasks that a scheduler is given at a time, so that a hundred thousand take no memory
@@ -137,7 +138,13 @@ class Loky(Engine):
         futures: list[Future[Any]] = []
         for task in tasks:
             try:
-                executor = get_reusable_executor(self.workers, timeout=IDLE_S, env=thread_variables(needs.threads))
+                executor = get_reusable_executor(
+                    self.workers,
+                    timeout=IDLE_S,
+                    env=thread_variables(needs.threads),
+                    initializer=end_with,
+                    initargs=(name_process(),),
+                )
                 futures.append(executor.submit(function, *task))
             except self.lost as error:  # a process was killed just now
                 futures.append(Future())
@@ -245,7 +252,8 @@ class Submitit(Engine):
 
         executor = make_executor(self.cluster, needs, self.local)
         columns = [list(column) for column in zip(*tasks, strict=True)]
-        return list(executor.map_array(function, *columns))
+        with ending_together() if self.local else nullcontext():
+            return list(executor.map_array(function, *columns))
 
     def wait(self, futures: Collection[Any]) -> Iterable[Any]:
         """Ask for the jobs until some are done and return those."""

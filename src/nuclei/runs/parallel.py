@@ -1,22 +1,16 @@
-"""Work that fans out over workers: submitted, done again where one died, given up where it is interrupted.
-
-Workers of this machine end when the process that started them does.
-"""
+"""Work that fans out over workers: submitted, done again where one died, given up where it is interrupted."""
 
 import multiprocessing
 import os
 import pickle
 import socket
-import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cache
 from math import isqrt
 from pathlib import Path
-from threading import Thread
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -30,7 +24,6 @@ from nuclei.runs.provenance import note_done
 
 Result = TypeVar("Result")
 Outcome = tuple[int, Any, Exception | None]  # the number of a call, what it returned, or what it raised
-WATCH_S = 1.0  # how often a worker looks whether its parent still lives
 OURS = "NUCLEI_"  # what the names of our environment variables begin with
 
 
@@ -244,12 +237,10 @@ def as_sent(error: Exception) -> Exception:
 
 
 def settle(origin: Origin) -> None:
-    """Make this worker compute as its origin does: folder, variables, threads; it ends with it if that is its parent.
+    """Make this worker compute as its origin does: folder, variables, threads.
 
     Raises UserError if this machine does not see the folder, or the worker was started with other limits.
     """
-    if origin.host == socket.gethostname() and origin.pid == os.getppid():
-        end_with(origin.pid)
     ours = dict(origin.environment)
     for key in [key for key in os.environ if key.startswith(OURS) and key not in ours]:
         del os.environ[key]
@@ -268,18 +259,3 @@ def settle(origin: Origin) -> None:
             f"the worker on {socket.gethostname()} was started with another {changed[0]}: start it anew, with that "
             "variable as it is here"
         )
-
-
-@cache
-def end_with(parent: int) -> None:
-    """Have this process, a child of `parent`, end when that does, whatever it is doing then.
-
-    A killed one cannot end its children.
-    """
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(WATCH_S)
-        os._exit(1)
-
-    Thread(target=watch, daemon=True, name="watch of the parent").start()

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from nuclei.config.schema import Config
 from nuclei.inference.bundle import has_networks
-from nuclei.networks.hardware import single_thread
+from nuclei.networks.hardware import data_worker
 from nuclei.runs.cache import stage
 from nuclei.runs.cores import count_jobs
 from nuclei.runs.files import atomic
@@ -45,7 +45,7 @@ def main(run: Run, config: Config, options: Options) -> None:
         pairs = read_training_pairs(dataset, table, external, config.model.min_side_px)
         source = make_source(pairs, add_external(table, external), config.train, by_fold=True)
         crops = Crops(source, config.model, config.train, n, config.train.seed)
-        loader = DataLoader(crops, BATCH, num_workers=count_jobs(options.jobs), worker_init_fn=single_thread)
+        loader = DataLoader(crops, BATCH, num_workers=count_jobs(options.jobs), worker_init_fn=data_worker())
         with (
             atomic(run.crops / "images.npy") as image_path,
             atomic(run.crops / "targets.npy") as target_path,

@@ -30,6 +30,7 @@ from nuclei.data.images import enlargement, scale_image
 from nuclei.errors import UserError
 from nuclei.evaluation.metric import score_image
 from nuclei.inference.bundle import find_published
+from nuclei.lifeline import ending_together
 from nuclei.networks.encoder_decoder import load_weights
 from nuclei.networks.hardware import choose_precision
 from nuclei.networks.kinds import KINDS, build, make_loss
@@ -48,7 +49,7 @@ from nuclei.runs.layout import (
     read_pair,
     read_training_pairs,
 )
-from nuclei.runs.parallel import end_with, engine_of, spread
+from nuclei.runs.parallel import engine_of, spread
 from nuclei.runs.provenance import note_done
 from nuclei.runs.rehearsal import is_made, rehearses
 from nuclei.stages import crops as crops_stage
@@ -250,9 +251,8 @@ def train_folds(run: Run, config: Config, options: Options, folds: Sequence[int 
         precision=choose_precision(config.train.precision),
         strategy="auto" if options.devices == 1 else "ddp_find_unused_parameters_true",
     )
-    fabric.launch()
-    if not fabric.is_global_zero:  # a killed one would leave it waiting for half an hour
-        end_with(os.getppid())
+    with ending_together():  # of several, a killed one would leave the others waiting for half an hour
+        fabric.launch()
     if options.devices > 1:  # each is a process, and they share the cores
         use_threads(max(1, count_threads() // options.devices))
     if fabric.is_global_zero:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from nuclei.config.schema import TrainConfig
 from nuclei.errors import UserError
-from nuclei.networks.hardware import choose_precision, single_thread
+from nuclei.networks.hardware import choose_precision, data_worker
 from nuclei.networks.losses import LossOf
 from nuclei.training.cuda_graph import Replayed
 
@@ -255,7 +255,7 @@ class Trainer:
             batch_sampler=StepBatches(step, end, self.settings.batch_size, fabric.global_rank, fabric.world_size),
             num_workers=self.settings.workers,
             pin_memory=fabric.device.type == "cuda",
-            worker_init_fn=single_thread,
+            worker_init_fn=data_worker(),
             persistent_workers=False,
             prefetch_factor=4 if self.settings.workers else None,
         )
