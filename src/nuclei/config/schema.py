@@ -349,6 +349,15 @@ class PredictConfig(Section):
     scales: Annotated[tuple[Annotated[float, Field(ge=0.1, le=10)], ...], Distinct] = Field(
         (1.0,), min_length=1, description="predict at each of these sizes and average"
     )
+    diameter_px: float | None = Field(
+        None,
+        ge=4,
+        le=1000,
+        description="give networks an image at the size at which its nuclei have this median diameter, which a first "
+        "look at half of its size measures, in place of the size that model.min_side_px asks for; predict.scales are "
+        "relative to it. null: nothing is measured",
+        json_schema_extra=LATER,
+    )
     new_images: Literal["folds", "first", "whole"] = Field(
         "folds",
         description="what is applied to images that no fold holds: the networks of all folds, averaged; or, as many "

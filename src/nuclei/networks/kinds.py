@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from nuclei.config.schema import Config, ModelConfig, PlainConfig, PredictConfig, TrainConfig
+from nuclei.data.images import enlargement
 from nuclei.decoding.detections import make_maps
 from nuclei.decoding.methods import METHODS, Labels, Prediction, Setting
 from nuclei.errors import UserError
@@ -26,6 +27,10 @@ Forward = Callable[[torch.Tensor], Any]  # uint8 [B, 3, H, W] -> maps, or detect
 # What a glance decodes with: it follows a training and chooses nothing that is reported.
 GLANCE = Config(plain=PlainConfig(mask_thresholds=(0.5,)))
 GLANCE_VIEWS = PredictConfig(tta="none")
+# How nuclei are measured whose size is not known: those that are large for a network are found at half of it, too.
+SIZES = 0.3, 1.4  # of what images are enlarged to
+LOOK = PredictConfig(tta="none", scales=(0.45,))
+LOOK_SETTING: Setting = {"seed_level": 0.5, "mask_threshold": 0.45}
 
 
 class Kind(ABC):
@@ -66,9 +71,20 @@ class Maps(Kind):
         return network_forward(fabric, frozen)
 
     def predict(self, forwards: Sequence[Forward], images: Sequence[Image], config: Config) -> list[Prediction]:
+        if config.predict.diameter_px is not None:
+            return [self._predict_sized(forwards, image, config) for image in images]
         together = count_together(images[0].shape, config.model, config.predict, torch.cuda.is_available())
         found = [predict_alike(f, images, config.model, config.predict, together) for f in forwards]
         return [Prediction(average_folds(list(of_image))) for of_image in zip(*found, strict=True)]
+
+    def _predict_sized(self, forwards: Sequence[Forward], image: Image, config: Config) -> Prediction:
+        """Predict an image at the size at which its nuclei have predict.diameter_px."""
+        look = predict_maps(forwards[0], image, config.model, LOOK)
+        labels = decode("watershed", Prediction(look), LOOK_SETTING)
+        factor = choose_factor(labels, config.model.min_side_px, float(config.predict.diameter_px or 0))
+        scales = tuple(factor * scale for scale in config.predict.scales)
+        sized = config.predict.model_copy(update={"scales": scales})
+        return Prediction(average_folds([predict_maps(f, image, config.model, sized) for f in forwards]))
 
     def glance(self, fabric: Fabric, network: torch.nn.Module, model: ModelConfig, image: Image) -> Labels:
         maps = predict_maps(network_forward(fabric, network), image, model, GLANCE_VIEWS)
@@ -98,6 +114,20 @@ class Detections(Kind):
         detections = detect(detector_forward(fabric, network), image, GLANCE_VIEWS)
         prediction = Prediction(make_maps(detections, image.shape[:2]), detections)
         return decode("detections", prediction, {"score": 0.5, "mask_threshold": 0.5})
+
+
+def choose_factor(labels: Labels, min_side_px: int, diameter_px: float) -> float:
+    """Return the factor, beyond images.enlargement, at which nuclei of an image have a median diameter; 1 without any.
+
+    labels: int32 [H, W], of the image as it is. Neither the image nor what it is enlarged to is enlarged or made
+    smaller beyond SIZES.
+    """
+    enlarged = enlargement(labels.shape, min_side_px)
+    areas_px = np.bincount(labels.ravel())[1:]
+    if not areas_px.any():
+        return 1.0
+    measured_px = float(np.median(np.sqrt(4 / np.pi * areas_px[areas_px > 0])))
+    return float(np.clip(diameter_px / (measured_px * enlarged), *SIZES))
 
 
 def decode(method: str, prediction: Prediction, setting: Setting) -> Labels:
