@@ -1,4 +1,4 @@
-"""Another number of processes or threads, or another machine's words: what follows training is the same, bit for bit."""
+"""Another number of processes or threads, or another place: all that follows training is the same, bit for bit."""
 
 import os
 from functools import partial
