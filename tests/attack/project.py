@@ -19,7 +19,7 @@ from nuclei.runs.files import link
 from nuclei.runs.memory import measure_peak_bytes
 
 PARTIAL = ".partial."
-HANGS_SECONDS = 300
+HANGS_SECONDS = 1800  # on a machine that is busy, too
 CRASHED = 70  # status of a child that an error left without a word of its own
 
 
@@ -58,7 +58,10 @@ class Project:
 
     def copy(self, to: Path, copy: Callable[..., object] = link) -> Path:
         """Copy the project by links, which no stage writes through, or else by `copy`; return its folder."""
-        shutil.copytree(self.folder, to, copy_function=copy, dirs_exist_ok=True)
+        # Locks apart: held by their links, two attacks on one project would wait for each other.
+        shutil.copytree(
+            self.folder, to, ignore=shutil.ignore_patterns("*.lock"), copy_function=copy, dirs_exist_ok=True
+        )
         return to
 
     def forget(self, folder: Path, run: str, stage: str) -> None:

@@ -11,8 +11,9 @@ from lightning_fabric import Fabric
 from nuclei.config.load import load_config
 from nuclei.errors import UserError
 from nuclei.inference.bundle import find_run
-from nuclei.inference.onnx_file import export_onnx
+from nuclei.inference.onnx_file import PRODUCER, export_onnx
 from nuclei.inference.predictor import load_network
+from nuclei.runs.files import check_target
 from nuclei.runs.layout import Run
 
 PUBLISHED = Path(__file__).parents[2] / "ensembles/outside_mobilenets"  # whose bundle has networks of all folds
@@ -23,6 +24,10 @@ def test_the_exported_network_gives_what_torch_gives_at_two_sizes(tmp_path):
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     path = export_onnx(PUBLISHED, 2, "outside_mobilenetv2", tmp_path / "a.onnx")
     assert [one.name for one in tmp_path.iterdir()] == ["a.onnx"]
+    check_target(path, PRODUCER)  # an export may be replaced by the next
+    (tmp_path / "b.onnx").write_bytes(b"others'")
+    with pytest.raises(UserError, match=r"b\.onnx is not of this command"):
+        export_onnx(PUBLISHED, 2, "outside_mobilenetv2", tmp_path / "b.onnx")
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
     said = session.get_modelmeta().custom_metadata_map
     assert said["channels"] == "mask,border,center"

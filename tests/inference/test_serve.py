@@ -159,7 +159,7 @@ def test_a_pixel_size_is_a_number(text):
         read_settings("", "", text, True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_nothing_is_left_when_it_ends_even_while_it_segments(tmp_path, number):
     with serving(tmp_path) as served:
         served.drop("large.png", draw(1200))

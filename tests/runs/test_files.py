@@ -1,7 +1,10 @@
 """Files of a run are whole or absent, and come back as they were written."""
 
 import errno
+import os
 import re
+from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -204,7 +207,7 @@ def test_a_full_disk_names_the_file_that_was_to_be_written(tmp_path):
 
 
 def test_what_cannot_be_written_is_said_before(tmp_path):
-    check_target(tmp_path / "new/folder/a.csv")
+    check_target(tmp_path / "new/folder/a.csv", "a,b")
     assert list(tmp_path.rglob("*.csv")) == []
     (tmp_path / "file").touch()
     for path, said in (
@@ -212,7 +215,25 @@ def test_what_cannot_be_written_is_said_before(tmp_path):
         (tmp_path / "file/a.csv", "a.csv cannot be written"),
     ):
         with pytest.raises(UserError, match=said):
-            check_target(path)
+            check_target(path, "a,b")
+
+
+@pytest.mark.parametrize(
+    ("content", "ours"), [(b"a,b\n1,2\n", True), (b"", True), (b"x: 1\n", False), (b"\xff\0", False)]
+)
+def test_a_file_is_replaced_only_if_it_is_of_the_kind_that_is_written(tmp_path, content, ours):
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    with nullcontext() if ours else pytest.raises(UserError, match=r"a\.csv is not of this command"):
+        check_target(path, "a,b")
+    assert path.read_bytes() == content
+
+
+def test_a_pipe_or_device_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/null")):
+        with pytest.raises(UserError, match="is not of this command"):
+            check_target(path, "a,b")
 
 
 @pytest.mark.parametrize("missing", ["score", "image_id"])

@@ -73,7 +73,7 @@ def check_novelty(
     two there are neither external images nor definitions by an encoder. Raises UserError for other images in the two
     tables.
     """
-    check_target(output)
+    check_target(output, ",".join(COLUMNS))
     usual, kinds = (_read_folds(path) for path in (dataset.folds, kind_folds))
     if usual["image_id"].tolist() != kinds["image_id"].tolist() or "kind" not in kinds:
         raise UserError(f"{kind_folds} must be a fold table by kind of the images of {dataset.folds}")

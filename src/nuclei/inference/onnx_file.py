@@ -20,6 +20,7 @@ from nuclei.runs.files import atomic, check_target
 from nuclei.runs.layout import Run
 
 EXTRA = "onnx"
+PRODUCER = "nuclei"
 OPSET = 18
 INPUT, OUTPUT = "image", "maps"
 
@@ -52,7 +53,7 @@ def export_onnx(folder: Path, fold: int, member: str | None = None, output: Path
         raise UserError(f"{run.name} has no network of fold {fold}: choose --fold, one of {', '.join(map(str, folds))}")
     check_files(run, [run.fold(fold) / FILE_OF_CHECKPOINT[config.predict.checkpoint]])
     path = output or Path(f"{run.name}_fold{fold}.onnx")
-    check_target(path)
+    check_target(path, PRODUCER)
     network = Probabilities(load_network(Fabric(accelerator="cpu", devices=1), run, config, fold)).eval()
     metadata = {
         "channels": ",".join(config.model.channels),
@@ -66,6 +67,7 @@ def export_onnx(folder: Path, fold: int, member: str | None = None, output: Path
         write_model(network, temporary)
         model = onnx.load(temporary)
         onnx.helper.set_model_props(model, metadata)
+        model.producer_name = PRODUCER
         onnx.checker.check_model(model)
         onnx.save(model, temporary)
     return path

@@ -23,7 +23,7 @@ from nuclei.evaluation.summary import ERRORS, OFFSETS, score_labels, summarise
 from nuclei.inference.bundle import find_run
 from nuclei.inference.image_files import Reading, Source, find_images
 from nuclei.inference.predictor import choose_jobs, load_predictor, stamp
-from nuclei.inference.segment_files import begins_with, escape_formulas, hash_weights
+from nuclei.inference.segment_files import escape_formulas, hash_weights
 from nuclei.runs.files import check_target, file_hash, read_json, write_json, write_table
 from nuclei.runs.parallel import each_image
 
@@ -88,9 +88,7 @@ def score_images(
     """
     run, reading = find_run(weights), reading or Reading()
     for name, mark in MARKS.items():
-        check_target(output / name)
-        if (output / name).is_file() and not begins_with(output / name, mark):
-            refuse_other(output / name)
+        check_target(output / name, mark)
     predictor = run.folder, stamp(run.folder.parent)
     load_predictor(*predictor)  # says what is missing, once
     common = {"weights": hash_weights(run), "version": VERSION, "halved_above_px": halved_above_px}

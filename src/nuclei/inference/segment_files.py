@@ -22,7 +22,7 @@ import tifffile
 from nuclei.config.load import load_config
 from nuclei.data.image_ids import FORMULA_STARTS, find_id_fault
 from nuclei.errors import UserError
-from nuclei.evaluation.submission import validate_submission, write_submission
+from nuclei.evaluation.submission import HEADER, validate_submission, write_submission
 from nuclei.inference.bundle import find_run
 from nuclei.inference.contents import check_files, list_required
 from nuclei.inference.exports import FORMATS, LABELS, Segmented
@@ -54,6 +54,7 @@ from nuclei.inference.up_to_date import (
 )
 from nuclei.runs.files import (
     atomic,
+    begins_with,
     check_target,
     file_hash,
     find_partial_files,
@@ -71,7 +72,6 @@ VERSION = 3  # of the results: raised by a change of the code that makes them ot
 SUMMARY = "summary.csv"
 PROVENANCE = f"{VIEWS}/provenance.json"  # of the last call that made something: versions, machine, images a second
 CELL_STARTS = (*FORMULA_STARTS, "\t", "\r", "\n")
-HEAD_CHARACTERS = 1000  # of a page or summary, which say whose they are
 BATCH = 1000  # images of one page, planned and made together
 # What the summary takes of a record, beside the image, its file, the state and the reason.
 FACTS = (
@@ -123,7 +123,7 @@ def segment_files(
         if not dry_run:
             check_folder(output)
             if submission:
-                check_target(submission)
+                check_target(submission, ",".join(HEADER))
             stack.enter_context(lock(output / ".predict-images", f"predict-images into {output}"))
         if not run.config.is_file():
             load_predictor(run.folder, stamp(run.folder.parent))  # says what is missing
@@ -303,12 +303,6 @@ def check_pages(output: Path, force: bool) -> None:
     """Raise UserError if the page or the summary was not made by this command, unless `force`."""
     marks = {output / PAGE: GENERATOR, output / SUMMARY: ",".join(FIRST_COLUMNS)}
     refuse([path for path, mark in marks.items() if path.is_file() and not begins_with(path, mark)], force)
-
-
-def begins_with(path: Path, mark: str) -> bool:
-    """Return whether a text is among the first of a file, of which no more is read."""
-    with path.open(errors="replace") as file:
-        return mark in file.read(HEAD_CHARACTERS)
 
 
 def refuse(others: Sequence[Path], force: bool) -> None:

@@ -99,7 +99,7 @@ def make_app(bench: Bench, max_mb: int) -> FastAPI:
 async def receive(request: Request, name: str, path: Path, max_mb: int) -> None:
     """Write the body of a request to a path; raise UserError, and leave nothing there, if it is too large."""
     said = request.headers.get("content-length", "")
-    size = int(said) if said.isdigit() else 0
+    size = int(said) if said.isdecimal() else 0
     try:
         with path.open("wb") as file:
             if size <= max_mb * MB:

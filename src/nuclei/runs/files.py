@@ -25,6 +25,7 @@ from nuclei.limits import MAX_TEXT_BYTES, check_file
 from nuclei.runs.rehearsal import rehearses
 
 _PARTIAL = ".partial."
+HEAD_CHARACTERS = 1000  # of a file, which say whose it is
 _DAMAGE = (OSError, EOFError, ValueError, KeyError, zlib.error, zipfile.BadZipFile, SafetensorError, RecursionError)
 # The stage that makes the files of a folder of a run, or of prepared data, again.
 MADE_BY = {
@@ -78,10 +79,16 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def check_target(path: Path) -> None:
-    """Raise UserError naming a file that cannot be written, before the hours of work whose result it is to hold."""
+def check_target(path: Path, mark: str) -> None:
+    """Raise UserError naming a file that cannot be written, before the hours of work whose result it is to hold.
+
+    mark: what is found at the beginning of all files of this kind. One that is there without it is another's, and is
+    not replaced, unless it is empty.
+    """
     if path.is_dir():
         raise UserError(f"{path} is a folder, and is to be written as a file: name a file")
+    if path.exists() and not (path.is_file() and (path.stat().st_size == 0 or begins_with(path, mark))):
+        raise UserError(f"{path} is not of this command, and would be replaced: name another file or folder")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
@@ -90,6 +97,12 @@ def check_target(path: Path) -> None:
         raise UserError(
             f"{path} cannot be written ({error.strerror or error}): name a file in another folder"
         ) from None
+
+
+def begins_with(path: Path, mark: str) -> bool:
+    """Return whether a text is among the first HEAD_CHARACTERS of a file, of which no more is read."""
+    with path.open(errors="replace") as file:
+        return mark in file.read(HEAD_CHARACTERS)
 
 
 def remove_partial_files(paths: Iterable[Path]) -> None:
