@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from nuclei.data.labels import count_touching, drop_small, fill_holes, renumber
+from nuclei.data.labels import count_touching, drop_small, fill_holes, largest_parts, renumber
 
 LABELS = hnp.arrays(np.int32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=6), elements=st.integers(0, 6))
 
@@ -42,3 +42,14 @@ def test_labels_beside_another_are_counted():
     labels = np.array([[1, 1, 0, 4], [0, 2, 0, 4], [3, 0, 5, 0]])
     assert count_touching(labels) == 2
     assert count_touching(labels * 0) == 0
+
+
+@given(hnp.arrays(bool, st.tuples(st.integers(1, 4), st.integers(1, 7), st.integers(1, 7))))
+def test_parts_side_by_side_are_what_scipy_makes_of_each(parts):
+    inside = np.ones(parts.shape[1:], bool)
+    inside[-1] = False
+    for part, found in zip(parts, largest_parts(parts & inside, inside), strict=True):
+        labels, n = ndimage.label(part & inside)
+        areas = np.bincount(labels.ravel(), minlength=n + 1)[1:]
+        largest = (labels == 1 + areas.argmax()) if n else part & inside
+        np.testing.assert_array_equal(found, ndimage.binary_fill_holes(largest, np.ones((3, 3))) & inside)

@@ -128,7 +128,7 @@ def test_a_name_that_is_too_long_for_results_is_refused(tmp_path):
 
 def test_a_given_pixel_size_goes_before_that_of_the_file(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.eye(8), resolution=(4, 4), imagej=False, metadata=None)
-    source = Source("a", tmp_path / "a.tif")
+    source = Source("a", str(tmp_path / "a.tif"))
     assert source.read(Reading())[0].pixel_size_um is None
     assert source.read(Reading(pixel_size_um=0.3))[0].pixel_size_um == 0.3
 

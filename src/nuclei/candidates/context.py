@@ -181,15 +181,13 @@ def find_regions(candidates: Candidates, canvas: geometry.Canvas) -> Regions:
     # Of one type with the column numbers, else scipy makes these anew.
     bounds = candidates.indptr.astype(np.int32)
     n, inside, rims = len(candidates), number.take(own), np.searchsorted(rim, bounds).astype(np.int32)
+    in_rings = np.bincount(ring_owner, minlength=n)
     shape = n, len(pixels)
     return Regions(
         Region(csr_array((np.ones(len(inside)), inside, bounds), shape), candidates.area_px()),
         Region(csr_array((np.ones(len(rim)), inside.take(rim), rims), shape), np.diff(rims)),
         # Not sorted by candidate: to sort them takes longer than to add them as they come.
-        Region(
-            coo_array((np.ones(len(ring)), (ring_owner, number.take(ring))), shape),
-            np.bincount(ring_owner, minlength=n),
-        ),
+        Region(coo_array((np.ones(len(ring)), (ring_owner, number.take(ring))), shape), in_rings),
         pixels,
     )
 

@@ -18,7 +18,7 @@ from skimage.segmentation import watershed
 
 from nuclei.candidates.table import Candidates, Maps
 from nuclei.config.schema import WatershedConfig
-from nuclei.data.labels import fill_holes, largest_part
+from nuclei.data.labels import fill_holes, largest_parts
 
 # Energies are flooded as whole heights from 1 to 255, so that equal is equal; 0 is outside.
 STEPS = 254
@@ -257,5 +257,7 @@ def cut_node(
     window, inside = forest.window(node), forest.inside(node)
     rows, columns = (np.arange(part.start, part.stop, dtype=np.int32) for part in window)
     pixels, values = rows[:, None] * mask.shape[1] + columns, mask[window]
-    for threshold in thresholds:
-        yield threshold, pixels[largest_part(inside & (values > threshold), inside)]
+    # As float32, of which the values are: in float64 a threshold lies beside the value that is equal to it.
+    above = values > np.array(thresholds, values.dtype)[:, None, None]
+    for threshold, part in zip(thresholds, largest_parts(inside & above, inside), strict=True):
+        yield threshold, pixels[part]

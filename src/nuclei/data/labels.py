@@ -25,16 +25,35 @@ def drop_small(labels: NDArray[Any], min_area_px: int) -> NDArray[np.int32]:
 
 def largest_part(part: NDArray[np.bool_], inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return the largest 4-connected component of `part` with its holes filled where `inside`, bool [H, W]."""
-    n, labels, stats, _ = cv2.connectedComponentsWithStats(part.view(np.uint8), connectivity=4)
-    if n == 1:
-        return part
-    if n > 2:
-        part = labels == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
-    n, background = cv2.connectedComponents(_frame(~part), connectivity=8)
-    if n == 2:
-        return part
-    # What the background at the frame does not reach is a hole.
-    return np.asarray(part | ((background[1:-1, 1:-1] != background[0, 0]) & inside), np.bool_)
+    only: NDArray[np.bool_] = largest_parts(part[None], inside)[0]
+    return only
+
+
+def largest_parts(parts: NDArray[np.bool_], inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return `largest_part` of each of K parts: bool [K, H, W], [H, W] -> bool [K, H, W].
+
+    They lie below one another in one picture, a frame around each, so that OpenCV is called twice for all of them.
+    """
+    n, height, width = parts.shape
+    framed = np.zeros((n, height + 2, width + 2), np.uint8)
+    framed[:, 1:-1, 1:-1] = parts
+    picture = framed.reshape(-1, width + 2)
+    n_labels, labels = cv2.connectedComponents(picture, connectivity=4)
+    if n_labels > 1 + parts.any(axis=(1, 2)).sum():
+        # Labels ascend from part to part; of each part the largest is kept, of equal ones the first.
+        last = np.maximum.accumulate(labels.reshape(n, -1).max(axis=1))
+        area, owner = np.bincount(labels.ravel())[1:], np.searchsorted(last, np.arange(1, n_labels))
+        order = np.lexsort((-area, owner))
+        kept = np.zeros(n_labels, bool)
+        kept[1 + order[np.searchsorted(owner, np.unique(owner))]] = True
+        picture = kept[labels].view(np.uint8)
+        parts = picture.reshape(framed.shape)[:, 1:-1, 1:-1].view(bool)
+    n_labels, background = cv2.connectedComponents(1 - picture, connectivity=8)
+    if n_labels == 2:
+        return parts
+    # What the background at the frames does not reach is a hole.
+    holes = (background != background[0, 0]).reshape(framed.shape)[:, 1:-1, 1:-1]
+    return np.asarray(parts | (holes & inside), np.bool_)
 
 
 def fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -56,15 +56,21 @@ class Source:
     """Hold one image to be segmented: a file, an image or time point of one, or an image of an official archive."""
 
     name: str  # what the names of its results begin with
-    path: Path
+    location: str  # of the file; a Path takes five times the memory
     time: int | None = None
     series: int | None = None  # number of the image, of a file with several
     archive: Archive | None = None
 
     @property
+    def path(self) -> Path:
+        """The image's file, or the archive or folder that it lies in."""
+        return Path(self.location)
+
+    @property
     def file(self) -> str:
         """The image's file, as people are told."""
-        return in_utf8(str(self.path) if self.archive is None else f"{self.path}: {self.archive.image_name(self.name)}")
+        inner = f": {self.archive.image_name(self.name)}" if self.archive else ""
+        return in_utf8(f"{self.location}{inner}")
 
     def hash(self) -> str:
         """Return the sha256 of the file's content, of an OME-Zarr that of its folder, hexadecimal."""
@@ -122,7 +128,7 @@ def find_images(paths: Iterable[Path], recursive: bool = False) -> list[Source]:
         beside = list_files(path) if is_folder and recursive else found
         if path.suffix.lower() == ".zip" or (is_folder and not beside and _is_archive(path)):
             archive = open_archive(path, "test")
-            archived += [Source(image_id, path, archive=archive) for image_id in archive.image_ids]
+            archived += [Source(image_id, str(path), archive=archive) for image_id in archive.image_ids]
         elif not found:
             nested = not recursive and list_files(path, recursive=True)
             fix = "its folders have some: give --recursive" if nested else f"looked for *{', *'.join(SUFFIXES)}"
@@ -132,7 +138,7 @@ def find_images(paths: Iterable[Path], recursive: bool = False) -> list[Source]:
                 files.setdefault(_resolve(file, folders), file)
     chosen = list(files.values())
     del files  # of very many images it takes more than they do
-    sources = archived + [Source(name, path) for name, path in zip(name_files(chosen), chosen, strict=True)]
+    sources = archived + [Source(name, str(path)) for name, path in zip(name_files(chosen), chosen, strict=True)]
     check_names(sources)
     return sources
 
