@@ -353,9 +353,9 @@ class PredictConfig(Section):
         None,
         ge=4,
         le=1000,
-        description="give networks an image at the size at which its nuclei have this median diameter, which a first "
-        "look at half of its size measures, in place of the size that model.min_side_px asks for; predict.scales are "
-        "relative to it. null: nothing is measured",
+        description="where the nuclei of an image, as a first look at half of its size finds them, are far from this "
+        "median diameter at the size that model.min_side_px asks for, networks are given it at the size at which they "
+        "have it; predict.scales are relative to that. null: nothing is measured",
         json_schema_extra=LATER,
     )
     new_images: Literal["folds", "first", "whole"] = Field(

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from nuclei.config.schema import Config, ModelConfig, PlainConfig, PredictConfig, TrainConfig
-from nuclei.data.images import enlargement
 from nuclei.decoding.detections import make_maps
 from nuclei.decoding.methods import METHODS, Labels, Prediction, Setting
 from nuclei.errors import UserError
@@ -20,6 +19,7 @@ from nuclei.networks.encoder_decoder import Network, build_network, check_weight
 from nuclei.networks.losses import LossOf, map_loss
 from nuclei.networks.maps import average_folds
 from nuclei.networks.mask_rcnn import build_mask_rcnn, detect, detector_forward, merge_detections
+from nuclei.networks.size import LOOK, LOOK_SETTING, choose_factor
 from nuclei.networks.tiling import count_together, freeze, network_forward, predict_alike, predict_maps
 
 Image = NDArray[np.uint8]
@@ -27,10 +27,6 @@ Forward = Callable[[torch.Tensor], Any]  # uint8 [B, 3, H, W] -> maps, or detect
 # What a glance decodes with: it follows a training and chooses nothing that is reported.
 GLANCE = Config(plain=PlainConfig(mask_thresholds=(0.5,)))
 GLANCE_VIEWS = PredictConfig(tta="none")
-# How nuclei are measured whose size is not known: those that are large for a network are found at half of it, too.
-SIZES = 0.3, 1.4  # of what images are enlarged to
-LOOK = PredictConfig(tta="none", scales=(0.45,))
-LOOK_SETTING: Setting = {"seed_level": 0.5, "mask_threshold": 0.45}
 
 
 class Kind(ABC):
@@ -114,20 +110,6 @@ class Detections(Kind):
         detections = detect(detector_forward(fabric, network), image, GLANCE_VIEWS)
         prediction = Prediction(make_maps(detections, image.shape[:2]), detections)
         return decode("detections", prediction, {"score": 0.5, "mask_threshold": 0.5})
-
-
-def choose_factor(labels: Labels, min_side_px: int, diameter_px: float) -> float:
-    """Return the factor, beyond images.enlargement, at which nuclei of an image have a median diameter; 1 without any.
-
-    labels: int32 [H, W], of the image as it is. Neither the image nor what it is enlarged to is enlarged or made
-    smaller beyond SIZES.
-    """
-    enlarged = enlargement(labels.shape, min_side_px)
-    areas_px = np.bincount(labels.ravel())[1:]
-    if not areas_px.any():
-        return 1.0
-    measured_px = float(np.median(np.sqrt(4 / np.pi * areas_px[areas_px > 0])))
-    return float(np.clip(diameter_px / (measured_px * enlarged), *SIZES))
 
 
 def decode(method: str, prediction: Prediction, setting: Setting) -> Labels:
