@@ -1,6 +1,7 @@
 """Python processes that a test starts, talks with line by line, and sees killed."""
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -15,6 +16,11 @@ from nuclei.runs.files import atomic, write_bytes
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 """
+
+
+def heed_hangups() -> None:
+    """Have a process that is just being started end by a SIGHUP, which below nohup all ignore."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def start(code: str, folder: Path) -> subprocess.Popen:

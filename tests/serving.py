@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest
+from processes import heed_hangups
 
 ROOT = Path(__file__).parents[1]
 
@@ -68,7 +69,9 @@ def serving(folder: Path, *options: str) -> Iterator[Served]:
     path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"TMPDIR": str(held), "PYTHONPATH": path}
     with (folder / "errors.txt").open("w") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, preexec_fn=heed_hangups
+        )
     assert process.stdout
     found = None
     for line in process.stdout:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import heed_hangups
 
 from nuclei import cli
 from nuclei.errors import UserError
@@ -188,14 +189,22 @@ def lives(pid: int) -> bool:
 def test_workers_end_with_the_process_that_is_asked_to(tmp_path, number, status):
     (tmp_path / "slow_work.py").write_text(WORK)
     environment = ENVIRONMENT | {"PYTHONPATH": os.pathsep.join([str(tmp_path), ENVIRONMENT["PYTHONPATH"]])}
-    with subprocess.Popen(
-        [sys.executable, "-c", SLOW], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
-    ) as process:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW],
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_hangups,
+    )
+    try:
         assert wait_for(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
         workers = [int(path.stem) for path in tmp_path.glob("*.pid")]
         assert all(lives(pid) for pid in workers)
         process.send_signal(number)
         _, said = process.communicate(timeout=60)
-        assert process.returncode == status
-        assert wait_for(lambda: not any(lives(pid) for pid in workers))
+    finally:
+        process.kill()
+    assert process.returncode == status
+    assert wait_for(lambda: not any(lives(pid) for pid in workers))
     assert said.splitlines()[-1] == "terminated: repeat the command to resume; what is finished is kept"

@@ -15,6 +15,7 @@ from nuclei.errors import UserError
 @example("..")
 @example("a/../../b")
 @example("..\\b")
+@example("A:")
 @example("=1+1")
 @example("é" * 101)
 @example("a\x00")
@@ -33,7 +34,7 @@ def test_plain_texts_are_ids(image_id):
     assert find_id_fault(image_id) is None
 
 
-@pytest.mark.parametrize("image_id", ["../x", "a/b", ".x", "=cmd()", "-1", "@x", "+x", "\uff1d1", "x" * 201])
+@pytest.mark.parametrize("image_id", ["../x", "a/b", ".x", "=cmd()", "-1", "@x", "+x", "C:x", "\uff1d1", "x" * 201])
 def test_a_fold_table_has_ids_only(tmp_path, image_id):
     path = tmp_path / "folds.csv"
     path.write_text(f"image_id,group,cluster,n_nuclei,fold,weight\na,a,gray,1,0,1\n{image_id},b,gray,1,1,1\n")

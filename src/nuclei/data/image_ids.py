@@ -10,7 +10,7 @@ def find_id_fault(image_id: str) -> str | None:
     """Return what keeps a text from being the id of an image, None if nothing does.
 
     An id is 1 to MAX_ID_BYTES bytes of characters that can be shown, without a slash of either kind; it begins neither
-    with a dot, as hidden files do, nor like a formula.
+    with a dot, as hidden files do, nor like a formula, nor like a drive of Windows.
     """
     if not image_id.strip():
         return "is empty"
@@ -18,6 +18,8 @@ def find_id_fault(image_id: str) -> str | None:
         return "has characters that cannot be shown"
     if "/" in image_id or "\\" in image_id:
         return "has a slash, as a path has"
+    if image_id[1:2] == ":":
+        return "begins like a drive of Windows"
     if image_id.startswith("."):
         return "begins with a dot, as hidden files do"
     if image_id.startswith(FORMULA_STARTS):
