@@ -221,6 +221,11 @@ def test_an_ablation_knows_its_base_and_what_it_changes(configs):
     assert found.config.hypothesis == "half the steps do"
 
 
+def test_external_images_are_learned_from_and_so_may_be_what_an_ablation_is_about(configs):
+    path = write(configs / "case.yaml", {"base": "../small.yaml", "data": {"external": {"tnbc": 2}}})
+    assert read_ablation(path).changed == ("data.external: none -> tnbc 2.0",)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
