@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from nuclei.config.load import load_config, merge, parse_changes, parse_config, read_base, run_name
-from nuclei.config.schema import Config, Section, check_name
+from nuclei.config.schema import FOR_MAPS, Config, Section, check_name
 from nuclei.errors import UserError
 
 
@@ -417,10 +417,12 @@ def test_a_graph_is_refused_of_steps_that_wait_for_the_gpu(change, said):
         parse_config(merge(change, graph), "a test")
 
 
-@pytest.mark.parametrize(
-    "change", [{"model": {"min_side_px": 512}}, {"model": {"output_stride": 2}}, {"train": {"pool": 64}}]
-)
-def test_what_only_maps_have_is_refused_of_a_detector(change):
+CHANGED = {"min_side_px": 512, "output_stride": 2, "pool": 64, "scale": 0.5, "cuda_graph": True, "diameter_px": 36}
+
+
+@pytest.mark.parametrize(("section", "key"), FOR_MAPS)
+def test_what_only_maps_have_is_refused_of_a_detector(section, key):
+    change = {section: {key: CHANGED.get(key, "other")}}
     detector = {"model": {"decoder": "MaskRCNN", "channels": []}, "selection": {"method": "detections"}}
     assert parse_config(detector, "a test").model.gives == "detections"
     with pytest.raises(ValueError, match="for networks that give maps, not for MaskRCNN, which gives detections"):

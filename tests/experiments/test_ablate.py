@@ -221,9 +221,16 @@ def test_an_ablation_knows_its_base_and_what_it_changes(configs):
     assert found.config.hypothesis == "half the steps do"
 
 
-def test_external_images_are_learned_from_and_so_may_be_what_an_ablation_is_about(configs):
-    path = write(configs / "case.yaml", {"base": "../small.yaml", "data": {"external": {"tnbc": 2}}})
-    assert read_ablation(path).changed == ("data.external: none -> tnbc 2.0",)
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"external": {"tnbc": 2}}, "data.external: none -> tnbc 2.0"),
+        ({"external_area_px": 900}, "data.external_area_px: 1500.0 -> 900.0"),
+    ],
+)
+def test_external_images_are_learned_from_and_so_may_be_what_an_ablation_is_about(configs, setting, said):
+    path = write(configs / "case.yaml", {"base": "../small.yaml", "data": setting})
+    assert read_ablation(path).changed == (said,)
 
 
 @pytest.mark.parametrize(

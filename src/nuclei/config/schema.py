@@ -124,6 +124,7 @@ FOR_MAPS = (
     ("train", "scale"),
     ("train", "teacher"),
     ("train", "cuda_graph"),
+    ("predict", "diameter_px"),
 )
 
 
@@ -210,6 +211,10 @@ class DataConfig(Section):
     def external_sets(self) -> dict[str, float]:
         """Return the external data sets that are learned from, with their weights."""
         return {name: weight for name, weight in self.external.items() if weight > 0}
+
+    def without_external(self) -> Self:
+        """Return the settings that decide what is scored: external images are learned from alone."""
+        return self.model_copy(update={"external": {}, "external_area_px": 1500.0})
 
     def record_external(self) -> dict[str, Any]:
         """Return the settings that decide what is learned of external data; none without such data."""
@@ -355,7 +360,7 @@ class PredictConfig(Section):
         le=1000,
         description="where the nuclei of an image, as a first look at half of its size finds them, are far from this "
         "median diameter at the size that model.min_side_px asks for, networks are given it at the size at which they "
-        "have it; predict.scales are relative to that. null: nothing is measured",
+        "have it, a tile of a large image by itself; predict.scales are relative to that. null: nothing is measured",
         json_schema_extra=LATER,
     )
     new_images: Literal["folds", "first", "whole"] = Field(

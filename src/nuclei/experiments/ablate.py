@@ -80,8 +80,7 @@ def read_ablation(path: Path, changes: Mapping[str, Any] | None = None) -> Ablat
     changed = list_changes(base.model_dump(mode="json"), config.model_dump(mode="json"))
     if not changed:
         raise UserError(f"{path} differs from its base {base_path} in nothing: change what the ablation is about")
-    # External images are learned from, and never scored.
-    if base.data.model_copy(update={"external": {}}) != config.data.model_copy(update={"external": {}}):
+    if base.data.without_external() != config.data.without_external():
         raise UserError(f"{path} and its base {base_path} have other data or folds: their scores cannot be compared")
     return Ablation(run_name(path), base_path, config, tuple(changed))
 
