@@ -11,12 +11,13 @@ from nuclei.errors import UserError
 from nuclei.evaluation.submission import validate_submission
 from nuclei.inference.bundle import find_published, write_bundle
 from nuclei.inference.image_files import find_images
+from nuclei.inference.other_networks import find_teachers
 from nuclei.inference.predictor import Predictor
 from nuclei.inference.segment_files import segment_files
 from nuclei.pipeline import list_runs, load_run
 from nuclei.runs.files import file_hash, read_json, read_table
 from nuclei.runs.layout import Dataset, Options, Run
-from nuclei.stages.train import find_teachers, main
+from nuclei.stages.train import main
 
 FAST = {
     "base": "small.yaml",

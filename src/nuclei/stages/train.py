@@ -24,40 +24,37 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from nuclei.config.schema import Config
-from nuclei.data.fold_table import read_folds
-from nuclei.data.folds import match_folds
 from nuclei.data.images import enlargement, scale_image
 from nuclei.errors import UserError
 from nuclei.evaluation.metric import score_image
 from nuclei.inference.bundle import find_published
+from nuclei.inference.other_networks import Teacher, find_start, find_teachers, load_voices
 from nuclei.lifeline import ending_together
 from nuclei.networks.encoder_decoder import load_weights
 from nuclei.networks.hardware import choose_precision
 from nuclei.networks.kinds import KINDS, build, make_loss
-from nuclei.networks.tiling import network_forward
 from nuclei.runs.backends import Engine, Loky, Needs, active_engine, stop_workers
-from nuclei.runs.cache import expected_fingerprint, fingerprint, is_up_to_date, read_meta, stage
+from nuclei.runs.cache import expected_fingerprint, fingerprint, is_up_to_date, stage
 from nuclei.runs.cores import VARIABLE, count_cores, count_threads, use_threads
-from nuclei.runs.files import as_json, differences, file_hash, named, read_image, write_bytes, write_table
+from nuclei.runs.files import file_hash, named, read_image, write_bytes, write_table
 from nuclei.runs.layout import (
     Dataset,
     Options,
     Run,
     add_external,
     name_fold,
-    read_config,
     read_pair,
     read_training_pairs,
 )
 from nuclei.runs.parallel import engine_of, spread
 from nuclei.runs.provenance import note_done
-from nuclei.runs.rehearsal import is_made, rehearses
+from nuclei.runs.rehearsal import rehearses
 from nuclei.stages import crops as crops_stage
 from nuclei.stages.external import describe_external, external_inputs
 from nuclei.training.crops import Crops, Pool, add_unlabelled, make_source, pool_settings
 from nuclei.training.engine import Outlets, State, Task, Trainer, all_finite
 from nuclei.training.memory import measure_memory
-from nuclei.training.teacher import Voice, taught_loss
+from nuclei.training.teacher import taught_loss
 
 VERSION = 1
 # What rounds a training otherwise, and is part of its fingerprint.
@@ -81,7 +78,7 @@ class Plan:
     folds: tuple[int | None, ...]
     inputs: dict[str, str]
     starts: dict[int | None, Path]
-    teachers: dict[int | None, list["Teacher"]]
+    teachers: dict[int | None, list[Teacher]]
     published: dict[int | None, Path | None]
 
     def meta(self, fold: int | None) -> Path:
@@ -271,77 +268,6 @@ def train_folds(run: Run, config: Config, options: Options, folds: Sequence[int 
                 train_fold(*arguments)
 
 
-@dataclass(frozen=True)
-class Teacher:
-    """Hold a run whose maps are learned, its weight beside others, and the files of the networks that may be asked."""
-
-    run: Run
-    config: Config
-    weights: tuple[Path, ...]
-    weight: float
-
-
-def find_start(run: Run, config: Config, dataset: Dataset, fold: int | None) -> Path:
-    """Return the weights that a fold's training starts from: those of train.start that saw nothing of the fold.
-
-    The network that learns from all images starts from the first of them. Raises UserError as find_weights does, and if
-    that run has networks of another build.
-    """
-    start = Run(str(config.train.start), run.folder.parent)
-    found = find_weights(run, start, dataset, fold)
-    theirs = read_config(start)
-    built = [{key: value for key, value in c.model.record().items() if key != "weights"} for c in (theirs, config)]
-    if differs := differences(as_json(built[0]), as_json(built[1])):
-        raise UserError(f"{run.name} cannot start from {start.name}, whose model differs: {'; '.join(differs)}")
-    return found[0]
-
-
-def find_teachers(run: Run, config: Config, dataset: Dataset, fold: int | None) -> list[Teacher]:
-    """Return the teachers of a fold's network, members of train.teacher if that is an ensemble, none without one.
-
-    Raises UserError as find_weights does, and if a teacher gives other channels.
-    """
-    if not config.train.teacher:
-        return []
-    head = Run(config.train.teacher, run.folder.parent)
-    if not is_made(head.config):
-        raise UserError(f"{run.name} learns from {head.name}, which {head.folder} does not have: run it first")
-    members = read_config(head).members or {head.name: 1.0}
-    teachers = []
-    for name, weight in members.items():
-        teacher = Run(name, run.folder.parent)
-        weights = find_weights(run, teacher, dataset, fold)
-        theirs = read_config(teacher)
-        if theirs.model.channels != config.model.channels or theirs.model.min_side_px != config.model.min_side_px:
-            raise UserError(
-                f"{run.name} cannot learn from {name}: model.channels and model.min_side_px must be the same"
-            )
-        teachers.append(Teacher(teacher, theirs, tuple(weights), weight))
-    return teachers
-
-
-def find_weights(run: Run, other: Run, dataset: Dataset, fold: int | None) -> list[Path]:
-    """Return the weights of another run that saw nothing of a fold of ours; of all its folds for None.
-
-    Raises UserError if that run has not trained yet, or has folds that these cross.
-    """
-    if not is_made(other.config):
-        raise UserError(f"{run.name} builds on {other.name}, which {other.folder} does not have: train it first")
-    theirs = read_config(other)
-    try:
-        matched = match_folds(dataset.read_folds(), read_folds(Path(theirs.data.folds)))
-    except (ValueError, OSError) as error:
-        raise UserError(
-            f"{run.name} cannot build on {other.name}: of {dataset.folds} and {theirs.data.folds}, {error}"
-        ) from error
-    chosen = sorted(set(matched.values())) if fold is None else [matched[fold]]
-    for one in chosen:
-        fingerprint(other.meta(f"train_fold{one}"))
-        if read_meta(other.meta(f"train_fold{one}"))["inputs"]["folds"] != file_hash(Path(theirs.data.folds)):
-            raise UserError(f"{other.name} was trained on other folds than {theirs.data.folds} now has: train it again")
-    return [other.fold(one) / "weights.safetensors" for one in chosen]
-
-
 def find_crops(
     run: Run, config: Config, dataset: Dataset, table: pd.DataFrame, fold: int | None, seed: int
 ) -> Crops | Pool:
@@ -448,18 +374,6 @@ def keep_threads(fabric: Fabric, title: str, resume: State | None) -> dict[str, 
     if changes and fabric.is_global_zero:
         print(f"{title}: begun with {' and '.join(changes)}; the threads are kept", flush=True)
     return begun
-
-
-def load_voices(fabric: Fabric, teachers: Sequence[Teacher]) -> list[Voice]:
-    """Load the networks of teachers onto `fabric`'s device."""
-    voices = []
-    for teacher in teachers:
-        networks = [build(teacher.config.model, None) for _ in teacher.weights]
-        for network, path in zip(networks, teacher.weights, strict=True):
-            load_weights(network, path, str(teacher.run.config))
-        forwards = [network_forward(fabric, fabric.to_device(network.eval())) for network in networks]
-        voices.append(Voice(forwards, teacher.config.predict, teacher.weight))
-    return voices
 
 
 def read_checkpoint(path: Path) -> State:
