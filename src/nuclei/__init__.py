@@ -20,6 +20,8 @@ __all__ = ["Segmenter"]
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # albumentations would ask the network for a newer version when it is imported.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+# What is wrong with a file is said once, by us, with its name.
+os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
 if lifeline.VARIABLE in os.environ:
     lifeline.end_with(os.environ[lifeline.VARIABLE])
 

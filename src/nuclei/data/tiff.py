@@ -1,7 +1,9 @@
 """TIFF in all its forms: BigTIFF, OME-TIFF, ImageJ hyperstacks, compressed, tiled, palettes and CMYK."""
 
+import logging
 import math
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,11 @@ TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MAX_PLANES = 1 << 20  # of an image: what OME-XML claims beyond it is damage
 # TIFF says how a picture is to be printed, too: 300 dpi are 85 µm, which is no pixel of a microscope.
 MAX_PIXEL_UM = 10.0
+# What tifffile logs, and then reads on with fewer planes or without their meaning: pages, the tags of a picture, and
+# ImageJ's, that lie beyond the file's end; planes that the metadata promise and the file does not hold.
+DAMAGE = re.compile(
+    r"invalid page offset|TiffTag (2\d\d|3\d\d|5083[89]) .*(invalid value offset|raised)|corrupted|MMStack.*missing"
+)
 
 
 def is_tiff(path: Path) -> bool:
@@ -56,14 +63,35 @@ def open_tiff(path: Path) -> Iterator[TiffFile]:
 
     Raises what tifffile raises of damage, which may be anything.
     """
-    with TiffFile(path) as tiff:
+    with _collect_complaints() as complaints, TiffFile(path) as tiff:
         text = tiff.pages.first.description if len(tiff.pages) else ""
         for pixels in re.findall(r"<(?:\w+:)?Pixels\b[^>]*", text):
             sizes = re.findall(r"\bSize[CZT]\s*=\s*[\"']\s*\+?([0-9]+)", pixels)
             if max(map(len, sizes), default=0) > 9 or math.prod(map(int, sizes)) > MAX_PLANES:
                 raise UserError(f"its OME-XML claims {' x '.join(one[:20] for one in sizes)} planes: save it again")
         _check_other_files(path, text)
+        tiff.series  # noqa: B018 (looks at all pages)
+        if damage := [complaint for complaint in complaints if DAMAGE.search(complaint)]:
+            fault = re.sub(r"^(<.*?>|raised|[^\w<]+)+", "", damage[0])
+            raise UserError(f"it is damaged or cut short ({fault[:80]}): copy or export it again")
         yield tiff
+
+
+@contextmanager
+def _collect_complaints() -> Iterator[list[str]]:
+    """Collect what tifffile logs in this thread while the block lasts, instead of having it printed."""
+    logger, complaints, thread = tifffile.logger(), list[str](), threading.get_ident()
+
+    def keep(record: logging.LogRecord) -> bool:
+        if record.thread == thread:
+            complaints.append(record.getMessage())
+        return record.thread != thread
+
+    logger.addFilter(keep)
+    try:
+        yield complaints
+    finally:
+        logger.removeFilter(keep)
 
 
 def _check_other_files(path: Path, text: str) -> None:
