@@ -519,7 +519,7 @@ FLAT: Mutations = {
 }
 STACK: Mutations = {
     **ANYTHING,
-    "cut off": (EITHER, cut),
+    "cut off": (REFUSED, cut),
     "the head damaged": (EITHER, lambda rng, data: flip(rng, data[:400]) + data[400:]),
     "a tag of the size": (EITHER, set_tag(256, 257, 258, 277, 278)),
     "a tag of the data": (EITHER, set_tag(259, 262, 273, 279, 284, 339)),
