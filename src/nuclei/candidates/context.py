@@ -28,9 +28,9 @@ def as_it_is(picture: NDArray[np.float32]) -> NDArray[np.float32]:
     return picture
 
 
-def above(picture: NDArray[np.float32], level: float) -> NDArray[np.bool_]:
-    """Return where the picture exceeds a level."""
-    return picture > level
+def above(picture: NDArray[np.float32], level: float) -> NDArray[np.float32]:
+    """Return 1 where the picture exceeds a level and 0 elsewhere."""
+    return np.asarray(cv2.threshold(picture, level, 1, cv2.THRESH_BINARY)[1], np.float32)
 
 
 def gradient_magnitude(picture: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -44,8 +44,8 @@ def gradient_magnitude(picture: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def keep_peaks(picture: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the picture at its local maxima above PEAK_PROBABILITY and 0 elsewhere."""
-    is_peak = (picture >= cv2.dilate(picture, PEAK_WINDOW)) & (picture > PEAK_PROBABILITY)
-    return np.where(is_peak, picture, np.float32(0))
+    high = np.asarray(cv2.threshold(picture, PEAK_PROBABILITY, 0, cv2.THRESH_TOZERO)[1], np.float32)
+    return np.where(picture >= cv2.dilate(picture, PEAK_WINDOW), high, np.float32(0))
 
 
 def colour(image: NDArray[np.uint8], index: int) -> NDArray[np.float32]:
@@ -60,7 +60,7 @@ def gray(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def saturation(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the saturation (HSV) of an RGB image, [H, W] in 0..1."""
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2HSV)[..., 1] / np.float32(255), np.float32)
+    return colour(np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), np.uint8), 1)
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Summary:
         """Return the means over the rings outside the candidates, [N]."""
         return self.measured["ring"]
 
-    @property
+    @cached_property
     def foreground(self) -> float:
         """Return the mean of the whole picture over the foreground of the image."""
         if self.whole:
@@ -152,12 +152,12 @@ class Summary:
             return np.nan
         return float(self.picture[self.on_foreground].mean(dtype=np.float64))
 
-    @property
+    @cached_property
     def image(self) -> float:
         """Return the mean of the whole picture."""
         if self.whole:
             return self.whole[1]
-        return np.nan if self.picture is None else float(self.picture.mean(dtype=np.float64))
+        return np.nan if self.picture is None else cv2.mean(self.picture)[0]  # in float64
 
     @property
     def image_std(self) -> float:
@@ -171,23 +171,24 @@ class Summary:
 
 def find_regions(candidates: Candidates, canvas: geometry.Canvas) -> Regions:
     """Return the regions of all candidates: their pixels, the outermost of these, and the ring outside."""
-    rim, (ring_owner, ring) = geometry.find_rims(canvas), geometry.find_rings(candidates, canvas)
-    is_used = np.zeros(candidates.shape[0] * candidates.shape[1], bool)
+    rim, rings = geometry.find_rims(canvas), geometry.find_rings(candidates, canvas)
+    is_inside = np.zeros(candidates.shape, np.uint8)
     own = candidates.pixels.astype(np.int64)  # which numpy would do at each use
-    is_used[own] = is_used[ring] = True
-    pixels = np.flatnonzero(is_used)
-    number = np.zeros(len(is_used), np.int32)
+    is_inside.reshape(-1)[own] = 1
+    pixels = np.flatnonzero(cv2.dilate(is_inside, geometry.RING_KERNEL))
+    number = np.zeros(is_inside.size, np.int32)
     number[pixels] = np.arange(len(pixels))
     # Of one type with the column numbers, else scipy makes these anew.
     bounds = candidates.indptr.astype(np.int32)
     n, inside, rims = len(candidates), number.take(own), np.searchsorted(rim, bounds).astype(np.int32)
-    in_rings = np.bincount(ring_owner, minlength=n)
+    ring_owner, ring = np.repeat(rings.owner, rings.n_pixels), geometry.expand(number.take(rings.start), rings.n_pixels)
+    in_rings = np.bincount(rings.owner, rings.n_pixels, minlength=n).astype(np.int64)
     shape = n, len(pixels)
     return Regions(
         Region(csr_array((np.ones(len(inside)), inside, bounds), shape), candidates.area_px()),
         Region(csr_array((np.ones(len(rim)), inside.take(rim), rims), shape), np.diff(rims)),
         # Not sorted by candidate: to sort them takes longer than to add them as they come.
-        Region(coo_array((np.ones(len(ring)), (ring_owner, number.take(ring))), shape), in_rings),
+        Region(coo_array((np.ones(len(ring)), (ring_owner, ring)), shape), in_rings),
         pixels,
     )
 
@@ -207,7 +208,7 @@ def gather(pictures: Sequence[NDArray[Any]], pixels: NDArray[np.int64]) -> NDArr
     """Return the values of C pictures [H·W] at U pixels, [U, C]."""
     values = np.empty((len(pictures), len(pixels)), np.float32)
     for row, picture in zip(values, pictures, strict=True):
-        row[:] = picture.take(pixels)
+        picture.take(pixels, out=row, mode="clip")  # no pixel needs it, but to raise instead numpy would fill a copy
     return values.T.astype(np.float64, order="C")
 
 
@@ -281,7 +282,7 @@ class Context:
         """Return how many leaves the whole image has."""
         return self.whole.n_leaves if self.whole else len(self.leaf_area_px)
 
-    @property
+    @cached_property
     def typical_leaf_px(self) -> float:
         """Return the median area of the leaves of the whole image, NaN where there are none."""
         return self.whole.leaf_area_px if self.whole else median_or_nan(self.leaf_area_px)
