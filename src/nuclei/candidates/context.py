@@ -44,8 +44,8 @@ def gradient_magnitude(picture: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def keep_peaks(picture: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the picture at its local maxima above PEAK_PROBABILITY and 0 elsewhere."""
-    high = np.asarray(cv2.threshold(picture, PEAK_PROBABILITY, 0, cv2.THRESH_TOZERO)[1], np.float32)
-    return np.where(picture >= cv2.dilate(picture, PEAK_WINDOW), high, np.float32(0))
+    is_peak = (picture >= cv2.dilate(picture, PEAK_WINDOW)) & (picture > PEAK_PROBABILITY)
+    return picture * is_peak
 
 
 def colour(image: NDArray[np.uint8], index: int) -> NDArray[np.float32]:
@@ -150,7 +150,7 @@ class Summary:
             return self.whole[0]
         if self.picture is None or not len(self.on_foreground):
             return np.nan
-        return float(self.picture[self.on_foreground].mean(dtype=np.float64))
+        return float(self.picture.take(self.on_foreground).mean(dtype=np.float64))
 
     @cached_property
     def image(self) -> float:
@@ -159,7 +159,7 @@ class Summary:
             return self.whole[1]
         return np.nan if self.picture is None else cv2.mean(self.picture)[0]  # in float64
 
-    @property
+    @cached_property
     def image_std(self) -> float:
         """Return the standard deviation of the whole picture."""
         if self.whole:
@@ -175,7 +175,7 @@ def find_regions(candidates: Candidates, canvas: geometry.Canvas) -> Regions:
     is_inside = np.zeros(candidates.shape, np.uint8)
     own = candidates.pixels.astype(np.int64)  # which numpy would do at each use
     is_inside.reshape(-1)[own] = 1
-    pixels = np.flatnonzero(cv2.dilate(is_inside, geometry.RING_KERNEL))
+    pixels = np.flatnonzero(cv2.dilate(is_inside, geometry.RING_KERNEL).view(bool))
     number = np.zeros(is_inside.size, np.int32)
     number[pixels] = np.arange(len(pixels))
     # Of one type with the column numbers, else scipy makes these anew.

@@ -142,7 +142,8 @@ def draw_canvas(candidates: Candidates, runs: Runs, boxes: Boxes) -> Canvas:
     position += candidates.pixels
     mask = np.zeros((height, width), np.uint8)
     mask.reshape(-1)[position] = 1
-    distance_px = np.asarray(cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_5), np.float32).take(position)
+    distance_px = np.asarray(cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_5), np.float32)
+    distance_px = distance_px.take(position, mode="clip")
 
     shelf_row, shelf = np.unique(row, return_inverse=True)
     shelf_of_row = np.searchsorted(shelf_row, np.arange(height), side="right") - 1
