@@ -69,12 +69,14 @@ class Channel:
 
     source: a map's name, "image", or a channel that is listed earlier; a channel without its source is missing.
     around: on the rim and in the ring, too. spread: not only its mean inside, but also its standard deviation.
+    when_gray: the channel, listed earlier and measured at the same places, that it equals in images without colour.
     """
 
     source: str
     derive: Callable[[NDArray[Any]], NDArray[Any]]
     around: bool = True
     spread: bool = False
+    when_gray: str | None = None
 
 
 CHANNELS: dict[str, Channel] = {
@@ -83,11 +85,10 @@ CHANNELS: dict[str, Channel] = {
     "mask_gradient": Channel("mask", gradient_magnitude),
     **{f"mask_above_{step}": Channel("mask", partial(above, level=step), around=False) for step in MASK_STEPS},
     "center_peak": Channel("center", keep_peaks, around=False),
-    **{
-        name: Channel("image", partial(colour, index=index), spread=True)
-        for index, name in enumerate(("red", "green", "blue"))
-    },
-    "gray": Channel("image", gray, spread=True),
+    "red": Channel("image", partial(colour, index=0), spread=True),
+    "green": Channel("image", partial(colour, index=1), spread=True, when_gray="red"),
+    "blue": Channel("image", partial(colour, index=2), spread=True, when_gray="red"),
+    "gray": Channel("image", gray, spread=True, when_gray="red"),
     "saturation": Channel("image", saturation, spread=True),
     "gray_gradient": Channel("gray", gradient_magnitude),
 }
@@ -297,11 +298,21 @@ class Context:
         )
 
     @cached_property
+    def alike(self) -> dict[str, str]:
+        """Return which channels equal which other: most images of fluorescence are gray."""
+        red, green, blue = cv2.split(self.image)
+        if not (np.array_equal(red, green) and np.array_equal(red, blue)):
+            return {}
+        return {name: channel.when_gray for name, channel in CHANNELS.items() if channel.when_gray}
+
+    @cached_property
     def pictures(self) -> dict[str, NDArray[Any]]:
         """Return each of CHANNELS whose source there is, [H·W]."""
         made = dict(self.sources)
         for name, channel in CHANNELS.items():
-            if channel.source in made:
+            if name in self.alike:
+                made[name] = made[self.alike[name]]
+            elif channel.source in made:
                 made[name] = channel.derive(made[channel.source])
         return {name: made[name].reshape(-1) for name in CHANNELS if name in made}
 
@@ -309,11 +320,12 @@ class Context:
     def summaries(self) -> dict[str, Summary]:
         """Return the summary of each of CHANNELS."""
         regions = find_regions(self.candidates, self.canvas)
-        spread = [name for name in self.pictures if CHANNELS[name].spread]
-        around = spread + [name for name in self.pictures if CHANNELS[name].around and name not in spread]
-        alone = [name for name in self.pictures if name not in around]
+        distinct = [name for name in self.pictures if name not in self.alike]
+        spread = [name for name in distinct if CHANNELS[name].spread]
+        around = spread + [name for name in distinct if CHANNELS[name].around and name not in spread]
+        alone = [name for name in distinct if name not in around]
         values = gather([self.pictures[name] for name in around], regions.pixels)
-        measured: dict[str, dict[str, NDArray[np.float64]]] = {name: {} for name in self.pictures}
+        measured: dict[str, dict[str, NDArray[np.float64]]] = {name: {} for name in distinct}
         for key, region, names, columns in (
             ("inside", regions.inside, around, values),
             ("rim", regions.rim, around, values),
@@ -330,7 +342,7 @@ class Context:
         nothing = Summary(missing, None, self.on_foreground)
         wholes = self.whole.pictures if self.whole else {}
         return dict.fromkeys(CHANNELS, nothing) | {
-            name: Summary(measured[name], picture, self.on_foreground, wholes.get(name))
+            name: Summary(measured[self.alike.get(name, name)], picture, self.on_foreground, wholes.get(name))
             for name, picture in self.pictures.items()
         }
 
