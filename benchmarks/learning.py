@@ -71,7 +71,8 @@ def measure_training(path: Path, steps: int) -> list[Ratio]:
 
     def measure(what: str, ours: Work) -> Ratio:
         seconds = time_in_turns(ours, step, batches, repeats)
-        return Ratio(what, "the bare step", *seconds, 1.05, False, f"{path.stem}, {size} crops of {settings.crop_px} px")
+        sample = f"{path.stem}, {size} crops of {settings.crop_px} px"
+        return Ratio(what, "the bare step", *seconds, 1.05, False, sample)
 
     def measure_loop(what: str, workers: int) -> Ratio:
         trainer = start(workers)

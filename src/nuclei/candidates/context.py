@@ -158,7 +158,7 @@ class Summary:
         """Return the mean of the whole picture."""
         if self.whole:
             return self.whole[1]
-        return np.nan if self.picture is None else cv2.mean(self.picture)[0]  # in float64
+        return np.nan if self.picture is None else float(np.ravel(cv2.mean(self.picture))[0])  # in float64
 
     @cached_property
     def image_std(self) -> float:

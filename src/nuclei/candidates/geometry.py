@@ -178,8 +178,8 @@ def find_rings(candidates: Candidates, canvas: Canvas) -> Rings:
     y = row - canvas.offset[0].take(owner)
     left = begin - row * canvas.mask.shape[1] - canvas.offset[1].take(owner)
     left, right = np.maximum(left, 0), np.minimum(left + end - begin, width)
-    in_frame = (y >= 0) & (y < height) & (left < right)
-    return Rings(owner[in_frame], (y * width + left)[in_frame], (right - left)[in_frame])
+    in_frame = np.flatnonzero((y >= 0) & (y < height) & (left < right))
+    return Rings(*(values.take(in_frame) for values in (owner, y * width + left, right - left)))
 
 
 def measure_ellipses(runs: Runs, boxes: Boxes) -> dict[str, NDArray[np.float64]]:
@@ -213,15 +213,16 @@ def convex_chain(y: NDArray[np.int64], x: NDArray[np.int64], is_end: NDArray[np.
 
     Chains follow one another in the arrays, y increasing within each; ``is_end`` marks both ends of each.
     """
-    keep = np.arange(len(y))
+    kept: NDArray[np.int64] = np.arange(len(y))
     while True:
-        before, here, after = keep[:-2], keep[1:-1], keep[2:]
+        dy, dx = np.diff(y), np.diff(x)
         # A point on or right of the line between its neighbours is no vertex, whatever else is dropped.
-        dented = (x[here] - x[before]) * (y[after] - y[here]) >= (x[after] - x[here]) * (y[here] - y[before])
-        dented &= ~is_end[here]
-        if not dented.any():
-            return keep
-        keep = np.concatenate([keep[:1], here[~dented], keep[-1:]])
+        stays = is_end.copy()
+        stays[1:-1] |= dx[:-1] * dy[1:] < dx[1:] * dy[:-1]
+        if stays.all():
+            return kept
+        vertex = np.flatnonzero(stays)
+        kept, y, x, is_end = kept.take(vertex), y.take(vertex), x.take(vertex), is_end.take(vertex)
 
 
 def measure_hulls(runs: Runs) -> dict[str, NDArray[np.float64]]:
