@@ -179,7 +179,7 @@ def find_rings(candidates: Candidates, canvas: Canvas) -> Rings:
     left = begin - row * canvas.mask.shape[1] - canvas.offset[1].take(owner)
     left, right = np.maximum(left, 0), np.minimum(left + end - begin, width)
     in_frame = np.flatnonzero((y >= 0) & (y < height) & (left < right))
-    return Rings(*(values.take(in_frame) for values in (owner, y * width + left, right - left)))
+    return Rings(owner.take(in_frame), (y * width + left).take(in_frame), (right - left).take(in_frame))
 
 
 def measure_ellipses(runs: Runs, boxes: Boxes) -> dict[str, NDArray[np.float64]]:
