@@ -66,11 +66,10 @@ def measure_prepare(archive: Archive, options: argparse.Namespace) -> list[Ratio
 
 def measure_features(archive: Archive, options: argparse.Namespace) -> list[Ratio]:
     rng, settings = np.random.default_rng(0), WatershedConfig()
-    drawn = [(prepare_image(archive, i), i) for i in spread(archive.image_ids, options.images)]
     tables = []
-    for (_, labels, _), _ in drawn:
+    for image, labels, _ in (prepare_image(archive, i) for i in spread(archive.image_ids, options.images)):
         assert labels is not None, "training images have masks"
-        maps, image = features.draw_maps(rng, labels)
+        maps, _ = features.draw_maps(rng, labels)
         tables.append((features.list_pixels(features.cut_labels(labels, maps["mask"])), maps, image))
     n = sum(len(candidates) for candidates, _, _ in tables)
     ours, _ = time_in_turns(lambda table: compute_features(*table), lambda _: None, tables)

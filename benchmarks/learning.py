@@ -1,8 +1,6 @@
 """The training loop, the prediction of an image and the boosters beside their bare libraries; `all.py` runs them."""
 
-import time
 from pathlib import Path
-from statistics import median
 
 import lightgbm as lgb
 import numpy as np
@@ -10,7 +8,7 @@ import pandas as pd
 import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
-from ratios import Ratio, time_in_turns
+from ratios import Ratio, Work, time_in_turns
 from torch import Tensor
 from torch.utils.data import default_collate
 
@@ -35,27 +33,22 @@ def draw(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     return make_image("dark_fluorescence_large", (SIDE, SIDE), np.random.default_rng(seed))
 
 
-class Clocked(Trainer):
-    """A trainer that notes the processor's time of this process, its data workers apart, after each step."""
-
-    def step(self, image: Tensor, target: Tensor) -> None:
-        super().step(image, target)
-        self.marks.append(time.process_time())
-
-    marks: list[float]
-
-
 def measure_training(path: Path, steps: int) -> list[Ratio]:
-    """Return the loop, and the loop with its data, beside the bare step: forward, loss, backward, clip, optimiser."""
+    """Return the step, and the loop with its data, beside the bare step: forward, loss, backward, clip, optimiser.
+
+    The data are made by the training process itself, or by a worker beside it, which is what trainings do by default:
+    of that one the seconds of the training process alone are counted.
+    """
     config = load_config(path)
-    limits = {"steps": steps + 2, "seconds": None, "workers": 0, "evaluate_every": 10**6}
-    settings = config.train.model_copy(update=limits)
-    model = config.model
+    repeats = max(1, steps // 2)
+    n_steps = 2 * repeats + 2  # two batches in turns, and one to warm up
+    limits = {"steps": n_steps, "seconds": None, "evaluate_every": 10**6}
+    settings, model = config.train.model_copy(update=limits), config.model
+    size = settings.batch_size
     drawn = [draw(seed) for seed in range(4)]
     pairs = [(image, labels.astype(np.uint16)) for image, labels in drawn]
     table = pd.DataFrame({"fold": 0, "weight": 1.0}, index=range(len(pairs)))
-    crops = Crops(make_source(pairs, table, settings), model, settings, (steps + 2) * settings.batch_size, 0)
-    size = settings.batch_size
+    crops = Crops(make_source(pairs, table, settings), model, settings, n_steps * size, 0)
     batches = [default_collate([crops[i] for i in range(start, start + size)]) for start in (0, size)]
     fabric = Fabric(accelerator="cpu", devices=1, precision=choose_precision(settings.precision))
     loss_of = make_loss(model, settings)
@@ -70,19 +63,27 @@ def measure_training(path: Path, steps: int) -> list[Ratio]:
         fabric.clip_gradients(network, optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False)
         optimizer.step()
 
-    task = Task(build(model, None).to(memory_format=torch.channels_last), crops, loss_of, lambda _: 0.0)
-    trainer = Trainer(fabric, task, settings, Outlets(lambda _: None))
-    trainer.start(None)
-    ours, theirs = time_in_turns(lambda batch: trainer.step(*batch), step, batches, repeats=max(1, steps // 2))
+    def start(workers: int) -> Trainer:
+        task = Task(build(model, None).to(memory_format=torch.channels_last), crops, loss_of, lambda _: 0.0)
+        trainer = Trainer(fabric, task, settings.model_copy(update={"workers": workers}), Outlets(lambda _: None))
+        trainer.start(None)
+        return trainer
 
-    fitted = Clocked(fabric, task, settings, Outlets(lambda _: None))
-    fitted.marks = []
-    fitted.fit()
-    loop = median(np.diff(fitted.marks[1:])) * len(batches)
-    sample = f"{path.stem}, {settings.batch_size} crops of {settings.crop_px} px"
+    def measure(what: str, ours: Work) -> Ratio:
+        seconds = time_in_turns(ours, step, batches, repeats)
+        sample = f"{path.stem}, {size} crops of {settings.crop_px} px"
+        return Ratio(what, "the bare step", *seconds, 1.05, False, sample)
+
+    def measure_loop(what: str, workers: int) -> Ratio:
+        trainer = start(workers)
+        made = iter(trainer.batches())
+        return measure(what, lambda _: trainer.step(*next(made)))
+
+    trainer = start(0)
     return [
-        Ratio("a training step", "the bare step", ours, theirs, 1.05, False, sample),
-        Ratio("the training loop, data made in it", "the bare step", loop, theirs, 1.05, False, sample),
+        measure("a training step", lambda batch: trainer.step(*batch)),
+        measure_loop("the training loop, data made beside it", 1),
+        measure_loop("the training loop, data made in it", 0),
     ]
 
 

@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.measure import label, regionprops
 from skimage.morphology import convex_hull_image
 
-from nuclei.candidates.context import Context, describe_whole
+from nuclei.candidates.context import CHANNELS, Context, describe_whole
 from nuclei.candidates.features import FEATURES, compute_features, feature_group, feature_names, features_table
 from nuclei.candidates.geometry import find_runs
 from nuclei.candidates.table import Candidates
@@ -235,6 +235,29 @@ def test_an_image_edge_on_the_rim_shows():
     table = compute_features(make_candidates([disc, grown]), {}, image, groups=["colour"])
     assert table.gray_gradient_rim[0] > 0.1
     assert table.gray_gradient_rim[1] == 0
+
+
+@pytest.mark.parametrize("channel", [None, 0, 1, 2])
+def test_an_image_without_colour_has_the_features_that_all_its_channels_give(monkeypatch, channel):
+    """Channels that are alike are measured once; one gray level more in any channel, and they are not alike."""
+    masks, maps, image = draw_scene(4)
+    image[...] = image[..., :1]
+    if channel is not None:
+        image[30, 40, channel] ^= 1
+    candidates = make_candidates(masks)
+    context = Context(candidates, maps, image)
+    assert bool(context.alike) == (channel is None)
+    table = compute_features(candidates, maps, image)
+    monkeypatch.setattr(Context, "alike", {})
+    pd.testing.assert_frame_equal(compute_features(candidates, maps, image), table, check_exact=True)
+
+
+def test_channels_that_are_alike_in_gray_images_are_measured_at_the_same_places():
+    for channel in CHANNELS.values():
+        if channel.when_gray:
+            other = CHANNELS[channel.when_gray]
+            assert (channel.source, channel.around, channel.spread) == (other.source, other.around, other.spread)
+            assert other.when_gray is None
 
 
 def test_rings_do_not_wrap_at_the_frame():

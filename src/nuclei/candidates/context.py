@@ -28,9 +28,9 @@ def as_it_is(picture: NDArray[np.float32]) -> NDArray[np.float32]:
     return picture
 
 
-def above(picture: NDArray[np.float32], level: float) -> NDArray[np.bool_]:
-    """Return where the picture exceeds a level."""
-    return picture > level
+def above(picture: NDArray[np.float32], level: float) -> NDArray[np.float32]:
+    """Return 1 where the picture exceeds a level and 0 elsewhere."""
+    return np.asarray(cv2.threshold(picture, level, 1, cv2.THRESH_BINARY)[1], np.float32)
 
 
 def gradient_magnitude(picture: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -45,7 +45,7 @@ def gradient_magnitude(picture: NDArray[np.float32]) -> NDArray[np.float32]:
 def keep_peaks(picture: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the picture at its local maxima above PEAK_PROBABILITY and 0 elsewhere."""
     is_peak = (picture >= cv2.dilate(picture, PEAK_WINDOW)) & (picture > PEAK_PROBABILITY)
-    return np.where(is_peak, picture, np.float32(0))
+    return picture * is_peak
 
 
 def colour(image: NDArray[np.uint8], index: int) -> NDArray[np.float32]:
@@ -60,7 +60,7 @@ def gray(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def saturation(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the saturation (HSV) of an RGB image, [H, W] in 0..1."""
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2HSV)[..., 1] / np.float32(255), np.float32)
+    return colour(np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), np.uint8), 1)
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,14 @@ class Channel:
 
     source: a map's name, "image", or a channel that is listed earlier; a channel without its source is missing.
     around: on the rim and in the ring, too. spread: not only its mean inside, but also its standard deviation.
+    when_gray: the channel, listed earlier and measured at the same places, that it equals in images without colour.
     """
 
     source: str
     derive: Callable[[NDArray[Any]], NDArray[Any]]
     around: bool = True
     spread: bool = False
+    when_gray: str | None = None
 
 
 CHANNELS: dict[str, Channel] = {
@@ -83,11 +85,10 @@ CHANNELS: dict[str, Channel] = {
     "mask_gradient": Channel("mask", gradient_magnitude),
     **{f"mask_above_{step}": Channel("mask", partial(above, level=step), around=False) for step in MASK_STEPS},
     "center_peak": Channel("center", keep_peaks, around=False),
-    **{
-        name: Channel("image", partial(colour, index=index), spread=True)
-        for index, name in enumerate(("red", "green", "blue"))
-    },
-    "gray": Channel("image", gray, spread=True),
+    "red": Channel("image", partial(colour, index=0), spread=True),
+    "green": Channel("image", partial(colour, index=1), spread=True, when_gray="red"),
+    "blue": Channel("image", partial(colour, index=2), spread=True, when_gray="red"),
+    "gray": Channel("image", gray, spread=True, when_gray="red"),
     "saturation": Channel("image", saturation, spread=True),
     "gray_gradient": Channel("gray", gradient_magnitude),
 }
@@ -143,23 +144,23 @@ class Summary:
         """Return the means over the rings outside the candidates, [N]."""
         return self.measured["ring"]
 
-    @property
+    @cached_property
     def foreground(self) -> float:
         """Return the mean of the whole picture over the foreground of the image."""
         if self.whole:
             return self.whole[0]
         if self.picture is None or not len(self.on_foreground):
             return np.nan
-        return float(self.picture[self.on_foreground].mean(dtype=np.float64))
+        return float(self.picture.take(self.on_foreground).mean(dtype=np.float64))
 
-    @property
+    @cached_property
     def image(self) -> float:
         """Return the mean of the whole picture."""
         if self.whole:
             return self.whole[1]
-        return np.nan if self.picture is None else float(self.picture.mean(dtype=np.float64))
+        return np.nan if self.picture is None else float(np.ravel(cv2.mean(self.picture))[0])  # in float64
 
-    @property
+    @cached_property
     def image_std(self) -> float:
         """Return the standard deviation of the whole picture."""
         if self.whole:
@@ -171,23 +172,24 @@ class Summary:
 
 def find_regions(candidates: Candidates, canvas: geometry.Canvas) -> Regions:
     """Return the regions of all candidates: their pixels, the outermost of these, and the ring outside."""
-    rim, (ring_owner, ring) = geometry.find_rims(canvas), geometry.find_rings(candidates, canvas)
-    is_used = np.zeros(candidates.shape[0] * candidates.shape[1], bool)
+    rim, rings = geometry.find_rims(canvas), geometry.find_rings(candidates, canvas)
+    is_inside = np.zeros(candidates.shape, np.uint8)
     own = candidates.pixels.astype(np.int64)  # which numpy would do at each use
-    is_used[own] = is_used[ring] = True
-    pixels = np.flatnonzero(is_used)
-    number = np.zeros(len(is_used), np.int32)
+    is_inside.reshape(-1)[own] = 1
+    pixels = np.flatnonzero(cv2.dilate(is_inside, geometry.RING_KERNEL).view(bool))
+    number = np.zeros(is_inside.size, np.int32)
     number[pixels] = np.arange(len(pixels))
     # Of one type with the column numbers, else scipy makes these anew.
     bounds = candidates.indptr.astype(np.int32)
     n, inside, rims = len(candidates), number.take(own), np.searchsorted(rim, bounds).astype(np.int32)
-    in_rings = np.bincount(ring_owner, minlength=n)
+    ring_owner, ring = np.repeat(rings.owner, rings.n_pixels), geometry.expand(number.take(rings.start), rings.n_pixels)
+    in_rings = np.bincount(rings.owner, rings.n_pixels, minlength=n).astype(np.int64)
     shape = n, len(pixels)
     return Regions(
         Region(csr_array((np.ones(len(inside)), inside, bounds), shape), candidates.area_px()),
         Region(csr_array((np.ones(len(rim)), inside.take(rim), rims), shape), np.diff(rims)),
         # Not sorted by candidate: to sort them takes longer than to add them as they come.
-        Region(coo_array((np.ones(len(ring)), (ring_owner, number.take(ring))), shape), in_rings),
+        Region(coo_array((np.ones(len(ring)), (ring_owner, ring)), shape), in_rings),
         pixels,
     )
 
@@ -207,7 +209,7 @@ def gather(pictures: Sequence[NDArray[Any]], pixels: NDArray[np.int64]) -> NDArr
     """Return the values of C pictures [H·W] at U pixels, [U, C]."""
     values = np.empty((len(pictures), len(pixels)), np.float32)
     for row, picture in zip(values, pictures, strict=True):
-        row[:] = picture.take(pixels)
+        picture.take(pixels, out=row, mode="clip")  # no pixel needs it, but to raise instead numpy would fill a copy
     return values.T.astype(np.float64, order="C")
 
 
@@ -281,7 +283,7 @@ class Context:
         """Return how many leaves the whole image has."""
         return self.whole.n_leaves if self.whole else len(self.leaf_area_px)
 
-    @property
+    @cached_property
     def typical_leaf_px(self) -> float:
         """Return the median area of the leaves of the whole image, NaN where there are none."""
         return self.whole.leaf_area_px if self.whole else median_or_nan(self.leaf_area_px)
@@ -296,11 +298,21 @@ class Context:
         )
 
     @cached_property
+    def alike(self) -> dict[str, str]:
+        """Return which channels equal which other: most images of fluorescence are gray."""
+        red, green, blue = cv2.split(self.image)
+        if not (np.array_equal(red, green) and np.array_equal(red, blue)):
+            return {}
+        return {name: channel.when_gray for name, channel in CHANNELS.items() if channel.when_gray}
+
+    @cached_property
     def pictures(self) -> dict[str, NDArray[Any]]:
         """Return each of CHANNELS whose source there is, [H·W]."""
         made = dict(self.sources)
         for name, channel in CHANNELS.items():
-            if channel.source in made:
+            if name in self.alike:
+                made[name] = made[self.alike[name]]
+            elif channel.source in made:
                 made[name] = channel.derive(made[channel.source])
         return {name: made[name].reshape(-1) for name in CHANNELS if name in made}
 
@@ -308,11 +320,12 @@ class Context:
     def summaries(self) -> dict[str, Summary]:
         """Return the summary of each of CHANNELS."""
         regions = find_regions(self.candidates, self.canvas)
-        spread = [name for name in self.pictures if CHANNELS[name].spread]
-        around = spread + [name for name in self.pictures if CHANNELS[name].around and name not in spread]
-        alone = [name for name in self.pictures if name not in around]
+        distinct = [name for name in self.pictures if name not in self.alike]
+        spread = [name for name in distinct if CHANNELS[name].spread]
+        around = spread + [name for name in distinct if CHANNELS[name].around and name not in spread]
+        alone = [name for name in distinct if name not in around]
         values = gather([self.pictures[name] for name in around], regions.pixels)
-        measured: dict[str, dict[str, NDArray[np.float64]]] = {name: {} for name in self.pictures}
+        measured: dict[str, dict[str, NDArray[np.float64]]] = {name: {} for name in distinct}
         for key, region, names, columns in (
             ("inside", regions.inside, around, values),
             ("rim", regions.rim, around, values),
@@ -329,7 +342,7 @@ class Context:
         nothing = Summary(missing, None, self.on_foreground)
         wholes = self.whole.pictures if self.whole else {}
         return dict.fromkeys(CHANNELS, nothing) | {
-            name: Summary(measured[name], picture, self.on_foreground, wholes.get(name))
+            name: Summary(measured[self.alike.get(name, name)], picture, self.on_foreground, wholes.get(name))
             for name, picture in self.pictures.items()
         }
 

@@ -6,6 +6,7 @@ side in one picture, so that one OpenCV call serves all of them.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -48,7 +49,10 @@ class Boxes:
 
 @dataclass(frozen=True)
 class Canvas:
-    """Hold N candidates side by side in one picture, each in its own box with a margin of RING_WIDTH_PX."""
+    """Hold N candidates side by side in one picture, each in its own box with a margin of RING_WIDTH_PX.
+
+    A column more on the right of each box is empty, so that rings of two candidates do not touch.
+    """
 
     mask: NDArray[np.uint8]  # [h, w], 0 or 1
     position: NDArray[np.int64]  # [P]: flat canvas index of each entry of Candidates.pixels
@@ -56,6 +60,15 @@ class Canvas:
     offset: NDArray[np.int64]  # [2, N]: canvas (row, column) minus image (y, x) of a candidate's pixels
     shelf_of_row: NDArray[np.int64]  # [h]
     owner_at: NDArray[np.int32]  # [shelves, w]: candidate whose box covers the column on the shelf
+
+
+@dataclass(frozen=True)
+class Rings:
+    """Hold the K runs of neighbouring pixels in a row that the rings of all candidates consist of, in no order."""
+
+    owner: NDArray[np.int32]  # [K]
+    start: NDArray[np.int64]  # [K]: flat index of the first pixel
+    n_pixels: NDArray[np.int64]  # [K]
 
 
 def find_runs(candidates: Candidates) -> Runs:
@@ -67,16 +80,13 @@ def find_runs(candidates: Candidates) -> Runs:
     np.not_equal(pixels[1:] - pixels[:-1], 1, out=begins[1:])
     begins[candidates.indptr[:-1]] = True
     begin = np.flatnonzero(begins)
-    start = pixels[begin].astype(np.int64)
-    stop = start + np.diff(begin, append=len(pixels))
-    owner = np.searchsorted(candidates.indptr, begin, side="right") - 1
-    # A run that leaves the image on the right and goes on at the left of the next row is several.
-    n_rows = (stop - 1) // width - start // width + 1
-    owner, y = np.repeat(owner, n_rows), np.repeat(start // width, n_rows)
-    y += np.arange(len(y)) - np.repeat(np.cumsum(n_rows) - n_rows, n_rows)
-    start, stop = np.maximum(np.repeat(start, n_rows), y * width), np.minimum(np.repeat(stop, n_rows), (y + 1) * width)
-    first = np.searchsorted(owner, np.arange(len(candidates)))
-    return Runs(owner, y, start - y * width, stop - start, first)
+    if (pixels[begin] % width + np.diff(begin, append=len(pixels)) > width).any():
+        # A run that leaves the image on the right and goes on at the left of the next row is several.
+        begin = np.flatnonzero(begins | (pixels % width == 0))
+    y, x = (v.astype(np.int64) for v in np.divmod(pixels[begin], width))
+    first = np.searchsorted(begin, candidates.indptr)
+    owner = np.repeat(np.arange(len(candidates)), np.diff(first))
+    return Runs(owner, y, x, np.diff(begin, append=len(pixels)), first[:-1])
 
 
 def bound_candidates(runs: Runs) -> Boxes:
@@ -92,6 +102,14 @@ def bound_candidates(runs: Runs) -> Boxes:
 def last_of(first: NDArray[np.int64], n: int) -> NDArray[np.int64]:
     """Return the last index of each group of n consecutive entries, from the first of each."""
     return np.append(first[1:], n)[: len(first)] - 1
+
+
+def expand(start: NDArray[Any], n: NDArray[np.int64]) -> NDArray[Any]:
+    """Return n numbers that count up from the start of each run, one run after the other, of the type of the start."""
+    before = np.cumsum(n, dtype=start.dtype) - n.astype(start.dtype)
+    numbers: NDArray[Any] = np.repeat(start - before, n)
+    numbers += np.arange(len(numbers), dtype=start.dtype)
+    return numbers
 
 
 def pack_boxes(
@@ -115,7 +133,7 @@ def pack_boxes(
 
 def draw_canvas(candidates: Candidates, runs: Runs, boxes: Boxes) -> Canvas:
     """Lay the candidates' masks side by side in one picture and measure their depth."""
-    box_width = boxes.width + 2 * RING_WIDTH_PX
+    box_width = boxes.width + 2 * RING_WIDTH_PX + 1
     row, column, (height, width) = pack_boxes(boxes.height + 2 * RING_WIDTH_PX, box_width)
     offset = np.stack([row - boxes.top, column - boxes.left]) + RING_WIDTH_PX
     # Flat canvas index, (y + dy) · w + x + dx, written with the flat image index in place of x.
@@ -124,7 +142,8 @@ def draw_canvas(candidates: Candidates, runs: Runs, boxes: Boxes) -> Canvas:
     position += candidates.pixels
     mask = np.zeros((height, width), np.uint8)
     mask.reshape(-1)[position] = 1
-    distance_px = np.asarray(cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_5), np.float32).take(position)
+    distance_px = np.asarray(cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_5), np.float32)
+    distance_px = distance_px.take(position, mode="clip")
 
     shelf_row, shelf = np.unique(row, return_inverse=True)
     shelf_of_row = np.searchsorted(shelf_row, np.arange(height), side="right") - 1
@@ -149,17 +168,18 @@ def find_rims(canvas: Canvas) -> NDArray[np.int64]:
     return np.flatnonzero(canvas.distance_px < 1.1)
 
 
-def find_rings(candidates: Candidates, canvas: Canvas) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Return the pixels at most RING_WIDTH_PX outside each candidate, in holes too: the candidate, and the pixel."""
+def find_rings(candidates: Candidates, canvas: Canvas) -> Rings:
+    """Return the rings of the candidates: the pixels at most RING_WIDTH_PX outside each of them, in holes too."""
     height, width = candidates.shape
-    position = np.flatnonzero(cv2.dilate(canvas.mask, RING_KERNEL) != canvas.mask)
-    owner, row = find_owners(canvas, position)
-    canvas_width = canvas.mask.shape[1]
+    ring = (cv2.dilate(canvas.mask, RING_KERNEL) != canvas.mask).reshape(-1)
+    # A ring reaches neither the first pixel nor the last, so that each run begins and ends.
+    begin, end = (np.flatnonzero(ring[1:] != ring[:-1]) + 1).reshape(-1, 2).T
+    owner, row = find_owners(canvas, begin)
     y = row - canvas.offset[0].take(owner)
-    x = position - row * canvas_width - canvas.offset[1].take(owner)
-    # Below 0 is, as unsigned, far beyond the frame.
-    in_frame = (y.view(np.uint64) < height) & (x.view(np.uint64) < width)
-    return owner[in_frame], (y * width + x)[in_frame]
+    left = begin - row * canvas.mask.shape[1] - canvas.offset[1].take(owner)
+    left, right = np.maximum(left, 0), np.minimum(left + end - begin, width)
+    in_frame = np.flatnonzero((y >= 0) & (y < height) & (left < right))
+    return Rings(owner.take(in_frame), (y * width + left).take(in_frame), (right - left).take(in_frame))
 
 
 def measure_ellipses(runs: Runs, boxes: Boxes) -> dict[str, NDArray[np.float64]]:
@@ -193,15 +213,16 @@ def convex_chain(y: NDArray[np.int64], x: NDArray[np.int64], is_end: NDArray[np.
 
     Chains follow one another in the arrays, y increasing within each; ``is_end`` marks both ends of each.
     """
-    keep = np.arange(len(y))
+    kept: NDArray[np.int64] = np.arange(len(y))
     while True:
-        before, here, after = keep[:-2], keep[1:-1], keep[2:]
+        dy, dx = np.diff(y), np.diff(x)
         # A point on or right of the line between its neighbours is no vertex, whatever else is dropped.
-        dented = (x[here] - x[before]) * (y[after] - y[here]) >= (x[after] - x[here]) * (y[here] - y[before])
-        dented &= ~is_end[here]
-        if not dented.any():
-            return keep
-        keep = np.concatenate([keep[:1], here[~dented], keep[-1:]])
+        stays = is_end.copy()
+        stays[1:-1] |= dx[:-1] * dy[1:] < dx[1:] * dy[:-1]
+        if stays.all():
+            return kept
+        vertex = np.flatnonzero(stays)
+        kept, y, x, is_end = kept.take(vertex), y.take(vertex), x.take(vertex), is_end.take(vertex)
 
 
 def measure_hulls(runs: Runs) -> dict[str, NDArray[np.float64]]:

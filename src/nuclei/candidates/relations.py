@@ -107,10 +107,9 @@ def measure_neighbours(
     rank[leaf] = np.arange(len(leaf))
     ancestor, descendant = pair_ancestors(candidates.parent)
     below = is_leaf[descendant]
-    other = ~np.isin(key, ancestor[below] * len(leaf) + rank[descendant[below]])
-    key, distance = key[other], near["v"][other]
-    order = np.argsort(key)
-    key, distance = key[order], distance[order]
+    other = np.flatnonzero(~np.isin(key, ancestor[below] * len(leaf) + rank[descendant[below]]))
+    other = other.take(np.argsort(key.take(other)))
+    key, distance = key.take(other), near["v"].take(other)
 
     neighbours = {}
     for radius in radii_px:

@@ -37,7 +37,7 @@ class Forest:
     box: NDArray[np.int64]  # [M, 2, 2]: (top, left) and (bottom, right), which are exclusive
     # With leaves in depth-first order every node is a range of positions, and cropping it takes two comparisons.
     first: NDArray[np.int64]  # [M]: position of the node's first leaf
-    position: NDArray[np.int64]  # [H, W]: position of the leaf at each pixel, -1 outside
+    position: NDArray[np.int32]  # [H, W]: position of the leaf at each pixel, -1 outside
 
     def window(self, node: int) -> tuple[slice, slice]:
         """Return the rows and columns of a node's bounding box."""
@@ -94,29 +94,31 @@ def find_basins(energy: NDArray[np.float32], region: NDArray[np.bool_]) -> tuple
     heights = np.where(region, 1 + np.rint(STEPS * np.clip(energy, 0, 1)), 0).astype(np.uint8)
     # Without the frame of zeros a maximum that touches the image's edge would not count as one.
     peaks = local_maxima(np.pad(heights, 1), connectivity=1)[1:-1, 1:-1]
-    seeds = np.zeros(heights.shape, np.int32)
-    ndimage.label(peaks, output=seeds)
+    _, seeds = cv2.connectedComponents(peaks.astype(np.uint8), connectivity=4)
     return watershed(255 - heights, seeds, mask=region), heights
 
 
-def measure_peaks(heights: NDArray[np.uint8], labels: NDArray[np.integer[Any]], n: int) -> NDArray[np.uint8]:
-    """Return the greatest height under each label 0..n − 1: uint8 [H, W], int [H, W] -> uint8 [n], 0 of no pixels.
+def measure_peaks(heights: NDArray[np.uint8], basins: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+    """Return the greatest height in each of B basins: uint8 [H, W], int [H, W] -> uint8 [B + 1], entry 0 unused.
 
     ndimage.maximum sorts all pixels for it.
     """
-    peaks = np.zeros(n, np.uint8)
-    np.maximum.at(peaks, labels.reshape(-1), heights.reshape(-1))
+    peaks = np.zeros(int(basins.max()) + 1, np.uint8)
+    inside = np.flatnonzero(basins)
+    np.maximum.at(peaks, basins.take(inside), heights.take(inside))
     return peaks
 
 
 def grow_forest(basins: NDArray[np.int32], heights: NDArray[np.uint8], depth: int) -> Forest:
     """Merge the basins of an image, as of `find_basins`, into nested nodes; `depth` as in `merge_basins`."""
-    peaks = measure_peaks(heights, basins, int(basins.max()) + 1)
+    peaks = measure_peaks(heights, basins)
     leaf, parent, level = merge_basins(peaks, *find_saddles(basins, heights), depth)
-    leaves = leaf[basins]  # -1 outside
-    box, size, peak = gather_nodes(leaves, parent, heights)
-    first, position = order_leaves(parent, size, int(leaf.max(initial=-1)) + 1)
-    return Forest(parent, level, peak, size, box, first, np.append(position, -1)[leaves])
+    leaves = leaf.astype(np.int32)[basins]  # -1 outside
+    leaf_peaks = np.zeros(int(leaf.max(initial=-1)) + 1, np.uint8)
+    np.maximum.at(leaf_peaks, leaf[1:], peaks[1:])
+    box, size, peak = gather_nodes(leaves, parent, leaf_peaks)
+    first, position = order_leaves(parent, size, len(leaf_peaks))
+    return Forest(parent, level, peak, size, box, first, np.append(position, -1).astype(np.int32)[leaves])
 
 
 def find_saddles(
@@ -199,23 +201,25 @@ def number_nodes(
 
 
 def gather_nodes(
-    leaves: NDArray[np.int64], parent: NDArray[np.int32], heights: NDArray[np.uint8]
+    leaves: NDArray[np.int32], parent: NDArray[np.int32], leaf_peaks: NDArray[np.uint8]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Return the boxes, leaf counts and peaks of all nodes, as in `Forest`, from the leaf at each pixel, −1 outside."""
-    n_leaves = int(leaves.max(initial=-1)) + 1
-    size = np.zeros(len(parent), np.int64)
-    size[:n_leaves] = 1
-    peak = np.zeros(len(parent))
-    peak[:n_leaves] = measure_peaks(heights, leaves + 1, n_leaves + 1)[1:]
-    low, high = np.full((len(parent), 2), 2**31), np.zeros((len(parent), 2), np.int64)
-    for i, box in enumerate(ndimage.find_objects(leaves + 1)):
-        low[i], high[i] = [s.start for s in box], [s.stop for s in box]
-    for i, above in enumerate(parent):
+    """Return the boxes, leaf counts and peaks of all nodes, as in `Forest`.
+
+    leaves: the leaf at each pixel, -1 outside; leaf_peaks: the greatest height in each leaf.
+    """
+    n_leaves = len(leaf_peaks)
+    size, peak = np.zeros(len(parent), np.int64), np.zeros(len(parent))
+    size[:n_leaves], peak[:n_leaves] = 1, leaf_peaks
+    # Of the lower right corners the negative, so that one minimum widens a box.
+    corners = np.full((len(parent), 4), 2**31)
+    for i, (rows, columns) in enumerate(ndimage.find_objects(leaves + 1)):
+        corners[i] = rows.start, columns.start, -rows.stop, -columns.stop
+    for i, above in enumerate(parent.tolist()):
         if above >= 0:
             size[above] += size[i]
             peak[above] = max(peak[above], peak[i])
-            low[above], high[above] = np.minimum(low[above], low[i]), np.maximum(high[above], high[i])
-    return np.stack([low, high], axis=1), size, peak
+            np.minimum(corners[above], corners[i], out=corners[above])
+    return np.stack([corners[:, :2], -corners[:, 2:]], axis=1), size, peak
 
 
 def order_leaves(
