@@ -83,11 +83,9 @@ def test_an_image_that_would_be_too_large_is_refused(monkeypatch):
         segment_at(threshold, np.zeros((10, 20, 3), np.uint8), 4)
 
 
-def test_a_diameter_is_a_positive_number_or_auto():
-    assert (parse_diameter(None), parse_diameter("auto"), parse_diameter("12.5"), parse_diameter(7)) == (
-        *(None, "auto"),
-        *(12.5, 7),
-    )
+def test_a_diameter_is_a_positive_number_or_a_word():
+    given = [None, "none", "auto", "unlike", "12.5", 7]
+    assert [parse_diameter(one) for one in given] == [None, None, "auto", "unlike", 12.5, 7]
     for wrong in ("", "wide", "0", "-1", "inf", "nan"):
         with pytest.raises(UserError, match="typical diameter"):
             parse_diameter(wrong)

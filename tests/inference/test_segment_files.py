@@ -37,7 +37,7 @@ class Threshold:
 
     config = None
     novelty = None  # as of a run that was made before its training images were recorded
-    trained_diameter = 10
+    has_networks, trained_diameter = False, 10
 
     def segment(self, image, of_competition=False):  # noqa: ARG002 (as a Predictor takes it)
         gray = image[..., 0]
@@ -127,7 +127,7 @@ def test_other_settings_and_other_weights_make_results_anew(project, monkeypatch
 def test_a_diameter_is_a_setting_of_its_own_and_measures_stay_in_pixels_of_the_image(project):
     before = segment(project, project / "in/a.png")
     summary = segment(project, project / "in/a.png", reading=Reading(diameter=5.0))
-    assert summary["why"].tolist() == ["diameter: null -> 5.0"]
+    assert summary["why"].tolist() == ['diameter: "unlike" -> 5.0']
     assert before["diameter_px"].isna().all()
     assert summary["diameter_px"].tolist() == [5]
     assert (project / "out/a_labels.tif").stat().st_size

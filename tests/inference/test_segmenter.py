@@ -123,7 +123,7 @@ def test_weights_and_diameters_that_do_not_exist_are_named(tmp_path):
     with pytest.raises(UserError, match="nowhere is no run"):
         Segmenter(tmp_path / "nowhere")
     for diameter in (0, -3.0, "large", float("nan"), [3], {}):
-        with pytest.raises(UserError, match="typical diameter in pixels, or auto"):
+        with pytest.raises(UserError, match="typical diameter in pixels, auto or none"):
             Segmenter(diameter=diameter)
     for tile in (-1, 1, 4096.5, "2080", [4096], True):
         with pytest.raises(UserError, match="or 0 for no tiles"):

@@ -58,13 +58,13 @@ def predict_images(
         typer.Option(min=1e-6, callback=check_finite, help="side of a pixel in µm, instead of what the files say"),
     ] = None,
     diameter: Annotated[
-        str | None,
+        str,
         typer.Option(
-            help="typical diameter of your nuclei in pixels, or auto to estimate it: brings images to the size that "
-            "the networks learned",
-            show_default="images as they are",
+            help="typical diameter of your nuclei in pixels, by which images are brought to the size that the networks "
+            "learned; auto: estimated of each image; unlike: of images unlike training alone, and used where nuclei "
+            "are less than half or over four times as large as learned; none: images as they are",
         ),
-    ] = None,
+    ] = "unlike",
     recursive: Annotated[bool, typer.Option("--recursive", help="look into nested folders, too")] = False,
     tile: Annotated[
         int | None,
@@ -142,7 +142,9 @@ def show_in_napari(
     channel: Annotated[str | None, typer.Option(help="channel with the nuclei, by name or number")] = None,
     plane: Annotated[str | None, typer.Option(help="plane of a z-stack, by its number from 0, or max")] = None,
     series: Annotated[int | None, typer.Option(min=0, help="the one image wanted of a file with several")] = None,
-    diameter: Annotated[str | None, typer.Option(help="typical diameter of your nuclei in pixels, or auto")] = None,
+    diameter: Annotated[
+        str, typer.Option(help="typical diameter of your nuclei in pixels, auto, unlike or none (see predict-images)")
+    ] = "unlike",
 ) -> None:
     """Segment an image and open it in napari: image, labels, and each nucleus's measurements and predicted IoU."""
     from nuclei.inference.arguments import check_paths, parse_diameter

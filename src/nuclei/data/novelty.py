@@ -13,6 +13,7 @@ from nuclei.data.statistics import describe_image
 
 EDGE_PERCENTILE, LIMIT_PERCENTILE = 90, 99  # of training images, each compared with those of other mosaics
 RARE = 0.01  # share of the training images below which an image size is one that training lacks
+UNLIKE = 1.0  # the novelty beyond which an image is unlike any training image
 SMALLEST_LIMIT = 1e-6  # of training images that are all alike
 
 
@@ -77,11 +78,11 @@ class Novelty:
         """
         sizes = np.zeros((0, 2)) if self.sizes is None else np.sort(self.sizes, axis=1)
         same_size = (sizes == sorted(image.shape[:2])).all(axis=1)
-        return bool((by_size and same_size.sum() < RARE * len(sizes)) or self(image) > 1)
+        return bool((by_size and same_size.sum() < RARE * len(sizes)) or self(image) > UNLIKE)
 
     def describe(self, novelty: float) -> str:
         """Say a novelty in plain words."""
-        if novelty > 1:
+        if novelty > UNLIKE:
             return "unlike any training image"
         return "unlike most training images" if novelty > self.edge else "like training"
 

@@ -9,7 +9,8 @@ from typing import Literal
 from nuclei.errors import UserError
 
 MIN_TILE_PX = 256
-Diameter = float | Literal["auto"] | None  # of the nuclei of an image, in its pixels; None: as large as the trained
+# Of the nuclei of an image, in its pixels; None: the image is taken as it is. The words: slide.choose_diameter.
+Diameter = float | Literal["auto", "unlike"] | None
 
 
 def check_paths(paths: Iterable[Path], what: str = "image or folder") -> None:
@@ -20,16 +21,22 @@ def check_paths(paths: Iterable[Path], what: str = "image or folder") -> None:
 
 
 def parse_diameter(text: str | float | None) -> Diameter:
-    """Return a diameter that a user gave: a positive number of pixels, 'auto' or None; raise UserError otherwise."""
-    if text is None or text == "auto":
-        return None if text is None else "auto"
+    """Return a diameter that a user gave: a positive number of pixels, 'auto', 'unlike', or None for 'none'.
+
+    Raises UserError otherwise.
+    """
+    match text:
+        case None | "none":
+            return None
+        case "auto" | "unlike":
+            return text
     try:
         value = float(text)
     except (ValueError, TypeError):
         value = math.nan
     if not (math.isfinite(value) and value > 0):
         raise UserError(
-            f"a diameter of {str(text)[:80]!r} is none: give the nuclei's typical diameter in pixels, or auto"
+            f"a diameter of {str(text)[:80]!r} is none: give the nuclei's typical diameter in pixels, auto or none"
         )
     return value
 

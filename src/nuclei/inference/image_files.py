@@ -36,7 +36,7 @@ class Reading:
     view: View = field(default_factory=View)
     normalise: bool = True
     pixel_size_um: float | None = None  # instead of what a file says
-    diameter: Diameter = None  # of the nuclei, in pixels of the image
+    diameter: Diameter = "unlike"  # of the nuclei, in pixels of the image
     tile: int | None = None  # side of tiles, as slide.choose_tile takes it
     formats: tuple[str, ...] = ()  # of records.ON_REQUEST, beside those that are always written
 

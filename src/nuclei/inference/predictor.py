@@ -137,6 +137,11 @@ class Predictor:
         self.members = [(Predictor(Run(name, run.folder.parent)), w) for name, w in self.config.members.items()]
         self.forwards = [] if self.members or not uses_networks(self.config) else self.load_networks()
 
+    @property
+    def has_networks(self) -> bool:
+        """Whether it is networks, its own or its members', that find the nuclei."""
+        return bool(self.members or self.forwards)
+
     def load_networks(self) -> list[Forward]:
         """Return the run's own networks; raise UserError if there are none, or not all that new images need."""
         folds = list_new(self.run, self.config)

@@ -18,8 +18,8 @@ from nuclei.inference.arguments import Diameter, check_pixel_size, check_tile, p
 from nuclei.inference.bundle import find_default, find_run
 from nuclei.inference.measures import measure_nuclei
 from nuclei.inference.predictor import Predictor, load_predictor, stamp
-from nuclei.inference.scale import estimate_diameter, segment_at
-from nuclei.inference.slide import choose_tile, find_in_tiles
+from nuclei.inference.scale import segment_at
+from nuclei.inference.slide import choose_diameter, choose_tile, find_in_tiles
 
 
 class Segmentation(NamedTuple):
@@ -42,7 +42,8 @@ class Segmenter:
     normalise: spread values that are not of 8 bits between their percentiles 1 and 99.8 (microscope.normalise); without
     it integers keep their upper 8 bits, and real numbers must be 0..1.
     diameter: typical diameter of the nuclei in pixels of the image, by which it is brought to the size of the nuclei
-    that the networks learned; 'auto': estimated of each image; None: images are taken as they are. tile: side in pixels
+    that the networks learned; 'auto': estimated of each image; 'unlike': of those alone that are unlike any training
+    image, and used where nuclei are far larger or smaller; None: images are taken as they are. tile: side in pixels
     of the tiles that larger images are cut into, so that memory does not grow with them; 0: none is; None: of
     tiles.TILE_PX, images of more than tiles.TILED_ABOVE_PX pixels.
 
@@ -55,7 +56,7 @@ class Segmenter:
         *,
         fast: bool = False,
         normalise: bool = True,
-        diameter: float | str | None = None,
+        diameter: float | str | None = "unlike",
         tile: int | None = None,
     ):
         if fast and weights is not None:
@@ -116,7 +117,10 @@ def find_nuclei(
     UserError as scale.segment_at does.
     """
     segment = partial(predictor.segment, of_competition=True) if of_competition else predictor.segment
-    used = estimate_diameter(segment, image) if diameter == "auto" else diameter
+    if of_competition and diameter == "unlike":  # what was tuned on such images was tuned on them as they are
+        diameter = None
+    novelty = predictor.novelty(image) if diameter == "unlike" and predictor.novelty else None
+    used = choose_diameter(predictor, diameter, image, image.shape, novelty)
     factor = 1.0 if used is None else predictor.trained_diameter / used
     labels, iou = segment_at(segment, image, factor)
     table = measure_nuclei(labels, pixels, pixel_size_um)

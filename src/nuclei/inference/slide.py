@@ -15,7 +15,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nuclei.data.normalisation import Rule
+from nuclei.data.novelty import UNLIKE
 from nuclei.data.statistics import find_middle
+from nuclei.errors import UserError
 from nuclei.inference.arguments import Diameter
 from nuclei.inference.measures import measure_nuclei
 from nuclei.inference.predictor import Predictor, Survey
@@ -37,6 +39,8 @@ from nuclei.inference.tiles import (
 )
 
 SAMPLES_PER_AXIS, WINDOW_PX = 3, 1024
+# Diameters, in trained ones, between which networks do as well on an image as it is: they learn a range of sizes.
+KNOWN = 0.5, 4.0
 
 
 @dataclass(frozen=True)
@@ -86,14 +90,39 @@ def examine(
     """Find what is the same for all tiles of an image, pixels [H, W] or [H, W, 3] of this shape."""
     height, width = shape[:2]
     middle = rule(pixels[find_middle(shape)])
-    if diameter == "auto":
-        diameter = estimate_diameter(predictor.segment, rule(pixels[find_middle(shape, SAMPLE_PX)]))
+    novelty = predictor.novelty(middle) if predictor.novelty else None
+    diameter = choose_diameter(predictor, diameter, rule(pixels[find_middle(shape, SAMPLE_PX)]), shape, novelty)
     factor = 1.0 if diameter is None else predictor.trained_diameter / diameter
     windows = spread_windows(shape, round(WINDOW_PX / factor), SAMPLES_PER_AXIS)
     parts = [resize(rule(pixels[window]), factor) for window in windows]
     survey = predictor.survey(parts, middle, round(height * width * factor**2))
-    novelty = predictor.novelty(middle) if predictor.novelty else None
     return Slide(pixels, (height, width), rule, diameter, factor, novelty, survey)
+
+
+def choose_diameter(
+    predictor: Predictor, wanted: Diameter, sample: NDArray[np.uint8], shape: tuple[int, ...], novelty: float | None
+) -> float | None:
+    """Return the diameter in px of the nuclei of an image of this shape, by which it is resized; None: it is not.
+
+    wanted: that diameter; 'auto', estimated on `sample`, uint8 [h, w, 3], the image or its middle; or 'unlike', the
+    same if the image is unlike training by its novelty and its nuclei are of a size beyond KNOWN, unless enlarging
+    would give it more pixels than TILED_ABOVE_PX.
+    """
+    if not isinstance(wanted, str):
+        return wanted
+    if wanted == "auto":
+        return estimate_diameter(predictor.segment, sample)
+    if novelty is None or novelty <= UNLIKE or not predictor.has_networks:
+        return None
+    try:
+        trained = predictor.trained_diameter
+    except UserError:  # of a run that does not say it, which only those who ask for a size need
+        return None
+    found = estimate_diameter(predictor.segment, sample)
+    if found is None or KNOWN[0] * trained <= found <= KNOWN[1] * trained:
+        return None
+    enlarged = shape[0] * shape[1] * (trained / found) ** 2
+    return found if found > trained or enlarged <= TILED_ABOVE_PX else None
 
 
 def segment_tile(predictor: Predictor, slide: Slide, tile: Tile) -> Nuclei:
