@@ -67,9 +67,9 @@ def merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 
 def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Read one YAML file and what its `base:` names (relative to it); raise UserError naming the file."""
-    if path.resolve() in above:
-        raise UserError(f"{path} is its own base, through {' -> '.join(p.name for p in above)}")
     content = _read_mapping(path)
+    if path.resolve() in above:  # which raises an error of its own where links lead in a circle, and there is no file
+        raise UserError(f"{path} is its own base, through {' -> '.join(p.name for p in above)}")
     base = _base_of(path, content)
     if base and not base.is_file():
         raise UserError(f"{path}: base: {_say_missing(base)}")

@@ -21,7 +21,7 @@ from nuclei.data.image_ids import find_id_fault
 from nuclei.data.image_types import image_type
 from nuclei.data.images import MASK_COUNTS, decode_image, decode_inside, merge_masks
 from nuclei.errors import UserError
-from nuclei.limits import MAX_FILE_BYTES
+from nuclei.limits import MAX_FILE_BYTES, read_whole
 
 MANIFEST_COLUMNS = ("image_id", "split", "height", "width", "cluster", "n_nuclei", *MASK_COUNTS, "sha256")
 # Files of an archive that unpack to more are refused before they are read.
@@ -61,7 +61,7 @@ class Archive:
         """Read one file of the archive; raise UserError naming it if it is damaged or above MAX_FILE_BYTES."""
         if self._zip is None:
             _check_size(self.path, name, (self.path / name).stat().st_size)
-            return (self.path / name).read_bytes()
+            return read_whole(self.path / name)
         info = self._zip.getinfo(name)
         _check_size(self.path, name, info.file_size)
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

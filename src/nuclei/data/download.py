@@ -138,7 +138,7 @@ def _read_records(path: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
     try:
-        records: dict[str, dict[str, Any]] = json.loads(path.read_text())
+        records: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
         sums = [one["sha256"] for one in records.values()]
     except (ValueError, AttributeError, TypeError, KeyError, RecursionError):
         sums = [None]
@@ -218,5 +218,5 @@ def _explain(folder: Path, missing: Mapping[str, RemoteFile], url: str, error: E
 
 def _replace_text(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)

@@ -25,6 +25,7 @@ from nuclei.inference.contents import (
     list_required,
 )
 from nuclei.inference.scale import measure_trained
+from nuclei.limits import read_whole
 from nuclei.runs.files import as_json, differences, file_hash, read_json, write_bytes, write_json
 from nuclei.runs.layout import Dataset, Run, name_fold
 from nuclei.runs.outputs import find_damage, record_file
@@ -164,7 +165,7 @@ def write_bundle(run: Run, folder: Path) -> str:
     boosters = list_boosters(run, config)
     novelty = [run.novelty] if run.novelty.is_file() else []  # of runs that were made before it was recorded
     for path in (*configs, *networks, *metas, run.tuned, *novelty, *boosters):
-        write_bytes(target / path.relative_to(run.folder.parent), path.read_bytes())
+        write_bytes(target / path.relative_to(run.folder.parent), read_whole(path))
     if nuclei := measure_trained(run, config):
         write_json(target / run.nuclei.relative_to(run.folder.parent), nuclei)
     write_manifest(target)

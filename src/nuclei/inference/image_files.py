@@ -23,6 +23,7 @@ from nuclei.data.slides import unpack
 from nuclei.data.zarr_image import ZARR
 from nuclei.errors import UserError
 from nuclei.inference.arguments import Diameter, check_paths
+from nuclei.limits import check_kind
 from nuclei.runs.files import file_hash, list_matching, read_json
 
 MADE_BY = "nuclei predict-images"
@@ -121,8 +122,7 @@ def find_images(paths: Iterable[Path], recursive: bool = False) -> list[Source]:
     paths = list(paths)
     check_paths(paths)
     for path in paths:
-        if not (path.is_file() or path.is_dir()):  # reading a pipe or a device may never end
-            raise UserError(f"{path} is neither a file nor a folder: copy its content to a file, and name that")
+        check_kind(path)
         is_folder = path.is_dir() and path.suffix.lower() != ZARR
         found = list_files(path, recursive) if is_folder else [path]
         beside = list_files(path) if is_folder and recursive else found
