@@ -54,6 +54,17 @@ def test_what_may_never_end_is_not_read(tmp_path):
     assert [source.name for source in find_images([tmp_path])] == ["a"]
 
 
+def test_links_that_lead_to_no_file_are_images_that_cannot_be_read(tmp_path):
+    fill(tmp_path, "a.png")
+    for name, target in (("b.png", "nowhere.png"), ("c.png", "d.tif"), ("d.tif", "c.png"), ("e.zarr", "nowhere")):
+        (tmp_path / name).symlink_to(tmp_path / target)
+    found = find_images([tmp_path])
+    assert [source.name for source in found] == ["a", "b", "c", "d", "e"]
+    for source in found[1:]:
+        with pytest.raises((UserError, OSError), match=source.path.name):
+            split_file(source, Reading())
+
+
 def test_a_folder_of_folders_says_how_they_are_searched(tmp_path):
     fill(tmp_path, "n/c.png", "exp1/images/a.png")
     with pytest.raises(ValueError, match="no images in .*its folders have some: give --recursive"):

@@ -1,6 +1,7 @@
 """The official archives, zips as downloaded or extracted folders: which images they hold, and their bytes."""
 
 import hashlib
+import os
 import re
 import struct
 import unicodedata
@@ -164,7 +165,7 @@ def find_archives(folder: str | Path) -> dict[str, Path]:
     """Find the official files in a folder: name without suffix -> zip, else extracted folder, or csv.
 
     Raises FileNotFoundError listing exactly what is missing of stage1_train and stage1_test; the stage 2
-    archive and the solutions are optional.
+    archive and the solutions are optional, but UserError names one that is there and no file.
     """
     folder = Path(folder)
     found = {}
@@ -181,6 +182,10 @@ def find_archives(folder: str | Path) -> dict[str, Path]:
     ]
     if missing:
         raise FileNotFoundError("missing, put here or download:\n" + "\n".join(missing))
+    for file in FILES.values():
+        path = folder / file.file_name
+        if file.name not in found and os.path.lexists(path):
+            raise UserError(f"{path} is no file, or a link that leads to none: put the file there, or remove it")
     return found
 
 

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import http.client
 import json
+import os
 import re
 import shutil
 import time
@@ -212,7 +213,7 @@ def _size_bytes(path: Path) -> int:
 
 def _explain(folder: Path, missing: Mapping[str, RemoteFile], url: str, error: Exception) -> str:
     files = [f"  {name}  ({file.content}) from {file.url}" for name, file in missing.items()]
-    fix = f"Run it again to resume, or put these files into {folder.resolve()}:"
+    fix = f"Run it again to resume, or put these files into {os.path.realpath(folder)}:"
     return "\n".join([f"cannot download {url}: {error}", fix, *files])
 
 

@@ -8,6 +8,7 @@
 It is laid out as runs/ is, so whatever reads a run reads a bundle, and a run can take its networks instead of training.
 """
 
+import os
 import shutil
 from functools import cache
 from pathlib import Path
@@ -59,7 +60,7 @@ def find_run(folder: Path) -> Run:
 
     Raises UserError as check_bundle does.
     """
-    folder = folder.resolve()
+    folder = Path(os.path.realpath(folder))
     bundle = folder / "bundle"
     run = Run(folder.name, bundle if bundle.is_dir() else folder.parent)
     if bundle.is_dir() or (folder.parent / MANIFEST).is_file():

@@ -144,12 +144,12 @@ def find_images(paths: Iterable[Path], recursive: bool = False) -> list[Source]:
 
 
 def _resolve(file: Path, folders: dict[Path, str]) -> str:
-    """Return what Path.resolve does, asking the disk once of a folder. folders: those that are known."""
+    """Return what os.path.realpath does, asking the disk once of a folder. folders: those that are known."""
     if file.is_symlink():
-        return str(file.resolve())
+        return os.path.realpath(file)
     folder = file.parent
     if folder not in folders:
-        folders[folder] = str(folder.resolve())
+        folders[folder] = os.path.realpath(folder)
     return f"{folders[folder]}/{file.name}"
 
 
@@ -166,7 +166,8 @@ def list_files(folder: Path, recursive: bool = False) -> list[Path]:
         suffix = PurePath(inner).suffix.lower()
         if (suffix == ZARR or suffix in SUFFIXES) and not is_clutter(inner):
             path = folder / inner
-            if path.is_dir() if suffix == ZARR else path.is_file():
+            lost = path.is_symlink() and not path.exists()  # an image that cannot be read, of which people are told
+            if lost or (path.is_dir() if suffix == ZARR else path.is_file()):
                 found.append(path)
                 folders.add(path.parent)
     # Some results lie in a folder below their record.
@@ -221,7 +222,7 @@ def name_files(paths: Sequence[Path]) -> list[str]:
         if (key := name.casefold()) not in taken:
             groups[key].append(place)
     for group in groups.values():
-        folders = [paths[place].resolve().parent for place in group]
+        folders = [Path(os.path.realpath(paths[place])).parent for place in group]
         common = Path(os.path.commonpath(folders))
         short = ["_".join([*one.relative_to(common).parts, names[i]]) for one, i in zip(folders, group, strict=True)]
         if len({name.casefold() for name in short}) < len(group):
