@@ -41,6 +41,13 @@ def test_what_a_user_can_mend_is_one_line(monkeypatch, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_name_gives_no_command_to_a_terminal(monkeypatch):
+    ended = run_with(monkeypatch, UserError("two are damaged:\n  a\x1b]0;title\x07.png\n  b\r.png\x9b2J"))
+    assert ended.code == "error: two are damaged:\n  a\\x1b]0;title\\x07.png\n  b\\r.png\\x9b2J"
+    ended = run_with(monkeypatch, OSError(errno.ENOENT, "No such file", "a\x1bb"))
+    assert ended.code.startswith("error: a\\x1bb: No such file")
+
+
 def test_networks_are_chosen_in_one_way(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["nuclei", "predict-images", str(tmp_path), "--fast", "--weights", "runs/mine"])
     with pytest.raises(SystemExit, match="error: --fast chooses the networks, and so does --weights"):

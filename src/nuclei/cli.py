@@ -16,7 +16,7 @@ import typer
 from nuclei.commands import experiments, images  # noqa: F401 (which add their commands to the app)
 from nuclei.commands.app import Terminated, app, end
 from nuclei.commands.stages import add_stages
-from nuclei.errors import MEMORY, THREADS, UserError, explain_os_error, find_lack
+from nuclei.errors import MEMORY, THREADS, UserError, escape_controls, explain_os_error, find_lack
 from nuclei.runs.memory import check_address_space
 
 __all__ = ["app", "main"]
@@ -60,7 +60,8 @@ def main() -> None:
         check_arguments(sys.argv[1:])
         app()
     except (UserError, OSError) as error:
-        sys.exit(f"error: {explain_os_error(name_stream(error)) if isinstance(error, OSError) else error}")
+        said = explain_os_error(name_stream(error)) if isinstance(error, OSError) else str(error)
+        sys.exit(f"error: {escape_controls(said)}")
     except Terminated as received:
         for one in previous:  # a second signal is to end nothing of this
             signal.signal(one, signal.SIG_IGN)

@@ -1,6 +1,7 @@
 """The one class of errors that a user can mend, and what the command line says of those of the operating system."""
 
 import errno
+import re
 
 # What helps against an error of the operating system, by its number.
 FIXES = {
@@ -31,11 +32,19 @@ LACKING = {
 }
 
 
+CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # of terminals, ends of lines among them
+
+
 class UserError(ValueError):
     """Say what a user can mend: which file or setting, what is wrong with it and how to mend it.
 
     Its only argument is that text, so that it reaches the parent process of a worker unchanged.
     """
+
+
+def escape_controls(text: str) -> str:
+    """Return a text of several lines in which control codes, as names may hold them, are escaped."""
+    return "\n".join(CONTROLS.sub(lambda found: repr(found[0])[1:-1], line) for line in text.split("\n"))
 
 
 def find_lack(error: Exception) -> str | None:

@@ -116,6 +116,14 @@ def test_names_are_distinct_in_any_case_of_letters(paths):
     assert len({name.casefold() for name in names}) == len(paths)
 
 
+@pytest.mark.parametrize("name", ["a\nb.png", "a\x1b[2Jb.png", "a\u2028b.png", "a\x9bb.png", "a\rb.png"])
+def test_control_codes_of_names_reach_no_name_or_line_of_ours(tmp_path, name):
+    (source,) = find_images([fill(tmp_path, name)])
+    assert all("\x1b" not in text and len(text.splitlines()) == 1 for text in (source.name, source.file))
+    assert source.name in ("a?b", "a?[2Jb")
+    assert source.path.is_file()
+
+
 def test_a_file_that_is_named_twice_counts_once(tmp_path):
     fill(tmp_path, "a.png")
     assert list_names([tmp_path, tmp_path / "a.png", tmp_path / "../" / tmp_path.name]) == ["a"]

@@ -21,7 +21,7 @@ from nuclei.data.microscope import SUFFIXES, count_times, list_series, measure_s
 from nuclei.data.normalisation import normalise
 from nuclei.data.slides import unpack
 from nuclei.data.zarr_image import ZARR
-from nuclei.errors import UserError
+from nuclei.errors import CONTROLS, UserError
 from nuclei.inference.arguments import Diameter, check_paths
 from nuclei.limits import check_kind
 from nuclei.runs.files import file_hash, list_matching, read_json
@@ -105,8 +105,11 @@ class Source:
 
 
 def in_utf8(text: str) -> str:
-    """Return a text with "?" for what UTF-8 cannot hold: bytes in names that other systems wrote."""
-    return text.encode(errors="replace").decode()
+    """Return a text with "?" for control codes and for what UTF-8 cannot hold, bytes that other systems wrote.
+
+    Those would make lines of a terminal or a file of their own, or commands to a terminal.
+    """
+    return CONTROLS.sub("?", text.encode(errors="replace").decode())
 
 
 def find_images(paths: Iterable[Path], recursive: bool = False) -> list[Source]:
