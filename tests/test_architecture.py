@@ -214,6 +214,34 @@ def test_docstrings_call_errors_by_their_names(name):
     assert not named_wrongly(MODULES[name].read_text())
 
 
+def read_carelessly(source: str) -> list[str]:
+    """List the calls of a module that read or write by the locale's encoding, read what may be a pipe, or resolve."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        name, first = node.func.attr, node.args[0] if node.args else None
+        mode = first.value if isinstance(first, ast.Constant) else "r" if first is None else "b"  # else no Path's open
+        in_words = name in ("read_text", "write_text") or (name == "open" and "b" not in str(mode))
+        told = {"encoding", "errors"} & {keyword.arg for keyword in node.keywords}
+        if name in ("read_bytes", "resolve") or (in_words and not told):
+            found.append(ast.unparse(node))
+    return found
+
+
+def test_the_rules_see_files_that_are_read_carelessly():
+    careless = ("p.read_text()", "p.write_text(t)", "p.open()", "p.open('w')", "p.read_bytes()", "p.resolve()")
+    assert [read_carelessly(line) for line in careless] == [[line] for line in careless]
+    assert not read_carelessly("p.open('rb'), p.read_text(encoding='utf-8'), reader.open(p, 1), os.open(p, 0)")
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "limits.py"])
+def test_files_are_read_whole_by_limits_and_texts_are_utf_8(name):
+    # `resolve` raises a RuntimeError where links lead in a circle; os.path.realpath does not.
+    of_the_system = ("(_PROCESSES / f'{number}/stat').read_text()", "Path('/proc/self/status').read_text()")
+    assert [call for call in read_carelessly(MODULES[name].read_text()) if call not in of_the_system] == []
+
+
 def test_every_stage_has_a_module_with_a_main_and_every_module_is_a_stage():
     modules = {Path(name).stem for name in STAGE_FILES} - {"__init__"}
     assert modules == set(STAGES)

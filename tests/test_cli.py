@@ -8,11 +8,13 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 from processes import heed_hangups
 
 from nuclei import cli
+from nuclei.commands.app import Terminated
 from nuclei.errors import UserError
 
 SOURCE = Path(__file__).parents[1] / "src"
@@ -39,6 +41,13 @@ def test_what_a_user_can_mend_is_one_line(monkeypatch, capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_name_gives_no_command_to_a_terminal(monkeypatch):
+    ended = run_with(monkeypatch, UserError("two are damaged:\n  a\x1b]0;title\x07.png\n  b\r.png\x9b2J"))
+    assert ended.code == "error: two are damaged:\n  a\\x1b]0;title\\x07.png\n  b\\r.png\\x9b2J"
+    ended = run_with(monkeypatch, OSError(errno.ENOENT, "No such file", "a\x1bb"))
+    assert ended.code.startswith("error: a\\x1bb: No such file")
+
+
 def test_networks_are_chosen_in_one_way(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["nuclei", "predict-images", str(tmp_path), "--fast", "--weights", "runs/mine"])
     with pytest.raises(SystemExit, match="error: --fast chooses the networks, and so does --weights"):
@@ -61,9 +70,74 @@ def test_anything_else_keeps_its_traceback_and_asks_for_a_report(monkeypatch, ca
     assert "Aborted" not in said
 
 
-def test_a_lack_of_memory_is_no_fault_of_the_program(monkeypatch):
-    for error in (MemoryError("Unable to allocate 3 GiB"), torch.cuda.OutOfMemoryError("CUDA out of memory. Tried")):
-        assert run_with(monkeypatch, error).code.startswith(f"error: out of memory ({str(error)[:18]}")
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 3 GiB"),
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried"),
+        cv2.error("OpenCV(4.10.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 9 bytes"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        RuntimeError("std::bad_alloc"),
+    ],
+)
+def test_a_lack_of_memory_is_no_fault_of_the_program(monkeypatch, capsys, error):
+    assert run_with(monkeypatch, error).code.startswith(f"error: out of memory ({str(error)[:14]}")
+    assert run_with(monkeypatch, MemoryError()).code.startswith("error: out of memory (MemoryError): use fewer")
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("can't start new thread"), OSError(errno.EAGAIN, "Resource temporarily unavailable")]
+)
+def test_a_lack_of_threads_is_no_fault_of_the_program(monkeypatch, error):
+    assert "raise the limit (ulimit -u), or use fewer processes" in run_with(monkeypatch, error).code
+
+
+def test_a_second_signal_does_not_end_what_the_first_one_clears_away(monkeypatch, capsys):
+    monkeypatch.setattr("nuclei.runs.backends.stop_workers", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert run_with(monkeypatch, Terminated(signal.SIGTERM)).code == 143
+    assert capsys.readouterr().err.startswith("terminated: repeat the command")
+
+
+def run_in_shell(script: str, folder: Path, **variables: str) -> subprocess.CompletedProcess:
+    """Run a line of a shell in which $N is the command."""
+    environment = ENVIRONMENT | {"N": f"{sys.executable} -m nuclei"} | variables
+    return subprocess.run(
+        ["sh", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, errors="replace"
+    )
+
+
+def test_a_terminal_of_any_encoding_is_written_to(tmp_path):
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for variables in (plain, {"PYTHONIOENCODING": "latin-1"}):
+        done = run_in_shell("$N predict-images --help", tmp_path, **variables)
+        assert (done.returncode, done.stderr) == (0, "")
+    # So are names that are no text.
+    done = run_in_shell("$N list --runs \"$(printf 'a\\377')\"", tmp_path, PYTHONIOENCODING="")
+    assert (done.returncode, done.stdout) == (0, "no runs in a\\udcff\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_an_output_that_is_closed_or_full_is_no_fault_of_the_program(tmp_path):
+    for command in ("list >&-", "--help >&- 2>&-", "--help | head -0"):
+        done = run_in_shell(f"$N {command}", tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+    done = run_in_shell("$N --help > /dev/full", tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("error: the standard output: No space left on device")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a folder in use may stay, as may limits")
+def test_no_folder_and_too_little_memory_are_said_before_anything_is_loaded(tmp_path):
+    done = run_in_shell("mkdir a && cd a && rmdir ../a && $N --help", tmp_path)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: the current folder has been removed: change to one that exists\n",
+    )
+    done = run_in_shell("ulimit -v 400000 && $N --help", tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("error: a process may have 0.4 GB of memory here")
 
 
 def test_an_interrupt_says_how_to_resume(monkeypatch, capsys):

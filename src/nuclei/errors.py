@@ -1,6 +1,7 @@
 """The one class of errors that a user can mend, and what the command line says of those of the operating system."""
 
 import errno
+import re
 
 # What helps against an error of the operating system, by its number.
 FIXES = {
@@ -16,7 +17,22 @@ FIXES = {
     errno.ENOENT: "check the path; if a stage makes this file, run that stage again",
     errno.ELOOP: "symbolic links lead in a circle: remove one",
     errno.EMFILE: "too many files are open: raise the limit (ulimit -n), or use fewer processes (--jobs)",
+    errno.ENFILE: "too many files are open on this machine: use fewer processes (--jobs)",
+    errno.EAGAIN: "too many processes or threads: raise the limit (ulimit -u), or use fewer processes (--jobs)",
+    errno.ENOMEM: "use fewer processes (--jobs), or raise the limit (ulimit -v)",
 }
+MEMORY, THREADS = "memory", "threads"
+# What errors of libraries say, whatever their class, where the system gives no more.
+LACKING = {
+    MEMORY: (
+        *("memoryerror", "out of memory", "allocate memory", "unable to allocate", "bad_alloc", "bad allocation"),
+        *("insufficient memory", "not enough memory", "failed to map segment", "outofmemory"),
+    ),
+    THREADS: ("start new thread", "pthread_create", "resource temporarily unavailable"),
+}
+
+
+CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # of terminals, ends of lines among them
 
 
 class UserError(ValueError):
@@ -24,6 +40,17 @@ class UserError(ValueError):
 
     Its only argument is that text, so that it reaches the parent process of a worker unchanged.
     """
+
+
+def escape_controls(text: str) -> str:
+    """Return a text of several lines in which control codes, as names may hold them, are escaped."""
+    return "\n".join(CONTROLS.sub(lambda found: repr(found[0])[1:-1], line) for line in text.split("\n"))
+
+
+def find_lack(error: Exception) -> str | None:
+    """Return what the system did not give, by an error's class and text: MEMORY, THREADS or, of any other, None."""
+    text = f"{type(error).__name__}: {error}".lower()
+    return next((what for what, signs in LACKING.items() if any(sign in text for sign in signs)), None)
 
 
 def explain_os_error(error: OSError) -> str:

@@ -38,7 +38,23 @@ LIMITS = {
 }
 
 
+def check_kind(path: Path) -> None:
+    """Raise UserError naming what is neither a file nor a folder: reading a pipe or a device may never end."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path} is neither a file nor a folder: copy its content to a file, and name that")
+
+
 def check_file(path: Path, max_bytes: int = MAX_FILE_BYTES) -> None:
-    """Raise UserError naming a file that is too large to be read whole; a sparse one is as large as it claims."""
+    """Raise UserError naming a file that is too large to be read whole; a sparse one is as large as it claims.
+
+    And as check_kind does.
+    """
+    check_kind(path)
     if (size_bytes := path.stat().st_size) > max_bytes:
         raise UserError(f"{path} is refused: {size_bytes:,} bytes, more than {max_bytes:,}")
+
+
+def read_whole(path: Path, max_bytes: int = MAX_FILE_BYTES) -> bytes:
+    """Return the bytes of a file; raise UserError as check_file does."""
+    check_file(path, max_bytes)
+    return path.read_bytes()

@@ -14,6 +14,7 @@ from nuclei.config.schema import Config, check_run_name
 from nuclei.decoding.methods import METHODS, check_method, uses_networks
 from nuclei.errors import UserError
 from nuclei.lifeline import ending_together
+from nuclei.limits import read_whole
 from nuclei.runs.backends import active_engine
 from nuclei.runs.cache import RefusedError
 from nuclei.runs.cores import use_threads
@@ -100,7 +101,7 @@ def save_config(run: Run, config: Config, replace: bool = True) -> None:
         if run.config.is_file() and not replace:
             return
         content = yaml.dump(config.model_dump(mode="json"), Dumper=yaml.CSafeDumper, sort_keys=False).encode()
-        if not run.config.is_file() or run.config.read_bytes() != content:
+        if not run.config.is_file() or read_whole(run.config) != content:
             write_bytes(run.config, content)
 
 

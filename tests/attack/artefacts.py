@@ -1,5 +1,6 @@
 """Damaged files of a finished project: refused by name, made again, or not read at all, but never silently used."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +66,7 @@ ARTEFACTS = {
     "metrics": Artefact("pair/metrics.json", ("pair", "report")),
     "scores per image": Artefact("pair/per_image.csv", ("pair", "report")),
 }
-DAMAGE = ("cut off", "a bit flipped", "empty", "a folder", "gone")
+DAMAGE = ("cut off", "a bit flipped", "empty", "a folder", "a pipe", "gone")
 KINDS = [f"{name}: {damage}" for name in ARTEFACTS for damage in DAMAGE]
 
 
@@ -75,6 +76,8 @@ def spoil(path: Path, damage: str, rng: Draw) -> None:
     path.unlink()
     if damage == "a folder":
         path.mkdir()
+    elif damage == "a pipe":  # which nobody writes to: whoever reads it waits for ever
+        os.mkfifo(path)
     elif damage != "gone":
         content = {"cut off": data[: rng.randrange(1, len(data))], "a bit flipped": flip(rng, data), "empty": b""}
         path.write_bytes(content[damage])

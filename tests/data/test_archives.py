@@ -25,6 +25,7 @@ from nuclei.data.archives import (
 )
 from nuclei.data.image_types import image_type
 from nuclei.data.images import decode_image, encode_image_png
+from nuclei.errors import UserError
 
 IMAGE = encode_image_png(np.arange(48, dtype=np.uint8).reshape(6, 8))
 LEFT, RIGHT = np.zeros((2, 6, 8), np.uint8)
@@ -318,6 +319,15 @@ def test_official_files_are_found_and_missing_ones_listed(tmp_path):
     assert find_archives(tmp_path)["stage1_train"] == tmp_path / "stage1_train.zip"
     with pytest.raises(FileNotFoundError, match="nowhere"):
         open_archive(tmp_path / "nowhere", "train")
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path.with_name("nowhere"))])
+def test_an_optional_file_that_is_none_is_not_taken_for_a_missing_one(tmp_path, make):
+    for name in ("stage1_train", "stage1_test"):
+        (tmp_path / name).mkdir()
+    make(tmp_path / "stage1_solution.csv")
+    with pytest.raises(UserError, match=r"stage1_solution\.csv is no file, or a link that leads to none"):
+        find_archives(tmp_path)
 
 
 def test_the_real_archives_hold_what_is_known_of_them(real_folder):

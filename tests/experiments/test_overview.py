@@ -1,9 +1,11 @@
 """The list of runs: what each stage has come to, by what is on the disk and which locks are held."""
 
 import json
+import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -16,6 +18,7 @@ from nuclei.experiments.overview import (
     STOPPED,
     as_records,
     count_bytes,
+    find_change,
     format_bytes,
     list_overviews,
     overview_table,
@@ -108,6 +111,11 @@ def test_a_damaged_run_is_listed_and_others_with_it(tmp_path):
     assert json.loads(json.dumps(as_records(list(found.values()))))[0]["run"] in found
     table = overview_table([found["scored"]])
     assert table.rows[0][:4] == ("scored", "next: classical", "0 of 4", "0.5000 (0.4000 to 0.6000)")
+
+
+def test_a_time_beyond_what_dates_hold_is_the_last_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "stat", lambda self, **_: SimpleNamespace(st_mtime=1e14, st_mode=stat.S_IFDIR))
+    assert find_change(Run("a", tmp_path)).startswith("9999-01-01")
 
 
 def test_names_choose_and_a_missing_one_is_named(tmp_path):

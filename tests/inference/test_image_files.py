@@ -54,6 +54,17 @@ def test_what_may_never_end_is_not_read(tmp_path):
     assert [source.name for source in find_images([tmp_path])] == ["a"]
 
 
+def test_links_that_lead_to_no_file_are_images_that_cannot_be_read(tmp_path):
+    fill(tmp_path, "a.png")
+    for name, target in (("b.png", "nowhere.png"), ("c.png", "d.tif"), ("d.tif", "c.png"), ("e.zarr", "nowhere")):
+        (tmp_path / name).symlink_to(tmp_path / target)
+    found = find_images([tmp_path])
+    assert [source.name for source in found] == ["a", "b", "c", "d", "e"]
+    for source in found[1:]:
+        with pytest.raises((UserError, OSError), match=source.path.name):
+            split_file(source, Reading())
+
+
 def test_a_folder_of_folders_says_how_they_are_searched(tmp_path):
     fill(tmp_path, "n/c.png", "exp1/images/a.png")
     with pytest.raises(ValueError, match="no images in .*its folders have some: give --recursive"):
@@ -103,6 +114,14 @@ def test_files_of_one_name_get_distinct_ones(tmp_path, paths, names):
 def test_names_are_distinct_in_any_case_of_letters(paths):
     names = name_files([Path("folder") / path for path in paths])
     assert len({name.casefold() for name in names}) == len(paths)
+
+
+@pytest.mark.parametrize("name", ["a\nb.png", "a\x1b[2Jb.png", "a\u2028b.png", "a\x9bb.png", "a\rb.png"])
+def test_control_codes_of_names_reach_no_name_or_line_of_ours(tmp_path, name):
+    (source,) = find_images([fill(tmp_path, name)])
+    assert all("\x1b" not in text and len(text.splitlines()) == 1 for text in (source.name, source.file))
+    assert source.name in ("a?b", "a?[2Jb")
+    assert source.path.is_file()
 
 
 def test_a_file_that_is_named_twice_counts_once(tmp_path):

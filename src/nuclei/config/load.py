@@ -1,6 +1,7 @@
 """From YAML files to a checked config: `base:`, merging, and errors that name the file and the nearest key."""
 
 import difflib
+import os
 import re
 import reprlib
 from collections.abc import Iterable, Mapping
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from nuclei.config.schema import Config, check_run_name
 from nuclei.errors import UserError
-from nuclei.limits import MAX_TEXT_BYTES, check_file
+from nuclei.limits import MAX_TEXT_BYTES, check_file, check_kind
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -65,16 +66,17 @@ def merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_yaml(path: Path, above: tuple[str, ...] = ()) -> dict[str, Any]:
     """Read one YAML file and what its `base:` names (relative to it); raise UserError naming the file."""
-    if path.resolve() in above:
-        raise UserError(f"{path} is its own base, through {' -> '.join(p.name for p in above)}")
     content = _read_mapping(path)
+    place = os.path.realpath(path)
+    if place in above:
+        raise UserError(f"{path} is its own base, through {' -> '.join(Path(p).name for p in above)}")
     base = _base_of(path, content)
     if base and not base.is_file():
         raise UserError(f"{path}: base: {_say_missing(base)}")
     own = {key: value for key, value in content.items() if key != "base"}
-    return merge(read_yaml(base, (*above, path.resolve())), own) if base else own
+    return merge(read_yaml(base, (*above, place)), own) if base else own
 
 
 def read_base(path: Path) -> Path | None:
@@ -173,9 +175,12 @@ def _parse_yaml(text: str, source: str) -> Any:
 
 
 def _say_missing(path: Path) -> str:
-    """Say that there is no config at a path, and which are near."""
+    """Say that there is no config at a path, and which are near; raise UserError as check_kind does."""
     if path.is_dir():
         return f"{path} is a folder, not a config: name one of its YAML files"
+    check_kind(path)
+    if path.is_symlink():
+        return f"{path} is a link that leads to no file: make it anew, or name another config"
     near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=3)
     return f"no config {path}" + (f"; did you mean {', '.join(near)}?" if near else "")
 

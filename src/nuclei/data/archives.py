@@ -1,6 +1,7 @@
 """The official archives, zips as downloaded or extracted folders: which images they hold, and their bytes."""
 
 import hashlib
+import os
 import re
 import struct
 import unicodedata
@@ -21,7 +22,7 @@ from nuclei.data.image_ids import find_id_fault
 from nuclei.data.image_types import image_type
 from nuclei.data.images import MASK_COUNTS, decode_image, decode_inside, merge_masks
 from nuclei.errors import UserError
-from nuclei.limits import MAX_FILE_BYTES
+from nuclei.limits import MAX_FILE_BYTES, read_whole
 
 MANIFEST_COLUMNS = ("image_id", "split", "height", "width", "cluster", "n_nuclei", *MASK_COUNTS, "sha256")
 # Files of an archive that unpack to more are refused before they are read.
@@ -61,7 +62,7 @@ class Archive:
         """Read one file of the archive; raise UserError naming it if it is damaged or above MAX_FILE_BYTES."""
         if self._zip is None:
             _check_size(self.path, name, (self.path / name).stat().st_size)
-            return (self.path / name).read_bytes()
+            return read_whole(self.path / name)
         info = self._zip.getinfo(name)
         _check_size(self.path, name, info.file_size)
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -164,7 +165,7 @@ def find_archives(folder: str | Path) -> dict[str, Path]:
     """Find the official files in a folder: name without suffix -> zip, else extracted folder, or csv.
 
     Raises FileNotFoundError listing exactly what is missing of stage1_train and stage1_test; the stage 2
-    archive and the solutions are optional.
+    archive and the solutions are optional, but UserError names one that is there and no file.
     """
     folder = Path(folder)
     found = {}
@@ -181,6 +182,10 @@ def find_archives(folder: str | Path) -> dict[str, Path]:
     ]
     if missing:
         raise FileNotFoundError("missing, put here or download:\n" + "\n".join(missing))
+    for file in FILES.values():
+        path = folder / file.file_name
+        if file.name not in found and os.path.lexists(path):
+            raise UserError(f"{path} is no file, or a link that leads to none: put the file there, or remove it")
     return found
 
 

@@ -55,7 +55,7 @@ def write_demo(folder: str | Path, n_train: int, n_test: int, size: int, seed: i
     csv.writer(table, lineterminator="\n").writerows(
         [("ImageId", "EncodedPixels", "Height", "Width", "Usage"), *sorted(rows, key=lambda row: row[0])]
     )
-    _write(folder / "stage1_solution.csv", lambda path: path.write_text(table.getvalue()), record)
+    _write(folder / "stage1_solution.csv", lambda path: path.write_text(table.getvalue(), encoding="utf-8"), record)
     return True
 
 
@@ -122,7 +122,7 @@ def _check_record(folder: Path, settings: dict[str, int]) -> dict[str, Any]:
     if path.is_file():
         try:
             check_file(path, MAX_TEXT_BYTES)
-            record = json.loads(path.read_text())
+            record = json.loads(path.read_text(encoding="utf-8"))
             found, sums = record["settings"], dict(record["sha256"])
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{path} is no record of the demo ({error!r}): name another folder by --data") from None
@@ -141,7 +141,7 @@ def _write(path: Path, write: Callable[[Path], object], record: dict[str, Any]) 
     temporary, record_path = (path.with_name(f".demo.{name}") for name in (path.name, RECORD))
     write(temporary)
     record["sha256"][path.name] = _hash(temporary)
-    record_path.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    record_path.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     record_path.replace(path.with_name(RECORD))
     temporary.replace(path)
 

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import http.client
 import json
+import os
 import re
 import shutil
 import time
@@ -138,7 +139,7 @@ def _read_records(path: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
     try:
-        records: dict[str, dict[str, Any]] = json.loads(path.read_text())
+        records: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
         sums = [one["sha256"] for one in records.values()]
     except (ValueError, AttributeError, TypeError, KeyError, RecursionError):
         sums = [None]
@@ -212,11 +213,11 @@ def _size_bytes(path: Path) -> int:
 
 def _explain(folder: Path, missing: Mapping[str, RemoteFile], url: str, error: Exception) -> str:
     files = [f"  {name}  ({file.content}) from {file.url}" for name, file in missing.items()]
-    fix = f"Run it again to resume, or put these files into {folder.resolve()}:"
+    fix = f"Run it again to resume, or put these files into {os.path.realpath(folder)}:"
     return "\n".join([f"cannot download {url}: {error}", fix, *files])
 
 
 def _replace_text(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)

@@ -19,13 +19,14 @@ from scipy import ndimage
 
 from nuclei.data.archives import is_clutter
 from nuclei.data.axes import View
-from nuclei.data.images import decode_mask, decode_png, merge_masks
-from nuclei.data.label_folder import check_labels, read_tiff
+from nuclei.data.images import decode_mask, merge_masks
+from nuclei.data.label_folder import read_labels
 from nuclei.data.labels import renumber
 from nuclei.data.microscope import SUFFIXES, read_picture
 from nuclei.data.normalisation import normalise
 from nuclei.errors import UserError
 from nuclei.evaluation.sheets import read_sheet, sheet_table
+from nuclei.limits import read_whole
 
 Labels = NDArray[np.int32]
 Pairs = list[tuple[Path, tuple[Path, ...]]]  # images and their truth
@@ -102,14 +103,13 @@ class Layout:
 def read_label_image(truth: tuple[Path, ...], shape: tuple[int, ...]) -> Labels:
     """Read a label image, TIFF or PNG; raise UserError as `check_labels` does."""
     (path,) = truth
-    values = decode_png(path.read_bytes(), str(path)) if path.suffix.lower() == ".png" else read_tiff(path)
-    return check_labels(values, shape, str(path))
+    return read_labels(path, shape)
 
 
 def read_binary(truth: tuple[Path, ...], shape: tuple[int, ...]) -> Labels:
     """Read one mask of all nuclei, of which each 4-connected component is one."""
     (path,) = truth
-    mask = decode_mask(path.read_bytes(), str(path))
+    mask = decode_mask(read_whole(path), str(path))
     if mask.shape != tuple(shape):
         raise UserError(f"{path} is {mask.shape}, its image {tuple(shape)}: fetch the set again")
     return np.asarray(ndimage.label(mask)[0], np.int32)
@@ -120,7 +120,7 @@ def read_masks(truth: tuple[Path, ...], shape: tuple[int, ...]) -> Labels:
     if len(truth) == 1 and truth[0].parent.name == "labels":
         return read_label_image(truth, shape)
     height, width = shape
-    labels, counts = merge_masks((decode_mask(path.read_bytes(), str(path)) for path in truth), (height, width))
+    labels, counts = merge_masks((decode_mask(read_whole(path), str(path)) for path in truth), (height, width))
     if counts["wrong_shape_masks"]:
         raise UserError(f"{truth[0].parent}: {counts['wrong_shape_masks']} masks are not of the size of their image")
     return labels
@@ -236,7 +236,7 @@ def prepare_external(
         **{"image_id": found.name, "set": name, "licence": rights[0], "source": rights[1]},
         **{"height": labels.shape[0], "width": labels.shape[1], "n_nuclei": int(labels.max(initial=0))},
         **{"median_area_px": median_area(labels), "scale": scale},
-        "sha256": hashlib.sha256(found.image.read_bytes()).hexdigest(),
+        "sha256": hashlib.sha256(read_whole(found.image)).hexdigest(),
         "content": hashlib.sha256(image.tobytes() + labels.astype("<u2").tobytes()).hexdigest()[:16],
     }
     return image, labels, row

@@ -17,7 +17,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from nuclei.data.axes import check_size
 from nuclei.data.images import PNG_SIGNATURE
 from nuclei.errors import UserError
-from nuclei.limits import check_file
+from nuclei.limits import read_whole
 
 # By the first bytes: what Pillow reads here.
 OPENERS: dict[bytes, Callable[[IO[bytes]], Image.Image]] = {
@@ -29,8 +29,7 @@ OPENERS: dict[bytes, Callable[[IO[bytes]], Image.Image]] = {
 
 def read_flat(path: Path) -> NDArray[Any]:
     """Return the pixels of a file, [H, W] or RGB [H, W, 3]; raise UserError on an animation, and on what is none."""
-    check_file(path)
-    data = path.read_bytes()
+    data = read_whole(path)
     return _decode_png(data) if data.startswith(PNG_SIGNATURE) else _decode_by_pillow(data)
 
 

@@ -12,7 +12,7 @@ from scipy import ndimage
 from nuclei.data.images import decode_png
 from nuclei.data.tiff import open_tiff
 from nuclei.errors import UserError
-from nuclei.limits import MAX_PIXELS, check_file
+from nuclei.limits import MAX_PIXELS, check_kind, read_whole
 
 SUFFIXES = (".png", ".tif", ".tiff")
 LARGEST_LABEL = 65535  # of the label images of a run
@@ -40,6 +40,8 @@ class LabelFolder:
         )
         if not files:
             raise UserError(f"labels.folder: no label images in {self.folder}; looked for *{', *'.join(SUFFIXES)}")
+        for path in files:
+            check_kind(path)
         return files
 
     def find(self, image_id: str) -> Path:
@@ -56,9 +58,7 @@ class LabelFolder:
     def read(self, image_id: str, shape: tuple[int, ...]) -> NDArray[np.int32]:
         """Return the labels of an image, int32 [H, W], from 1 without gaps; raise UserError as `check_labels` does."""
         path = self.find(image_id)
-        check_file(path)
-        values = decode_png(path.read_bytes(), str(path)) if path.suffix.lower() == ".png" else read_tiff(path)
-        return check_labels(values, shape, str(path))
+        return read_labels(path, shape)
 
     def hash_files(self) -> str:
         """Return a hash of the names and bytes of all label images, hexadecimal."""
@@ -68,6 +68,12 @@ class LabelFolder:
             with path.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
         return digest.hexdigest()
+
+
+def read_labels(path: Path, shape: tuple[int, ...]) -> NDArray[np.int32]:
+    """Read a label image, TIFF or PNG, for an image of a shape; return and raise as `check_labels` does."""
+    values = decode_png(read_whole(path), str(path)) if path.suffix.lower() == ".png" else read_tiff(path)
+    return check_labels(values, shape, str(path))
 
 
 def read_tiff(path: Path) -> NDArray[np.generic]:

@@ -29,6 +29,7 @@ from nuclei.data.tiff import count_tiff_series, is_tiff, open_tiff_series
 from nuclei.data.vendor import VENDOR_SUFFIXES, count_scenes, is_vendor, open_scene
 from nuclei.data.zarr_image import count_zarr, is_zarr, open_zarr_image
 from nuclei.errors import UserError
+from nuclei.limits import check_kind
 
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".btf", ".tf2", ".tf8", ".lsm"),
@@ -120,7 +121,11 @@ def guard(path: Path, work: Callable[[], Result]) -> Result:
 
 
 def find_reader(path: Path) -> Reader | None:
-    """Return the reader of a file that has axes of its own; None of a picture without any."""
+    """Return the reader of a file that has axes of its own; None of a picture without any.
+
+    Raises UserError as check_kind does.
+    """
+    check_kind(path)
     return next((reader for reader in READERS if reader.holds(path)), None)
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 
 from nuclei.errors import UserError
 from nuclei.evaluation.rle import quote
-from nuclei.limits import MAX_TABLE_BYTES, check_file
+from nuclei.limits import MAX_TABLE_BYTES, read_whole
 
 # Ten times the largest official file; its cells take a multiple of it in memory.
 _LONGEST_FIELD = 2**31 - 1
@@ -96,8 +96,7 @@ def _read_text(source: CsvFile, kind: str) -> tuple[str, str]:
     if not isinstance(source, str | PathLike):
         return kind, source.read().removeprefix("\ufeff")
     path = Path(source)
-    check_file(path, MAX_TABLE_BYTES)
-    data = path.read_bytes()
+    data = read_whole(path, MAX_TABLE_BYTES)
     if path.suffix.lower() == ".gz":
         try:
             data = gunzip(data, MAX_TABLE_BYTES)

@@ -6,6 +6,7 @@ from typing import Any
 
 from nuclei.config.load import load_config
 from nuclei.errors import UserError
+from nuclei.limits import read_whole
 from nuclei.report.blocks import Paragraph, Table
 from nuclei.report.comparisons import CLIMB_FIGURE, add_ablations, sort_systems, systems_table
 from nuclei.report.reader import RunReader, count_parameters, find_reports, write_blocks, write_page
@@ -64,7 +65,7 @@ def publish(root: Path, kind: str) -> list[Path]:
         write_table(published, table)
         for name in FIGURES.get(kind, ()):
             figure = comparison(root, kind).parent / "figures" / name
-            write_bytes(published.with_name(name), figure.read_bytes())
+            write_bytes(published.with_name(name), read_whole(figure))
         return [published, *write_blocks({kind: comparison_block(kind, read_table(published))})]
 
 

@@ -18,6 +18,7 @@ from nuclei.runs.locks import find_holder
 from nuclei.runs.stage_table import STAGES, stage_of
 
 FINISHED, RUNNING, STOPPED, NOT_RUN = "finished", "running", "stopped", "not run"
+LAST = datetime(9999, 1, 1)  # some disks hold later times, and datetime none
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -127,7 +128,7 @@ def find_change(run: Run) -> str:
     """Return when a stage last began or finished, or the config was written, as ISO 8601."""
     files = [run.config, *run.meta("x").parent.glob("*.json"), *run.meta("x").parent.glob("*.begun")]
     changed = max((path.stat().st_mtime for path in files if path.exists()), default=0.0)
-    return datetime.fromtimestamp(changed).isoformat(" ", "seconds")
+    return datetime.fromtimestamp(min(changed, LAST.timestamp())).isoformat(" ", "seconds")
 
 
 def overview_table(overviews: Sequence[Overview]) -> Table:

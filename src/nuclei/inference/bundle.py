@@ -8,6 +8,7 @@
 It is laid out as runs/ is, so whatever reads a run reads a bundle, and a run can take its networks instead of training.
 """
 
+import os
 import shutil
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,7 @@ from nuclei.inference.contents import (
     list_required,
 )
 from nuclei.inference.scale import measure_trained
+from nuclei.limits import read_whole
 from nuclei.runs.files import as_json, differences, file_hash, read_json, write_bytes, write_json
 from nuclei.runs.layout import Dataset, Run, name_fold
 from nuclei.runs.outputs import find_damage, record_file
@@ -58,7 +60,7 @@ def find_run(folder: Path) -> Run:
 
     Raises UserError as check_bundle does.
     """
-    folder = folder.resolve()
+    folder = Path(os.path.realpath(folder))
     bundle = folder / "bundle"
     run = Run(folder.name, bundle if bundle.is_dir() else folder.parent)
     if bundle.is_dir() or (folder.parent / MANIFEST).is_file():
@@ -164,7 +166,7 @@ def write_bundle(run: Run, folder: Path) -> str:
     boosters = list_boosters(run, config)
     novelty = [run.novelty] if run.novelty.is_file() else []  # of runs that were made before it was recorded
     for path in (*configs, *networks, *metas, run.tuned, *novelty, *boosters):
-        write_bytes(target / path.relative_to(run.folder.parent), path.read_bytes())
+        write_bytes(target / path.relative_to(run.folder.parent), read_whole(path))
     if nuclei := measure_trained(run, config):
         write_json(target / run.nuclei.relative_to(run.folder.parent), nuclei)
     write_manifest(target)

@@ -21,8 +21,9 @@ from nuclei.data.microscope import SUFFIXES, count_times, list_series, measure_s
 from nuclei.data.normalisation import normalise
 from nuclei.data.slides import unpack
 from nuclei.data.zarr_image import ZARR
-from nuclei.errors import UserError
+from nuclei.errors import CONTROLS, UserError
 from nuclei.inference.arguments import Diameter, check_paths
+from nuclei.limits import check_kind
 from nuclei.runs.files import file_hash, list_matching, read_json
 
 MADE_BY = "nuclei predict-images"
@@ -104,8 +105,11 @@ class Source:
 
 
 def in_utf8(text: str) -> str:
-    """Return a text with "?" for what UTF-8 cannot hold: bytes in names that other systems wrote."""
-    return text.encode(errors="replace").decode()
+    """Return a text with "?" for control codes and for what UTF-8 cannot hold, bytes that other systems wrote.
+
+    Those would make lines of a terminal or a file of their own, or commands to a terminal.
+    """
+    return CONTROLS.sub("?", text.encode(errors="replace").decode())
 
 
 def find_images(paths: Iterable[Path], recursive: bool = False) -> list[Source]:
@@ -121,8 +125,7 @@ def find_images(paths: Iterable[Path], recursive: bool = False) -> list[Source]:
     paths = list(paths)
     check_paths(paths)
     for path in paths:
-        if not (path.is_file() or path.is_dir()):  # reading a pipe or a device may never end
-            raise UserError(f"{path} is neither a file nor a folder: copy its content to a file, and name that")
+        check_kind(path)
         is_folder = path.is_dir() and path.suffix.lower() != ZARR
         found = list_files(path, recursive) if is_folder else [path]
         beside = list_files(path) if is_folder and recursive else found
@@ -144,12 +147,12 @@ def find_images(paths: Iterable[Path], recursive: bool = False) -> list[Source]:
 
 
 def _resolve(file: Path, folders: dict[Path, str]) -> str:
-    """Return what Path.resolve does, asking the disk once of a folder. folders: those that are known."""
+    """Return what os.path.realpath does, asking the disk once of a folder. folders: those that are known."""
     if file.is_symlink():
-        return str(file.resolve())
+        return os.path.realpath(file)
     folder = file.parent
     if folder not in folders:
-        folders[folder] = str(folder.resolve())
+        folders[folder] = os.path.realpath(folder)
     return f"{folders[folder]}/{file.name}"
 
 
@@ -166,7 +169,8 @@ def list_files(folder: Path, recursive: bool = False) -> list[Path]:
         suffix = PurePath(inner).suffix.lower()
         if (suffix == ZARR or suffix in SUFFIXES) and not is_clutter(inner):
             path = folder / inner
-            if path.is_dir() if suffix == ZARR else path.is_file():
+            lost = path.is_symlink() and not path.exists()  # an image that cannot be read, of which people are told
+            if lost or (path.is_dir() if suffix == ZARR else path.is_file()):
                 found.append(path)
                 folders.add(path.parent)
     # Some results lie in a folder below their record.
@@ -221,7 +225,7 @@ def name_files(paths: Sequence[Path]) -> list[str]:
         if (key := name.casefold()) not in taken:
             groups[key].append(place)
     for group in groups.values():
-        folders = [paths[place].resolve().parent for place in group]
+        folders = [Path(os.path.realpath(paths[place])).parent for place in group]
         common = Path(os.path.commonpath(folders))
         short = ["_".join([*one.relative_to(common).parts, names[i]]) for one, i in zip(folders, group, strict=True)]
         if len({name.casefold() for name in short}) < len(group):

@@ -43,6 +43,7 @@ from nuclei.inference.contents import (
 )
 from nuclei.inference.predictions import is_other, read_training, read_tuned
 from nuclei.inference.scale import trained_diameter
+from nuclei.limits import read_whole
 from nuclei.networks.encoder_decoder import Network, load_weights
 from nuclei.networks.hardware import choose_precision, one_thread
 from nuclei.networks.kinds import KINDS, Forward, build
@@ -217,7 +218,7 @@ class Predictor:
         """The sets of boosters for new images: of all folds and seeds, or of the whole and all seeds."""
         paths = list_boosters(self.run, self.config)
         check_files(self.run, paths)
-        return [unpack_boosters(path.read_bytes(), str(path)) for path in paths]
+        return [unpack_boosters(read_whole(path), str(path)) for path in paths]
 
 
 @lru_cache(maxsize=1)

@@ -4,6 +4,7 @@ They are no part of any out-of-fold score. Each image leaves a record of its sco
 that a killed or repeated call goes on where it stopped.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -66,7 +67,8 @@ def find_labelled(folder: Path) -> list[LabelledImage]:
     for root in roots:
         labels = LabelFolder(str(root / LABELS))
         sources = find_images([root / IMAGES])
-        found += [LabelledImage(root.resolve().name, source, labels.find(source.name)) for source in sources]
+        name = Path(os.path.realpath(root)).name
+        found += [LabelledImage(name, source, labels.find(source.name)) for source in sources]
     return found
 
 

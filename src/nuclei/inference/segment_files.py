@@ -377,7 +377,7 @@ def submit(names: Sequence[str], output: Path, submission: Path) -> None:
         return name, labels
 
     with atomic(submission) as temporary:
-        with temporary.open("w", newline="") as file:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
             write_submission(file, map(read, names))
         if violations := validate_submission(temporary, shapes):
             raise UserError(f"{submission} would break the rules:\n  " + "\n  ".join(violations[:20]))

@@ -195,7 +195,7 @@ def serve(weights: Path, port: int, max_mb: int, show: bool, tell: Callable[[str
     with listen(port) as opened, tempfile.TemporaryDirectory(prefix="nuclei_serve_") as temporary:
         run = find_run(weights)
         load_predictor(run.folder, stamp(run.folder.parent))  # reports what it lacks before anybody waits for it
-        bench = Bench(Path(temporary).resolve(), partial(_segment, weights.resolve()))
+        bench = Bench(Path(os.path.realpath(temporary)), partial(_segment, Path(os.path.realpath(weights))))
         config = uvicorn.Config(
             make_app(bench, max_mb), log_level="warning", access_log=False, timeout_graceful_shutdown=1
         )

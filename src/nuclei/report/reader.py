@@ -378,7 +378,7 @@ def write_blocks(contents: Mapping[str, str]) -> list[Path]:
     texts: dict[Path, str] = {}
     for marker, content in contents.items():
         path = find_place(marker)
-        texts[path] = replace_block(texts.get(path) or path.read_text(), marker, content, path)
+        texts[path] = replace_block(texts.get(path) or path.read_text(encoding="utf-8"), marker, content, path)
     for path, text in texts.items():
         write_bytes(path, text.encode())
     return list(texts)

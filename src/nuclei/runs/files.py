@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 
 from nuclei.data.images import decode_image, decode_labels_png
 from nuclei.errors import UserError
-from nuclei.limits import MAX_TEXT_BYTES, check_file
+from nuclei.limits import MAX_TEXT_BYTES, check_file, check_kind, read_whole
 from nuclei.runs.rehearsal import rehearses
 
 _PARTIAL = ".partial."
@@ -101,7 +101,7 @@ def check_target(path: Path, mark: str) -> None:
 
 def begins_with(path: Path, mark: str) -> bool:
     """Return whether a text is among the first HEAD_CHARACTERS of a file, of which no more is read."""
-    with path.open(errors="replace") as file:
+    with path.open(encoding="utf-8", errors="replace") as file:
         return mark in file.read(HEAD_CHARACTERS)
 
 
@@ -176,6 +176,7 @@ def named(path: Path, maker: str | None = None) -> Iterator[None]:
     """
     maker = maker or MADE_BY.get(path.parent.name) or MADE_BY.get(path.parent.parent.name)
     try:
+        check_kind(path)
         yield
     except _DAMAGE as error:
         if (isinstance(error, OSError) and error.filename) or (isinstance(error, UserError) and not maker):
@@ -202,13 +203,13 @@ def file_hash(path: Path) -> str:
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Read an image, uint8 [H, W, 3]; raise UserError naming the file if it is damaged."""
     with named(path):
-        return decode_image(path.read_bytes(), str(path))
+        return decode_image(read_whole(path), str(path))
 
 
 def read_labels(path: Path) -> NDArray[np.int32]:
     """Read a label image, int32 [H, W]; raise UserError naming the file if it is damaged."""
     with named(path):
-        return _flat(decode_labels_png(path.read_bytes(), str(path)))
+        return _flat(decode_labels_png(read_whole(path), str(path)))
 
 
 def _flat(labels: NDArray[np.int32]) -> NDArray[np.int32]:

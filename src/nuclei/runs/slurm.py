@@ -4,6 +4,7 @@ import os
 import shlex
 from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from nuclei.errors import UserError
@@ -25,7 +26,7 @@ def make_executor(cluster: Cluster, needs: Needs, local: bool = False, dry: bool
         def affinity(cls) -> int:
             return 1
 
-    folder = cluster.folder.resolve() / "%j"
+    folder = Path(os.path.realpath(cluster.folder)) / "%j"
     gpus = (cluster.gpus or 0) if needs.networks else 0
     if local:
         executor = submitit.LocalExecutor(folder)

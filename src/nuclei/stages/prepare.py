@@ -12,6 +12,7 @@ from nuclei.data.competition import ARCHIVES, SOLUTIONS
 from nuclei.data.images import encode_image_png, encode_labels_png
 from nuclei.errors import UserError
 from nuclei.evaluation.submission import read_solution
+from nuclei.limits import read_whole
 from nuclei.runs.cache import Part, stage
 from nuclei.runs.files import content_hash, file_hash, write_bytes, write_table
 from nuclei.runs.layout import Dataset, Options, Run
@@ -57,7 +58,7 @@ def main(run: Run, config: Config, options: Options) -> None:
             rows += read_kept_rows(dataset, needed)
             write_table(dataset.manifest, manifest_table(rows))
         for name in filter(solutions.__contains__, needed):
-            write_bytes(solutions[name], found[name].read_bytes())
+            write_bytes(solutions[name], read_whole(found[name]))
 
 
 def check_mark(dataset: Dataset) -> None:

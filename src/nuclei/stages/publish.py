@@ -9,6 +9,7 @@ import pandas as pd
 from nuclei.config.schema import Config
 from nuclei.errors import UserError
 from nuclei.inference.bundle import write_bundle
+from nuclei.limits import read_whole
 from nuclei.report.reader import RunReader, write_blocks
 from nuclei.report.readme import run_blocks, scores_line
 from nuclei.report.sections import overview_picture
@@ -47,14 +48,14 @@ def publish(run: Run, config: Config, folder: Path) -> None:
     optional = (run.report / "figures/pipeline.png", run.report / "report.html", run.writeup / "writeup.html")
     copies |= {path: path.name for path in optional if path.is_file()}
     for path, name in copies.items():
-        write_bytes(folder / name, path.read_bytes())
+        write_bytes(folder / name, read_whole(path))
     write_json(folder / MADE, {one.name: read_metas(one) for one in (*members, run)})
     submissions = {"submission_stage1_test": run.submission("test")}
     for growth in config.submit.growths:
         path = run.submission("test", growth)
         submissions[path.stem.replace("submission", "stage1_test")] = path
     for name, path in submissions.items():
-        write_bytes(folder / f"{name}.csv.gz", gzip.compress(path.read_bytes(), 9, mtime=0))
+        write_bytes(folder / f"{name}.csv.gz", gzip.compress(read_whole(path), 9, mtime=0))
     picture = overview_picture(RunReader(run, config))
     write_bytes(folder / f"{picture.name}.png", picture.png)
     published = {path.parent.name: read_published(path.parent) for path in sorted(ENSEMBLES.glob("*/metrics.json"))}

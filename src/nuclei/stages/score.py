@@ -19,6 +19,7 @@ from nuclei.candidates.boosters import (
 from nuclei.candidates.features import feature_names, features_table
 from nuclei.config.schema import Config
 from nuclei.data.competition import EXTERNAL_FOLD
+from nuclei.limits import read_whole
 from nuclei.runs.cache import Part, fingerprint, stage
 from nuclei.runs.cores import count_jobs, count_threads
 from nuclei.runs.files import read_arrays, write_arrays, write_bytes, write_json
@@ -88,7 +89,7 @@ def train_all(run: Run, config: Config, table: pd.DataFrame, threads: int) -> di
             write_bytes(path, pack_boosters(trained))
     boosters: dict[int | None, list[Boosters]] = {held_out: [] for held_out, _ in paths}
     for (held_out, _), path in paths.items():
-        boosters[held_out].append(unpack_boosters(path.read_bytes(), str(path)))
+        boosters[held_out].append(unpack_boosters(read_whole(path), str(path)))
     return boosters
 
 

@@ -56,7 +56,7 @@ def grow(run: Run, dataset: Dataset, config: Config, split: str, growth: str, im
 def write_valid(path: Path, labels: Labelled, shapes: dict[str, tuple[int, int]]) -> None:
     """Write a submission; raise UserError, and write nothing, if it breaks a rule of the competition."""
     with atomic(path) as temporary:
-        with temporary.open("w", newline="") as file:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
             write_submission(file, labels)
         if violations := validate_submission(temporary, shapes):
             raise UserError(f"{path} breaks the rules:\n  " + "\n  ".join(violations[:20]))
