@@ -16,18 +16,20 @@ TRAINED = 20.0
 
 
 class Sizes:
-    """Stand for a Predictor that finds squares of a side at any size of the image, and most of them at its own."""
+    """Stand for a Predictor that finds one square, surely where it is as large as the trained size, else hardly."""
 
     has_networks, trained_diameter = True, TRAINED
 
-    def __init__(self, diameter_px, novelty):
+    def __init__(self, diameter_px, novelty, doubts=1.0):
+        self.doubts = doubts
         self.side, self.novelty, self.seen = round(diameter_px * np.sqrt(np.pi) / 2), lambda _: novelty, []
 
     def segment(self, image, **_):
         self.seen.append(image.shape)
         labels, side = np.zeros(image.shape[:2], np.int32), round(self.side * image.shape[0] / 400)
         labels[:side, :side] = side > 0
-        return labels, np.full(labels.max(), image.shape[0] == 400, np.float32)
+        doubt = abs(np.log2(max(side, 1) / (TRAINED * np.sqrt(np.pi) / 2)))
+        return labels, np.full(labels.max(), np.exp(-self.doubts * doubt), np.float32)
 
     def survey(self, *_):
         return None
@@ -45,6 +47,12 @@ def test_images_unlike_training_are_resized_where_nuclei_are_far_from_known_size
     found = choose_diameter(predictor, "unlike", IMAGE, IMAGE.shape, 1.5)
     assert found == (pytest.approx(diameter_px, rel=0.15) if used else None)
     assert choose_diameter(predictor, "auto", IMAGE, IMAGE.shape, 1.5) == pytest.approx(diameter_px, rel=0.15)
+
+
+@pytest.mark.parametrize("diameter_px", [5, 9, 90, 300])
+def test_an_image_in_which_resizing_finds_hardly_more_is_left_as_it_is(diameter_px):
+    predictor = Sizes(diameter_px, 1.5, doubts=0.01)
+    assert choose_diameter(predictor, "unlike", IMAGE, IMAGE.shape, 1.5) is None
 
 
 @pytest.mark.parametrize("novelty", [None, 0.0, 0.99, 1.0])

@@ -91,6 +91,13 @@ def resize(image: Image, factor: float) -> Image:
     return image if factor == 1 else np.asarray(cv2.resize(image, size, interpolation=method), np.uint8)
 
 
+def measure_cover(found: Found) -> float:
+    """Return the pixels that nuclei cover, each counted by its predicted IoU."""
+    labels, iou = found
+    areas = np.bincount(labels.ravel())[1:].astype(np.float64)
+    return float((areas * (1.0 if iou is None else iou.astype(np.float64))).sum())
+
+
 def estimate_diameter(segment: Callable[[Image], Found], image: Image) -> float | None:
     """Return the typical diameter in px of the nuclei of an image, uint8 [H, W, 3]; None where none are found.
 
@@ -102,10 +109,8 @@ def estimate_diameter(segment: Callable[[Image], Found], image: Image) -> float 
     sample = np.ascontiguousarray(image[find_middle(image.shape, SAMPLE_PX)])
     best, diameter = 0.0, None
     for factor in FACTORS:
-        labels, iou = segment_at(segment, sample, factor)
-        areas = np.bincount(labels.ravel())[1:].astype(np.float64)
-        trust = np.ones(len(areas)) if iou is None else iou.astype(np.float64)
-        covered = float((areas * trust).sum())
+        found = segment_at(segment, sample, factor)
+        areas, covered = np.bincount(found[0].ravel())[1:].astype(np.float64), measure_cover(found)
         if covered < best:
             break
         if covered > best:

@@ -21,7 +21,7 @@ from nuclei.errors import UserError
 from nuclei.inference.arguments import Diameter
 from nuclei.inference.measures import measure_nuclei
 from nuclei.inference.predictor import Predictor, Survey
-from nuclei.inference.scale import SAMPLE_PX, estimate_diameter, resize, segment_at
+from nuclei.inference.scale import SAMPLE_PX, estimate_diameter, measure_cover, resize, segment_at
 from nuclei.inference.tiles import (
     ALIGN_PX,
     MARGIN_PX,
@@ -41,6 +41,7 @@ from nuclei.inference.tiles import (
 SAMPLES_PER_AXIS, WINDOW_PX = 3, 1024
 # Diameters, in trained ones, between which networks do as well on an image as it is: they learn a range of sizes.
 KNOWN = 0.5, 4.0
+MORE = 1.2  # times what nuclei cover of an image as it is, each counted by its predicted IoU
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def choose_diameter(
 
     wanted: that diameter; 'auto', estimated on `sample`, uint8 [h, w, 3], the image or its middle; or 'unlike', the
     same if the image is unlike training by its novelty and its nuclei are of a size beyond KNOWN, unless enlarging
-    would give it more pixels than TILED_ABOVE_PX.
+    would give it more pixels than TILED_ABOVE_PX, or resizing finds hardly more (MORE).
     """
     if not isinstance(wanted, str):
         return wanted
@@ -121,8 +122,12 @@ def choose_diameter(
     found = estimate_diameter(predictor.segment, sample)
     if found is None or KNOWN[0] * trained <= found <= KNOWN[1] * trained:
         return None
-    enlarged = shape[0] * shape[1] * (trained / found) ** 2
-    return found if found > trained or enlarged <= TILED_ABOVE_PX else None
+    factor = trained / found
+    if factor > 1 and shape[0] * shape[1] * factor**2 > TILED_ABOVE_PX:
+        return None
+    middle = np.ascontiguousarray(sample[find_middle(sample.shape, SAMPLE_PX)])
+    resized, own = segment_at(predictor.segment, middle, factor), predictor.segment(middle)
+    return found if measure_cover(resized) > MORE * measure_cover(own) else None
 
 
 def segment_tile(predictor: Predictor, slide: Slide, tile: Tile) -> Nuclei:
