@@ -114,6 +114,7 @@ def test_a_damaged_run_is_listed_and_others_with_it(tmp_path):
 
 
 def test_a_time_beyond_what_dates_hold_is_the_last_one(tmp_path, monkeypatch):
+    Run("a", tmp_path).meta("x").parent.mkdir(parents=True)
     monkeypatch.setattr(Path, "stat", lambda self, **_: SimpleNamespace(st_mtime=1e14, st_mode=stat.S_IFDIR))
     assert find_change(Run("a", tmp_path)).startswith("9999-01-01")
 

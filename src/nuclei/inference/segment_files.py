@@ -135,7 +135,8 @@ def segment_files(
 def check_ids(sources: Sequence[Source], submission: Path) -> None:
     """Raise UserError naming an image whose name cannot be its id in a submission, before the hours of segmenting."""
     for source in sources:
-        if fault := find_id_fault(source.name):
+        stem = source.name if source.archive else source.path.stem  # in which control codes are still what they are
+        if fault := find_id_fault(source.name) or find_id_fault(stem):
             raise UserError(
                 f"{source.file!r}: its name {fault}, and would be its id in {submission}: rename it, or ask for no "
                 "submission"
