@@ -9,6 +9,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import socket
 import tempfile
 import time
@@ -21,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
+from types import FrameType
 from typing import Any
 
 import pandas as pd
@@ -203,11 +205,38 @@ def serve(weights: Path, port: int, max_mb: int, show: bool, tell: Callable[[str
         tell(f"{address} is ready; Ctrl-C ends it, and removes what it holds")
         if show:
             Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+        server = uvicorn.Server(config)
         try:
-            uvicorn.Server(config).run(sockets=[opened])
+            with _ending_by_hangup(server):
+                server.run(sockets=[opened])
         finally:
             if bench.is_busy():
                 _end(Path(temporary))
+
+
+@contextlib.contextmanager
+def _ending_by_hangup(server: Any) -> Iterator[None]:
+    """Have a uvicorn server end by SIGHUP as by SIGTERM, after which the signal is heeded as before.
+
+    It heeds no SIGHUP, and an exception that a handler raises may be lost in a callback of its loop.
+    """
+    number = getattr(signal, "SIGHUP", None)
+    if number is None or signal.getsignal(number) == signal.SIG_IGN:
+        yield
+        return
+    received = []
+
+    def end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 (what a handler of signals takes)
+        received.append(number)
+        server.should_exit = True
+
+    before = signal.signal(number, end)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+    if received:
+        signal.raise_signal(number)
 
 
 def _segment(weights: Path, sources: list[Source], output: Path, reading: Reading) -> pd.DataFrame:
