@@ -1,7 +1,9 @@
 """Layers of napari hold the image, its labels and a row of features for each; without napari its extra is named."""
 
+import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -19,7 +21,14 @@ from nuclei.inference import napari_layers as module
 from nuclei.inference.bundle import find_default
 from nuclei.inference.exports import FORMATS
 from nuclei.inference.image_files import Reading, find_images
-from nuclei.inference.napari_layers import build_layers, image_layer, labels_layer, load_napari, read_labels
+from nuclei.inference.napari_layers import (
+    build_layers,
+    image_layer,
+    labels_layer,
+    load_napari,
+    read_labels,
+    wait_until_closed,
+)
 from nuclei.inference.segment_files import segment_files
 from nuclei.inference.segmenter import Segmentation
 from nuclei.runs.files import write_bytes
@@ -34,6 +43,7 @@ def test_features_have_a_row_for_each_label_and_the_background():
     np.testing.assert_array_equal(data, LABELS)
     features = settings["features"]
     assert features["index"].tolist() == [0, 1, 2]
+    assert features.columns[:2].tolist() == ["index", "predicted_iou"]
     assert features["predicted_iou"].tolist()[1:] == [0.5, 0.75]
     assert features["area_px"].isna().tolist() == [True, False, False]
 
@@ -94,3 +104,18 @@ def test_without_napari_its_extra_is_named_before_anything_is_segmented(tmp_path
     monkeypatch.setattr(module, "build_layers", lambda *_: pytest.fail("segmented"))
     result = CliRunner().invoke(app, ["napari", str(tmp_path / "a.png")])
     assert isinstance(result.exception, UserError)
+
+
+def test_a_signal_ends_the_window_whose_loop_would_take_an_exception_for_a_message(monkeypatch):
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, lambda *_: pytest.fail("handled")) for number in numbers}
+    signal.signal(numbers[-1], signal.SIG_IGN)  # as SIGHUP is below nohup
+    at_work: list[object] = []
+    run = SimpleNamespace(run=lambda: at_work.extend(map(signal.getsignal, numbers)))
+    monkeypatch.setitem(sys.modules, "napari", run)
+    try:
+        wait_until_closed()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert at_work == [*[signal.SIG_DFL] * (len(numbers) - 1), signal.SIG_IGN]

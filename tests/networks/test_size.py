@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from nuclei.config.schema import Config, ModelConfig, PredictConfig
+from nuclei.data.size import LARGEST, SMALLEST, choose_factor
 from nuclei.networks.kinds import KINDS
-from nuclei.networks.size import LARGEST, NEAR, SMALLEST, choose_factor
+from nuclei.networks.size import NEAR
 
 
 def draw_disks(diameter_px: int, side_px: int = 256) -> np.ndarray:
@@ -23,7 +24,7 @@ def draw_disks(diameter_px: int, side_px: int = 256) -> np.ndarray:
 @pytest.mark.parametrize("min_side_px", [0, 512])
 def test_the_factor_brings_nuclei_to_the_diameter(diameter_px, min_side_px):
     enlarged = 2 if min_side_px else 1
-    factor = choose_factor(draw_disks(diameter_px), min_side_px, 36)
+    factor = choose_factor(draw_disks(diameter_px), min_side_px, 36, NEAR)
     wanted = 36 / (diameter_px * enlarged)
     if 1 / NEAR < wanted < NEAR:
         assert factor == 1
@@ -32,9 +33,9 @@ def test_the_factor_brings_nuclei_to_the_diameter(diameter_px, min_side_px):
 
 
 def test_nuclei_near_the_diameter_and_images_without_any_are_left():
-    assert choose_factor(draw_disks(36), 0, 36) == 1
-    assert choose_factor(draw_disks(30), 0, 36) == 1
-    assert choose_factor(np.zeros((64, 64), np.int32), 0, 36) == 1
+    assert choose_factor(draw_disks(36), 0, 36, NEAR) == 1
+    assert choose_factor(draw_disks(30), 0, 36, NEAR) == 1
+    assert choose_factor(np.zeros((64, 64), np.int32), 0, 36, NEAR) == 1
 
 
 class FindBright:

@@ -157,11 +157,11 @@ def show_in_napari(
     from nuclei.inference.bundle import find_default
     from nuclei.inference.image_files import Reading
 
-    napari = napari_layers.load_napari()
+    napari_layers.load_napari()
     reading = Reading(View(channel, plane, series), diameter=wanted_diameter)
     viewer = napari_layers.show_layers(napari_layers.build_layers(image, weights or find_default(), reading))
     typer.echo(f"{len(viewer.layers)} layers in napari; close its window to end")
-    napari.run()
+    napari_layers.wait_until_closed()
 
 
 @app.command(rich_help_panel=IMAGES)

@@ -122,6 +122,7 @@ FOR_MAPS = (
     ("train", "pool"),
     ("train", "start"),
     ("train", "scale"),
+    ("train", "diameter_px"),
     ("train", "teacher"),
     ("train", "cuda_graph"),
     ("predict", "diameter_px"),
@@ -285,6 +286,15 @@ class TrainConfig(Section):
         gt=0,
         description="size of the images that crops are cut from, relative to what model.min_side_px makes of them: "
         "near predict.scales, a network learns for the size that it is applied at",
+        json_schema_extra=LATER,
+    )
+    diameter_px: float | None = Field(
+        None,
+        ge=4,
+        le=1000,
+        description="before that, images with masks are brought to the size at which their nuclei have this median "
+        "diameter: all a network learns is then for nuclei of one size, to which predict.diameter_px brings those of "
+        "new images. null: as they are",
         json_schema_extra=LATER,
     )
     teacher: Name | None = Field(

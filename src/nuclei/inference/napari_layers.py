@@ -5,6 +5,7 @@ that lies beside it.
 """
 
 import importlib
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,12 @@ def image_layer(picture: Picture, name: str) -> Layer:
 def labels_layer(found: Segmentation, name: str, pixel_size_um: float | None = None) -> Layer:
     """Return the layer of labels whose features, shown under the pointer, are measures and predicted IoU of each.
 
-    napari's features have a row per label value, in order of `index`, background included.
+    napari's features have a row per label value, in order of `index`, background included. Its status bar shows as many
+    as there is room for: the predicted IoU, of which a picture says nothing, comes first.
     """
     features = found.table.rename(columns={"label": "index"})
+    first = [name for name in ("index", "predicted_iou") if name in features]
+    features = features[[*first, *features.columns.difference(first, sort=False)]]
     background = pd.DataFrame({"index": [0]})
     features = pd.concat([background, features], ignore_index=True)
     return found.labels, {"name": name, "features": features, **scale(pixel_size_um)}, "labels"
@@ -79,12 +83,24 @@ def load_napari() -> Any:
 
 
 def show_layers(layers: list[Layer]) -> Any:
-    """Open napari's window with layers and return its viewer; `napari.run()` then waits for the user."""
+    """Open napari's window with layers and return its viewer; `wait_until_closed` then waits for the user."""
     napari = load_napari()
     viewer = napari.Viewer(title="nuclei")
     for data, settings, kind in layers:
         getattr(viewer, f"add_{kind}")(data, **settings)
     return viewer
+
+
+def wait_until_closed() -> None:
+    """Show napari's window until it is closed, or a signal ends the process.
+
+    That it does at once: what a handler raised, Qt would show as a message and go on.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    load_napari().run()
 
 
 def read_labels(path: str | list[str]) -> Callable[[str | list[str]], list[Layer]] | None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from nuclei.config.schema import Config, ModelConfig, PlainConfig, PredictConfig, TrainConfig
+from nuclei.data.size import choose_factor
 from nuclei.decoding.detections import make_maps
 from nuclei.decoding.methods import METHODS, Labels, Prediction, Setting
 from nuclei.errors import UserError
@@ -19,7 +20,7 @@ from nuclei.networks.encoder_decoder import Network, build_network, check_weight
 from nuclei.networks.losses import LossOf, map_loss
 from nuclei.networks.maps import average_folds
 from nuclei.networks.mask_rcnn import build_mask_rcnn, detect, detector_forward, merge_detections
-from nuclei.networks.size import LOOK, LOOK_SETTING, choose_factor
+from nuclei.networks.size import LOOK, LOOK_SETTING, NEAR
 from nuclei.networks.tiling import count_together, freeze, network_forward, predict_alike, predict_maps
 
 Image = NDArray[np.uint8]
@@ -77,7 +78,8 @@ class Maps(Kind):
         """Predict an image at the size at which its nuclei have predict.diameter_px."""
         look = predict_maps(forwards[0], image, config.model, LOOK)
         labels = decode("watershed", Prediction(look), LOOK_SETTING)
-        factor = choose_factor(labels, config.model.min_side_px, float(config.predict.diameter_px or 0))
+        near = NEAR if config.train.diameter_px is None else 1.0
+        factor = choose_factor(labels, config.model.min_side_px, float(config.predict.diameter_px or 0), near)
         scales = tuple(factor * scale for scale in config.predict.scales)
         sized = config.predict.model_copy(update={"scales": scales})
         return Prediction(average_folds([predict_maps(f, image, config.model, sized) for f in forwards]))

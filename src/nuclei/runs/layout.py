@@ -26,6 +26,7 @@ from nuclei.data.competition import EXTERNAL_FOLD
 from nuclei.data.fold_table import read_folds
 from nuclei.data.image_ids import find_id_fault
 from nuclei.data.images import enlargement, scale_pair
+from nuclei.data.size import choose_factor
 from nuclei.errors import UserError
 from nuclei.runs.cache import fingerprint
 from nuclei.runs.files import content_hash, file_hash, read_image, read_json, read_labels, read_table, write_json
@@ -321,21 +322,32 @@ def add_external(table: pd.DataFrame, external: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_training_pairs(
-    dataset: Dataset, table: pd.DataFrame, external: pd.DataFrame, min_side_px: int = 0, scale: float = 1.0
+    dataset: Dataset, table: pd.DataFrame, external: pd.DataFrame, config: Config
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint16]]]:
-    """Yield the images and labels of a fold table, then of an external table, enlarged as read_pair does times `scale`.
+    """Yield the images and labels of a fold table, then of an external table, of the size that a network learns from.
 
     External images that were brought to scale are not enlarged: the size of their nuclei is known, not only their own.
     """
+    min_side_px, size = config.model.min_side_px, (config.train.scale, config.train.diameter_px)
     for image_id in table["image_id"]:
-        yield read_pair(dataset, image_id, min_side_px, scale)
+        yield read_pair(dataset, image_id, min_side_px, *size)
     for name, image_id, scaled in external[["set", "image_id", "scale"]].itertuples(index=False, name=None):
-        yield read_pair(dataset.external(name), image_id, min_side_px if scaled == 1 else 0, scale)
+        yield read_pair(dataset.external(name), image_id, min_side_px if scaled == 1 else 0, *size)
 
 
 def read_pair(
-    dataset: Dataset | ExternalSet, image_id: str, min_side_px: int = 0, scale: float = 1.0
+    dataset: Dataset | ExternalSet,
+    image_id: str,
+    min_side_px: int = 0,
+    scale: float = 1.0,
+    diameter_px: float | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
-    """Read an image, uint8 [H, W, 3], and its labels, uint16 [H, W], enlarged by images.enlargement times `scale`."""
+    """Read an image, uint8 [H, W, 3], and its labels, uint16 [H, W], enlarged by images.enlargement times `scale`.
+
+    diameter_px: first brought to the size at which the nuclei have this median diameter, as size.choose_factor does.
+    """
     labels = read_labels(dataset.labels(image_id)).astype(np.uint16)
-    return scale_pair((read_image(dataset.image(image_id)), labels), enlargement(labels.shape, min_side_px) * scale)
+    factor = enlargement(labels.shape, min_side_px) * scale
+    if diameter_px is not None:
+        factor *= choose_factor(labels, min_side_px, diameter_px)
+    return scale_pair((read_image(dataset.image(image_id)), labels), factor)

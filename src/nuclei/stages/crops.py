@@ -42,7 +42,7 @@ def main(run: Run, config: Config, options: Options) -> None:
         n = config.train.pool
         table = dataset.read_fold_table()
         external = dataset.external_table()
-        pairs = read_training_pairs(dataset, table, external, config.model.min_side_px)
+        pairs = read_training_pairs(dataset, table, external, config)
         source = make_source(pairs, add_external(table, external), config.train, by_fold=True)
         crops = Crops(source, config.model, config.train, n, config.train.seed)
         loader = DataLoader(crops, BATCH, num_workers=count_jobs(options.jobs), worker_init_fn=data_worker())

@@ -283,7 +283,7 @@ def find_crops(
             )
         return Pool(images, targets, rows, config.train, n, seed)
     table, external = table if fold is None else table[table["fold"] != fold], dataset.external_table()
-    pairs = read_training_pairs(dataset, table, external, config.model.min_side_px, config.train.scale)
+    pairs = read_training_pairs(dataset, table, external, config)
     source = make_source(pairs, add_external(table, external), config.train)
     if config.train.unlabelled:
         unseen = [image_id for split, ids in dataset.splits().items() if split != "oof" for image_id in ids]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from nuclei.config.schema import Config, ModelConfig, TrainConfig
+from nuclei.config.schema import Config, ModelConfig, TrainConfig, is_changed
 from nuclei.data.competition import EXTERNAL_FOLD
 from nuclei.training.augment import Image, Labels, Pair, augment, leave_out, turn
 from nuclei.training.targets import make_targets
@@ -151,4 +151,5 @@ def pool_settings(config: Config) -> dict[str, Any]:
         key: getattr(config.train, key) for key in ("pool", "crop_px", "augment", "leave_out", "sampling", "seed")
     }
     settings |= {"channels": config.model.channels, "min_side_px": config.model.min_side_px}
+    settings |= {key: getattr(config.train, key) for key in ("scale", "diameter_px") if is_changed(config.train, key)}
     return settings | config.data.record_external()
