@@ -213,6 +213,17 @@ class RunReader:
     def history_paths(self, network: Run) -> list[Path]:
         return [network.fold(fold) / "history.csv" for fold in self.folds]
 
+    def missing_histories(self) -> list[str]:
+        """Name the histories that are missing, those of one network together: published networks have none."""
+        named = []
+        for network in self.networks:
+            paths = zip(self.folds, self.history_paths(network), strict=True)
+            absent = [str(fold) for fold, path in paths if not path.is_file()]
+            if absent:
+                folds = absent[0] if len(absent) == 1 else "{" + ",".join(absent) + "}"
+                named.append(f"{network.name}/fold{folds}/history.csv")
+        return named
+
     def training_seconds(self, network: Run) -> list[float | None]:
         """Read how long the training of each fold took, None where that is not known."""
         paths = [network.meta(f"train_fold{fold}") for fold in self.folds]

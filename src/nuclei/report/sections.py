@@ -228,10 +228,10 @@ def thresholds_section(reader: RunReader) -> Iterator[Block]:
 
 def training_section(reader: RunReader) -> Iterator[Block]:
     """Show the training of every network that the maps come from, and name the folds without a history."""
+    if absent := reader.missing_histories():
+        yield Missing(", ".join(absent))
     for network in reader.networks:
-        histories = reader.histories(network)
-        yield from reader.missing(reader.history_paths(network))
-        if histories:
+        if histories := reader.histories(network):
             yield training_picture(network.name, histories)
 
 

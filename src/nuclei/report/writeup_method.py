@@ -134,7 +134,8 @@ def ensembling_section(reader: RunReader) -> Iterator[Block]:
     if not members:
         yield Paragraph("This run is no ensemble: unseen images are predicted by the networks of its folds, averaged.")
         return
-    yield from (Missing(f"{name}/metrics.json") for name in members if name not in reader.member_scores)
+    if absent := [f"{name}/metrics.json" for name in members if name not in reader.member_scores]:
+        yield Missing(", ".join(absent))
     steps = reader.metrics["steps"]
     yield members_table(members, reader.member_scores)
     yield from map(Paragraph, describe_gain(reader.run.name, steps))
