@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "decoding": {"candidates", "data", "evaluation", "config.schema"},
     "networks": {"decoding", "candidates", "data", "config.schema"},
     "training": {"networks", "data", "config.schema"},
-    "runs": {"data.images", "data.image_ids", "data.fold_table", "data.competition", "config"},
+    "runs": {"data.images", "data.size", "data.image_ids", "data.fold_table", "data.competition", "config"},
     "inference": {"runs", "training", "networks", "decoding", "candidates", "data", "evaluation", "config"},
     "report": {"training", "networks", "decoding", "candidates", "data", "evaluation", "config.schema"},
     # Of the report these alone read what a run left.

@@ -14,13 +14,16 @@ from small_project import SMALL, run_one
 from nuclei.config.load import load_config
 from nuclei.data.competition import EXTERNAL_FOLD
 from nuclei.data.images import encode_image_png, encode_labels_png
+from nuclei.data.size import LARGEST, SMALLEST
 from nuclei.data.synthetic import make_image
 from nuclei.errors import UserError
+from nuclei.inference.scale import equivalent_diameters
 from nuclei.pipeline import list_stages
 from nuclei.runs.files import read_image, read_json, read_labels, read_table, write_bytes
 from nuclei.runs.layout import Dataset, Options, Run
 from nuclei.stages import download, external
 from nuclei.stages import train as train_stage
+from nuclei.training.crops import pool_settings
 
 STAGES = ("prepare", "external", "folds", "crops", "train")
 
@@ -121,11 +124,39 @@ def test_uniform_sampling_keeps_the_weight_of_external_images(here):
 
     dataset, config = dataset_of(), load_config("configs/pooled.yaml")
     table, ours = read_table(dataset.folds), dataset.external_table()
-    train = config.train.model_copy(update={"sampling": "uniform"})
-    source = make_source(read_training_pairs(dataset, table, ours, 400), pd.concat([table, ours]), train)
+    model = config.model.model_copy(update={"min_side_px": 400})
+    config = config.model_copy(
+        update={"model": model, "train": config.train.model_copy(update={"sampling": "uniform"})}
+    )
+    source = make_source(read_training_pairs(dataset, table, ours, config), pd.concat([table, ours]), train)
     assert source.weights.tolist() == [1] * len(table) + [4, 4]
     sides = dict(zip(ours["image_id"], [len(image) for image in source.images[len(table) :]], strict=True))
     assert sides == {LARGE: 320, "plain": 320}  # twice its size; what was brought to scale is not enlarged to 400
+
+
+def test_all_learn_nuclei_of_one_diameter_where_it_is_asked_for(here):
+    from nuclei.runs.layout import read_training_pairs
+
+    dataset, plain = dataset_of(), load_config("configs/plain.yaml")
+    table, ours = read_table(dataset.folds), dataset.external_table()
+
+    def measure(**settings: float) -> list[float]:
+        config = plain.model_copy(update={"train": plain.train.model_copy(update=settings)})
+        pairs = read_training_pairs(dataset, table, ours, config)
+        return [float(np.median(equivalent_diameters(labels))) for _, labels in pairs]
+
+    as_they_are = measure()
+    wanted = np.clip(24 / np.array(as_they_are), SMALLEST, LARGEST) * as_they_are
+    assert 0 < np.isclose(wanted, 24).sum() < len(wanted)  # of others the factor is at its limit
+    np.testing.assert_allclose(measure(diameter_px=24.0), wanted, rtol=0.08)
+    np.testing.assert_allclose(measure(diameter_px=24.0, scale=0.8), 0.8 * wanted, rtol=0.1)
+
+
+@pytest.mark.parametrize("setting", ["scale", "diameter_px"])
+def test_crops_of_another_size_are_another_pool(here, setting):
+    config = load_config("configs/pooled.yaml")
+    other = config.model_copy(update={"train": config.train.model_copy(update={setting: 20.0})})
+    assert pool_settings(config) != pool_settings(other)
 
 
 def test_networks_say_what_they_learned_from(here):
