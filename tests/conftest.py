@@ -1,8 +1,6 @@
 """Data that several tests share: a small demo data set and, where it is there, the real one."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import hypothesis
 import pytest
 from filelock import FileLock
 from finished_run import make_config, make_run
+from forks import start_fork
 
 from nuclei.data.demo import write_demo
 from nuclei.runs.layout import Options, Run
@@ -63,10 +62,11 @@ def finished(tmp_path_factory):
     """Give the folder of the small project, all its stages run, to be copied."""
 
     def make(folder: Path) -> None:
-        paths = f"{Path(__file__).parents[1] / 'src'}:{Path(__file__).parent}"
-        environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "small_project", str(folder)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
+        import small_project  # which brings all networks
+
+        process = start_fork(small_project.main, ["small_project", folder], folder)
+        process.join()
+        assert process.exitcode == 0, (folder / "stderr.txt").read_text()[-3000:]
 
     return make_once(tmp_path_factory, "finished", make)
 
