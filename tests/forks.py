@@ -60,5 +60,5 @@ def _run(main: Callable[[], object], words: list[str], folder: Path, environment
     for number, name in ((1, "stdout"), (2, "stderr")):
         with (folder / f"{name}.txt").open("w") as file:
             os.dup2(file.fileno(), number)
-        setattr(sys, name, open(number, "w", buffering=1, closefd=False))  # noqa: SIM115, PTH123 (which stays open)
+        setattr(sys, name, open(number, "w", buffering=1, closefd=False))  # noqa: SIM115 (which stays open)
     sys.exit(main())
