@@ -19,9 +19,11 @@ hypothesis.settings.load_profile("patient")
 REAL_DATA = Path(__file__).parents[2] / "shared/data/bbbc038"
 # What takes longest is begun first, so that the processes of a test run end together.
 LONGEST = (
-    *("stages/test_pipeline.py", "runs/test_backends.py", "attack/test_sample.py", "inference/test_segment_slide.py"),
-    *("experiments/test_ablate.py", "training/test_engine.py", "report/test_report.py", "report/test_writeup.py"),
-    *("inference/test_bundle.py", "attack/test_attack.py", "test_golden.py", "stages/test_fast.py"),
+    *("stages/test_pipeline.py", "runs/test_backends.py", "attack/test_sample.py", "test_golden.py"),
+    *("test_cli.py", "experiments/test_ablate.py", "stages/test_side_by_side.py", "training/test_engine.py"),
+    *("config/test_configs.py", "networks/test_tiling.py", "inference/test_serve.py", "attack/test_attack.py"),
+    *("networks/test_encoder_decoder.py", "inference/test_segment_slide.py", "report/test_report.py"),
+    *("report/test_writeup.py", "test_lifeline.py", "stages/test_fast.py", "inference/test_bundle.py"),
 )
 LONG_NAME = 80
 

@@ -37,7 +37,7 @@ def open_forks() -> ForkServerContext:
     return context
 
 
-def start_fork(main: Callable[[], object], words: Sequence[object], folder: Path, **variables: str) -> BaseProcess:
+def start_fork(main: Callable[[], int | None], words: Sequence[object], folder: Path, **variables: str) -> BaseProcess:
     """Start `main()` in a forked process, as a program that is called by some words.
 
     folder: gets what it says, as stdout.txt and stderr.txt. variables: of its environment, beside this process's own.
@@ -45,12 +45,12 @@ def start_fork(main: Callable[[], object], words: Sequence[object], folder: Path
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | variables
     folder.mkdir(parents=True, exist_ok=True)
     arguments = (main, list(map(str, words)), folder, dict(environment))
-    process: BaseProcess = open_forks().Process(target=_run, args=arguments)  # type: ignore[attr-defined]
+    process: BaseProcess = open_forks().Process(target=_run, args=arguments)
     process.start()
     return process
 
 
-def _run(main: Callable[[], object], words: list[str], folder: Path, environment: dict[str, str]) -> None:
+def _run(main: Callable[[], int | None], words: list[str], folder: Path, environment: dict[str, str]) -> None:
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)  # below nohup all ignore it
     os.environ.clear()
