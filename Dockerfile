@@ -12,7 +12,8 @@ FROM python:${PYTHON}-slim AS base
 # git: results record the commit they were made with. libgomp1: LightGBM's threads.
 RUN apt-get update && apt-get install --yes --no-install-recommends git libgomp1 && rm -rf /var/lib/apt/lists/*
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
-ENV PATH=/nuclei/.venv/bin:$PATH PIP_NO_CACHE_DIR=1 UV_NO_CACHE=1 NO_ALBUMENTATIONS_UPDATE=1
+# Packages are compiled here, for a container would compile them at each start.
+ENV PATH=/nuclei/.venv/bin:$PATH PIP_NO_CACHE_DIR=1 UV_NO_CACHE=1 UV_COMPILE_BYTECODE=1 NO_ALBUMENTATIONS_UPDATE=1
 WORKDIR /nuclei
 # What decides the environment, before the code: a change of code installs nothing anew.
 COPY pyproject.toml requirements.txt environment.sh hatch_build.py README.md LICENSE ./

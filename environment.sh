@@ -7,6 +7,8 @@
 
 export NO_ALBUMENTATIONS_UPDATE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 unset UV_TORCH_BACKEND  # it would look for the hashes of requirements.txt where other builds are
+# uv installs sources alone: were none kept compiled, each process would compile torch anew, which takes 15 s.
+unset PYTHONDONTWRITEBYTECODE
 python=.venv/bin/python
 uv=$(command -v uv || true)
 

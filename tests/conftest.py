@@ -1,8 +1,6 @@
 """Data that several tests share: a small demo data set and, where it is there, the real one."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import hypothesis
 import pytest
 from filelock import FileLock
 from finished_run import make_config, make_run
+from forks import start_fork
 
 from nuclei.data.demo import write_demo
 from nuclei.runs.layout import Options, Run
@@ -20,9 +19,11 @@ hypothesis.settings.load_profile("patient")
 REAL_DATA = Path(__file__).parents[2] / "shared/data/bbbc038"
 # What takes longest is begun first, so that the processes of a test run end together.
 LONGEST = (
-    *("stages/test_pipeline.py", "runs/test_backends.py", "attack/test_sample.py", "inference/test_segment_slide.py"),
-    *("experiments/test_ablate.py", "training/test_engine.py", "report/test_report.py", "report/test_writeup.py"),
-    *("inference/test_bundle.py", "attack/test_attack.py", "test_golden.py", "stages/test_fast.py"),
+    *("stages/test_pipeline.py", "runs/test_backends.py", "attack/test_sample.py", "test_golden.py"),
+    *("test_cli.py", "experiments/test_ablate.py", "stages/test_side_by_side.py", "training/test_engine.py"),
+    *("config/test_configs.py", "networks/test_tiling.py", "inference/test_serve.py", "attack/test_attack.py"),
+    *("networks/test_encoder_decoder.py", "inference/test_segment_slide.py", "report/test_report.py"),
+    *("report/test_writeup.py", "test_lifeline.py", "stages/test_fast.py", "inference/test_bundle.py"),
 )
 LONG_NAME = 80
 
@@ -63,10 +64,11 @@ def finished(tmp_path_factory):
     """Give the folder of the small project, all its stages run, to be copied."""
 
     def make(folder: Path) -> None:
-        paths = f"{Path(__file__).parents[1] / 'src'}:{Path(__file__).parent}"
-        environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "small_project", str(folder)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
+        import small_project  # which brings all networks
+
+        process = start_fork(small_project.main, ["small_project", folder], folder)
+        process.join()
+        assert process.exitcode == 0, (folder / "stderr.txt").read_text()[-3000:]
 
     return make_once(tmp_path_factory, "finished", make)
 

@@ -172,6 +172,10 @@ def hash_files(folder: Path) -> dict[str, str]:
     }
 
 
-if __name__ == "__main__":
+def main() -> None:
     import_stages()
     finish(Path(sys.argv[1]).resolve())
+
+
+if __name__ == "__main__":
+    main()

@@ -16,6 +16,7 @@ from nuclei.training.engine import LOG_EVERY, DivergedError, Outlets, Task, Trai
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more
 MODEL = ModelConfig(channels=("mask", "border"))
+SPOILT = 97  # the second of its batch, which the second process gets
 
 
 class Body(nn.Module):
@@ -99,28 +100,35 @@ class Disk:
         return torch.load(self.path, weights_only=True) if self.path.is_file() else None
 
 
-def main(result: str, checkpoint: str, *options: str) -> None:
-    values = {"--devices": 1, "--die-at": -1, "--spoilt": -1}
-    values |= {option: int(value) for option, value in zip(options[::2], options[1::2], strict=True)}
-    devices = values["--devices"]
-    fabric = Fabric(accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", precision="32-true")
-    fabric.launch()
-    disk = Disk(Path(checkpoint))
+def train_and_die() -> None:
+    """Train to step 40, whose checkpoint is written to the file that is given, and end by SIGKILL."""
+    disk = Disk(Path(sys.argv[1]))
 
     def save(state):
         disk.save(state)
-        if state["step"] == values["--die-at"]:
+        if state["step"] == 40:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    changes, alike = ({"learning_rate": 0.01}, {"normalised": False, "dropout": 0.0}) if devices > 1 else ({}, {})
-    try:
-        state = train(make_settings(**changes), disk.load(), save, fabric=fabric, spoilt=values["--spoilt"], **alike)
-    except DivergedError as error:
-        Path(f"{result}.{fabric.global_rank}").write_text(str(error))
-        return
-    if fabric.is_global_zero:
-        torch.save(state, result)
+    train(make_settings(), disk.load(), save)
+
+
+def train_by_two(folder: Path) -> None:
+    """Train in two processes with a spoilt crop and, with the processes that are there, once more without one.
+
+    Into `folder` go the checkpoints, the final state, and what the error of each process says.
+    """
+    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp", precision="32-true")
+    fabric.launch()
+    for name, spoilt in (("spoilt", SPOILT), ("whole", None)):
+        disk, alike = Disk(folder / f"{name}.ckpt"), {"normalised": False, "dropout": 0.0}
+        try:
+            state = train(make_settings(learning_rate=0.01), None, disk.save, fabric=fabric, spoilt=spoilt, **alike)
+        except DivergedError as error:
+            (folder / f"{name}.{fabric.global_rank}").write_text(str(error))
+        else:
+            if fabric.is_global_zero:
+                torch.save(state, folder / f"{name}.pt")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    train_by_two(Path(sys.argv[1]))

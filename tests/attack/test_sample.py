@@ -1,26 +1,24 @@
 """A sample of attacks on projects finds no fault: damaged results, kills, two at once, full disks, other threads."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from forks import start_fork
 
-ROOT = Path(__file__).parents[2]
-SEED = 2018
+from attack.__main__ import main
+
+# Whose case of threads starts no workers, which takes longest: stages/test_side_by_side.py compares what those make.
+SEED = 2046
 OF_PROJECTS = ("artefacts", "kills", "pairs", "disk", "threads")
 
 
 @pytest.fixture(scope="module")
-def sampled(finished):
+def sampled(finished, tmp_path_factory):
     """Give the lines that a sample of all that takes a project prints, in a process of its own, since it forks."""
-    command = [sys.executable, "-m", "attack", "--seed", str(SEED), "--sample", "--project", finished]
-    command += ["--only", *OF_PROJECTS]
-    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.stdout.endswith(" faulty\n"), done.stderr[-3000:]
-    return done.stdout.splitlines()
+    folder = tmp_path_factory.mktemp("sample")
+    words = ["attack", "--seed", SEED, "--sample", "--project", finished, "--only", *OF_PROJECTS]
+    start_fork(main, words, folder).join()
+    said, errors = ((folder / f"{name}.txt").read_text(errors="replace") for name in ("stdout", "stderr"))
+    assert said.endswith(" faulty\n"), errors[-3000:]
+    return said.splitlines()
 
 
 @pytest.mark.parametrize("attack", OF_PROJECTS)

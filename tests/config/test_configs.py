@@ -36,6 +36,9 @@ def distinct_networks() -> dict[str, ModelConfig]:
     return networks
 
 
+NETWORKS = distinct_networks()
+
+
 @pytest.fixture(autouse=True)
 def in_root(monkeypatch):
     """Configs name files as seen from the project's root."""
@@ -93,7 +96,7 @@ def test_members_exist_and_share_the_data(name):
     assert all(weight > 0 for weight in config.members.values())
 
 
-@pytest.mark.parametrize("model", distinct_networks().values(), ids=distinct_networks().keys())
+@pytest.mark.parametrize("model", NETWORKS.values(), ids=NETWORKS.keys())
 def test_every_network_is_built_and_runs(model):
     weights = local_weights(model)
     # Weights of a hub are downloaded where they are used; what is to be seen here is the same without them. Of the

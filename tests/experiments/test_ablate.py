@@ -6,12 +6,14 @@ import sys
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+import dask
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
 from distributed import get_client
+from forks import open_forks
 from safetensors.torch import save_file
 from small_project import SMALL, write_project
 
@@ -443,8 +445,10 @@ def project(finished, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(ablate, "open_backend", open_watched)
+        open_forks()
         options = Options(data=finished / "data", jobs=1)
-        failed = ablate.ablate([Path("configs/ablations")], 1, options, Path("runs"), Cluster("dask", 2))
+        with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):  # without their imports
+            failed = ablate.ablate([Path("configs/ablations")], 1, options, Path("runs"), Cluster("dask", 2))
     return folder, failed, workers
 
 

@@ -22,6 +22,7 @@ from nuclei.runs.outputs import record_file
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "ensembles/long_mobilenets"
 NETWORK, BOOSTERS = "long_mobilenetv1/fold2/weights.safetensors", "long_mobilenets/scorer/fold1_seed1.json.gz"
+FIRST = "long_mobilenetv1/fold0/weights.safetensors"  # which is loaded before any other
 
 
 @pytest.fixture
@@ -178,8 +179,8 @@ def drop_one(state) -> None:
     ],
 )
 def test_weights_that_cannot_be_used_are_named(folder, damage, said):
-    damage(folder / "bundle" / NETWORK)
-    with pytest.raises(UserError, match=rf"{NETWORK} {said}"):
+    damage(folder / "bundle" / FIRST)
+    with pytest.raises(UserError, match=rf"{FIRST} {said}"):
         Predictor(Run("long_mobilenetv1", folder / "bundle"))
 
 

@@ -11,7 +11,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from serving import serving, write_run
+from serving import serving, start_forked, write_run
 from typer.testing import CliRunner
 
 from nuclei.cli import app
@@ -26,7 +26,7 @@ from nuclei.inference.serve import listen, read_settings, serve
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("serve"), "--max-mb", "1") as served:
+    with serving(tmp_path_factory.mktemp("serve"), "--max-mb", "1", start=start_forked) as served:
         yield served
 
 
@@ -161,7 +161,7 @@ def test_a_pixel_size_is_a_number(text):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_nothing_is_left_when_it_ends_even_while_it_segments(tmp_path, number):
-    with serving(tmp_path) as served:
+    with serving(tmp_path, start=start_forked) as served:
         served.drop("large.png", draw(1200))
         served.drop("waiting.png", draw())
         assert list(served.held.rglob("*.png"))

@@ -1,15 +1,17 @@
-"""Networks trained side by side: the same files as one after the other, and what waits for what."""
+"""Networks trained or applied side by side: the same files as one after the other, and what waits for what."""
 
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from attack.project import open_project
+from attack.threads import FOLLOWING
 from small_project import SMALL, hash_files
 
 from nuclei.config.schema import Config
 from nuclei.errors import UserError
-from nuclei.pipeline import list_needed, load_run, order_waves, run_stage
+from nuclei.pipeline import list_needed, list_runs, load_run, order_waves, run_stage
 from nuclei.runs.layout import Options, Run
 from nuclei.stages import train as train_stage
 from nuclei.stages.train import choose_engine, list_folds, train_together
@@ -54,6 +56,20 @@ def test_networks_trained_side_by_side_are_those_trained_one_after_the_other(
     capfd.readouterr()
     train_together([(run, config, fold) for fold in list_folds(run, config, options)], options)
     assert capfd.readouterr().out == "small train: up to date\n"
+
+
+def test_two_processes_make_of_networks_what_one_made(finished, tmp_path, monkeypatch, threads):
+    project = open_project(finished)
+    copy = project.copy(tmp_path / "project")
+    monkeypatch.chdir(copy)
+    tasks = [(path, name) for path, name in project.tasks if path.stem != "other" and name in FOLLOWING]
+    assert {name for _, name in tasks} == {*FOLLOWING}
+    for path, name in tasks:
+        project.forget(copy, path.stem, name)
+    for path, name in tasks:
+        config = dict(list_runs(path))[path]
+        run_stage(name, path.stem, config, Options(data=project.data, jobs=2), Path("runs"))
+    assert project.compare(copy) == []
 
 
 def test_what_fails_is_raised_when_the_others_are_done(demo_folder, tmp_path, monkeypatch, threads):

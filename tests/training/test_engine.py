@@ -5,13 +5,13 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import stub_training
 import torch
+from forks import start_fork
 from hypothesis import given
 from hypothesis import strategies as st
 from lightning_fabric import Fabric
@@ -80,13 +80,13 @@ def test_training_killed_while_evaluating_ends_as_if_it_had_not_been(tmp_path):
 
 
 def test_training_killed_by_the_system_ends_as_if_it_had_not_been(tmp_path):
-    with pytest.raises(subprocess.CalledProcessError) as death:
-        run_script(tmp_path / "end.pt", tmp_path / "last.ckpt", "--die-at", "40")
-    assert death.value.returncode == -signal.SIGKILL
-    assert not (tmp_path / "end.pt").exists()
-    assert torch.load(tmp_path / "last.ckpt")["step"] == 40
-    run_script(tmp_path / "end.pt", tmp_path / "last.ckpt")
-    assert_same(torch.load(tmp_path / "end.pt"), train(make_settings()))
+    disk = Disk(tmp_path / "last.ckpt")
+    process = start_fork(stub_training.train_and_die, ["train", disk.path], tmp_path)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert disk.load()["step"] == 40
+    assert_same(train(make_settings(), disk.load(), disk.save), train(make_settings()))
+    assert disk.steps == [50]
 
 
 def test_what_evaluation_draws_changes_no_training():
@@ -127,11 +127,19 @@ def test_the_loss_scale_of_half_precision_resumes_where_it_was(tmp_path):
     assert_same(train(make_settings(), disk.load(), fabric=fabric()), uninterrupted)
 
 
-def test_two_processes_train_as_one_does(tmp_path):
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory):
+    """Give the folder of what two processes left that trained twice, once with a spoilt crop."""
+    folder = tmp_path_factory.mktemp("by_two")
+    command = [sys.executable, stub_training.__file__, str(folder)]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"PYTHONPATH": "src"})
+    return folder
+
+
+def test_two_processes_train_as_one_does(by_two):
     settings = make_settings(learning_rate=0.01)
     alone = train(settings, normalised=False, dropout=0.0)
-    run_script(tmp_path / "two.pt", tmp_path / "two.ckpt", "--devices", "2")
-    together = torch.load(tmp_path / "two.pt")
+    together = torch.load(by_two / "whole.pt")
     start = Network().body.decoder[2].weight
     for part in ("network", "average"):
         assert together[part].keys() == alone[part].keys()
@@ -191,13 +199,11 @@ def test_a_checkpoint_that_is_not_finite_is_refused(tmp_path):
         train(make_settings(), disk.load())
 
 
-def test_all_processes_end_where_the_loss_of_one_is_not_finite(tmp_path):
-    """Crop 97 is the second of its batch, which the second process gets."""
-    run_script(tmp_path / "two.pt", tmp_path / "two.ckpt", "--devices", "2", "--spoilt", "97")
-    errors = [(tmp_path / f"two.pt.{rank}").read_text() for rank in (0, 1)]
+def test_all_processes_end_where_the_loss_of_one_is_not_finite(by_two):
+    errors = [(by_two / f"spoilt.{rank}").read_text() for rank in (0, 1)]
     assert errors[0] == errors[1]
     assert "steps 21 to 30; the checkpoint of step 20 is kept" in errors[0]
-    state = torch.load(tmp_path / "two.ckpt")
+    state = torch.load(by_two / "spoilt.ckpt")
     assert state["step"] == 20
     assert all_finite(state["network"])
 
@@ -451,9 +457,3 @@ def test_channel_weights_are_taken_by_name():
     only_mask = train(make_settings(steps=20, channel_weights={"border": 0.0}), dropout=0.0)["network"]
     assert torch.equal(only_mask["body.decoder.2.bias"][1], Network().body.decoder[2].bias[1])
     assert not torch.equal(only_mask["body.decoder.2.bias"][0], Network().body.decoder[2].bias[0])
-
-
-def run_script(result: Path, checkpoint: Path, *options: str) -> None:
-    """Train from `checkpoint`, if it exists, in processes of their own, and write the final state to `result`."""
-    command = [sys.executable, stub_training.__file__, str(result), str(checkpoint), *options]
-    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"PYTHONPATH": "src"})

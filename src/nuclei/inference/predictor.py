@@ -120,6 +120,16 @@ class Survey:
     sample: Image | None = None  # uint8 [h, w, 3]: what a recipe without networks chooses its thresholds on
 
 
+def read_segmenting(run: Run) -> Config:
+    """Return the config of a run that segments images; raise UserError if it is no run, or one of label images."""
+    if not run.config.is_file():
+        raise UserError(f"{run.folder} is no run: it has no config.yaml. Name a folder of runs/, or train one first")
+    config = load_config(run.config)
+    if method_of(config) is METHODS["labels"]:
+        raise UserError(f"{run.name} holds the label images of another tool: it cannot segment other images")
+    return config
+
+
 class Predictor:
     """Segment images as a run segments images that it has not seen.
 
@@ -127,14 +137,8 @@ class Predictor:
     """
 
     def __init__(self, run: Run):
-        if not run.config.is_file():
-            raise UserError(
-                f"{run.folder} is no run: it has no config.yaml. Name a folder of runs/, or train one first"
-            )
-        self.config, self.run = load_config(run.config), run
+        self.config, self.run = read_segmenting(run), run
         self.method = method_of(self.config)
-        if self.method is METHODS["labels"]:
-            raise UserError(f"{run.name} holds the label images of another tool: it cannot segment other images")
         self.members = [(Predictor(Run(name, run.folder.parent)), w) for name, w in self.config.members.items()]
         self.forwards = [] if self.members or not uses_networks(self.config) else self.load_networks()
 
@@ -224,6 +228,9 @@ class Predictor:
 @lru_cache(maxsize=1)
 def load_predictor(folder: Path, written: tuple[int, ...]) -> Predictor:  # noqa: ARG001 (a key)
     """Return the Predictor of the run in a folder, all of which is there; a process loads it once."""
-    predictor = Predictor(Run(folder.name, folder.parent))
-    check_contents(predictor.run, predictor.config)
-    return predictor
+    run = Run(folder.name, folder.parent)
+    config = read_segmenting(run)
+    for name in config.members:
+        read_segmenting(Run(name, folder.parent))
+    check_contents(run, config)  # before networks are loaded, which takes seconds
+    return Predictor(run)
