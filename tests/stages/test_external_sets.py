@@ -128,7 +128,7 @@ def test_uniform_sampling_keeps_the_weight_of_external_images(here):
     config = config.model_copy(
         update={"model": model, "train": config.train.model_copy(update={"sampling": "uniform"})}
     )
-    source = make_source(read_training_pairs(dataset, table, ours, config), pd.concat([table, ours]), train)
+    source = make_source(read_training_pairs(dataset, table, ours, config), pd.concat([table, ours]), config.train)
     assert source.weights.tolist() == [1] * len(table) + [4, 4]
     sides = dict(zip(ours["image_id"], [len(image) for image in source.images[len(table) :]], strict=True))
     assert sides == {LARGE: 320, "plain": 320}  # twice its size; what was brought to scale is not enlarged to 400
