@@ -7,8 +7,7 @@ import torch
 
 from nuclei.config.schema import Config, ModelConfig, PredictConfig
 from nuclei.data.size import LARGEST, SMALLEST, choose_factor
-from nuclei.networks.kinds import KINDS
-from nuclei.networks.size import NEAR
+from nuclei.networks.kinds import KINDS, NEAR
 
 
 def draw_disks(diameter_px: int, side_px: int = 256) -> np.ndarray:

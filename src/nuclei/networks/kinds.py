@@ -20,7 +20,6 @@ from nuclei.networks.encoder_decoder import Network, build_network, check_weight
 from nuclei.networks.losses import LossOf, map_loss
 from nuclei.networks.maps import average_folds
 from nuclei.networks.mask_rcnn import build_mask_rcnn, detect, detector_forward, merge_detections
-from nuclei.networks.size import LOOK, LOOK_SETTING, NEAR
 from nuclei.networks.tiling import count_together, freeze, network_forward, predict_alike, predict_maps
 
 Image = NDArray[np.uint8]
@@ -28,6 +27,13 @@ Forward = Callable[[torch.Tensor], Any]  # uint8 [B, 3, H, W] -> maps, or detect
 # What a glance decodes with: it follows a training and chooses nothing that is reported.
 GLANCE = Config(plain=PlainConfig(mask_thresholds=(0.5,)))
 GLANCE_VIEWS = PredictConfig(tta="none")
+# The first look at an image whose nuclei may be far from the size that its networks learned: at half of the size that
+# they would be given it finds nuclei that are too large for them, which at the full size fall to pieces, and still most
+# of the small ones.
+LOOK = PredictConfig(tta="none", scales=(0.45,))
+LOOK_SETTING = {"seed_level": 0.5, "mask_threshold": 0.45}  # of a plain watershed
+# Nearer to the wanted size than this factor, networks that learned a range of sizes are left what they are given.
+NEAR = 1.35
 
 
 class Kind(ABC):
