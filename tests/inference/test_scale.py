@@ -12,6 +12,7 @@ from skimage.measure import label
 
 from nuclei.config.schema import Config
 from nuclei.data.images import encode_labels_png
+from nuclei.data.size import equivalent_diameters
 from nuclei.data.synthetic import make_image
 from nuclei.errors import UserError
 from nuclei.inference import scale as module
@@ -19,7 +20,6 @@ from nuclei.inference.arguments import parse_diameter
 from nuclei.inference.bundle import find_default, find_run
 from nuclei.inference.scale import (
     describe_trained,
-    equivalent_diameters,
     estimate_diameter,
     measure_trained,
     segment_at,

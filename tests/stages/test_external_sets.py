@@ -14,10 +14,9 @@ from small_project import SMALL, run_one
 from nuclei.config.load import load_config
 from nuclei.data.competition import EXTERNAL_FOLD
 from nuclei.data.images import encode_image_png, encode_labels_png
-from nuclei.data.size import LARGEST, SMALLEST
+from nuclei.data.size import LARGEST, SMALLEST, equivalent_diameters
 from nuclei.data.synthetic import make_image
 from nuclei.errors import UserError
-from nuclei.inference.scale import equivalent_diameters
 from nuclei.pipeline import list_stages
 from nuclei.runs.files import read_image, read_json, read_labels, read_table, write_bytes
 from nuclei.runs.layout import Dataset, Options, Run

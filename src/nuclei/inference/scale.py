@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from nuclei.config.schema import Config
 from nuclei.data.labels import renumber
+from nuclei.data.size import equivalent_diameters
 from nuclei.data.statistics import find_middle
 from nuclei.errors import UserError
 from nuclei.limits import MAX_PIXELS
@@ -24,12 +25,6 @@ Image = NDArray[np.uint8]
 Found = tuple[NDArray[np.int32], NDArray[np.float32] | None]  # labels, [H, W], and the predicted IoU of each, or None
 FACTORS = (0.25, 0.5, 1.0, 2.0)  # sizes at which an unknown diameter is looked for
 SAMPLE_PX = 512  # side of the middle of a large image, in which it is looked for
-
-
-def equivalent_diameters(labels: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the diameter of the disk of each label's area, int [H, W] -> [N] in px, labels ascending."""
-    areas = np.bincount(labels.ravel())[1:]
-    return np.sqrt(4 / np.pi * areas[areas > 0])
 
 
 def describe_trained(labels_of: Iterable[NDArray[Any]]) -> dict[str, Any]:
