@@ -24,13 +24,20 @@ def test_percentiles_of_blocks_are_those_of_the_whole(dtype, data):
     limits = {"min_value": -1e6, "max_value": 1e6} if np.dtype(dtype).kind == "f" else {}
     image = data.draw(arrays.arrays(dtype, shape, elements=arrays.from_dtype(np.dtype(dtype), **values, **limits)))
     found = find_percentiles(blocks_of(image, 1), (1.0, 50.0, 99.8))
-    # Between two floats of 32 bits numpy interpolates as exactly as the larger one is, wherever between them it ends.
-    whole = image.astype(np.float64)
-    near = 1e-6 * max(1.0, float(np.abs(whole).max()))
-    assert found == pytest.approx(np.percentile(whole, (1.0, 50.0, 99.8)).tolist(), rel=1e-6, abs=near)
+    whole = np.percentile(image.astype(np.float64), (1.0, 50.0, 99.8)).tolist()
+    assert found == pytest.approx(whole, rel=1e-6, abs=1e-6)
     flat = np.sort(image.ravel())
     rank = data.draw(st.integers(0, image.size - 1))
     assert find_rank(blocks_of(image, 2), rank) == flat[rank]
+
+
+@pytest.mark.parametrize("dtype", [dtype for dtype in TYPES if np.dtype(dtype).kind != "u"])
+@pytest.mark.parametrize("share", [0.01, 0.25, 0.5, 0.59, 0.6, 0.99])
+def test_a_percentile_between_values_of_opposite_signs_is_that_of_64_bits(dtype, share):
+    low, high = np.array([-82052.02, 56981.234], np.float32).astype(dtype) if dtype != np.int16 else (-32768, 32767)
+    image = np.array([[low], [high]], dtype)
+    (found,) = find_percentiles(blocks_of(image, 1), [100 * share])
+    assert found == pytest.approx(float(low) + share * (float(high) - float(low)), rel=1e-9)
 
 
 @pytest.mark.parametrize("dtype", TYPES)

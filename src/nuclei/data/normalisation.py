@@ -130,8 +130,8 @@ def _first(blocks: Iterable[NDArray[Any]], n: int) -> Iterable[NDArray[Any]]:
 
 
 def _between(low: Any, high: Any, share: float) -> float:
-    """Return what lies between two values, computed as np.percentile does: from the nearer one."""
-    step = np.subtract(high, low, dtype=np.float64 if np.asarray(low).dtype.kind != "f" else None)
+    """Return what lies between two values, computed as np.percentile does of a float64: from the nearer one."""
+    step = np.subtract(high, low, dtype=np.float64)  # in 32 bits a step over 0 would lose digits of what is near it
     value = high - step * (1 - share) if share >= 0.5 else low + step * share
     return float(value)
 
