@@ -14,7 +14,8 @@ SMALLEST, LARGEST = 0.3, 1.4
 def equivalent_diameters(labels: NDArray[Any]) -> NDArray[np.float64]:
     """Return the diameter of the disk of each label's area, int [H, W] -> [N] in px, labels ascending."""
     areas = np.bincount(labels.ravel())[1:]
-    return np.sqrt(4 / np.pi * areas[areas > 0])
+    diameters: NDArray[np.float64] = np.sqrt(4 / np.pi * areas[areas > 0])
+    return diameters
 
 
 def choose_factor(labels: NDArray[Any], min_side_px: int, diameter_px: float, near: float = 1.0) -> float:
