@@ -36,6 +36,15 @@ def test_the_first_of_equal_options_is_taken():
     assert choose_per_fold(np.ones((6, 3)), FOLD) == ({0: 0, 1: 0, 2: 0}, 0)
 
 
+@given(GRIDS, st.floats(0, 1))
+def test_of_options_within_the_tolerance_the_first_is_taken(grid, tolerance):
+    chosen, overall = choose_per_fold(grid, FOLD, tolerance)
+    for own, images in [*((chosen[k], k != FOLD) for k in chosen), (overall, FOLD >= 0)]:
+        mean = grid[images].mean(axis=0)
+        assert mean[own] >= mean.max() - tolerance
+        assert (mean[:own] < mean.max() - tolerance).all()
+
+
 def test_one_fold_has_no_others_to_choose_on():
     with pytest.raises(ValueError, match="at least two folds are needed"):
         tune(OPTIONS, np.ones((6, 3)), np.zeros(6, int))

@@ -478,6 +478,14 @@ class SelectionConfig(Section):
         min_length=1,
         description="keep thresholds tried out of fold",
     )
+    tolerance: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="score, from 0 to 1 out of fold, given up to find more nuclei: of the keep thresholds "
+        "within it of the best the lowest is taken",
+        json_schema_extra=LATER,
+    )
     keep_other: float | None = Field(
         None,
         description="keep threshold in images that were acquired otherwise than those of training; null: as in others",

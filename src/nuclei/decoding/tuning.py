@@ -54,14 +54,21 @@ def tune(
     return Tuned(options, curve, {k: options[i] for k, i in chosen.items()}, options[overall]), scores
 
 
-def choose_per_fold(grid: NDArray[np.float64], fold: NDArray[np.int64]) -> tuple[dict[int, int], int]:
+def choose_per_fold(
+    grid: NDArray[np.float64], fold: NDArray[np.int64], tolerance: float = 0.0
+) -> tuple[dict[int, int], int]:
     """Choose the best option for each fold on the images of the other folds, and one on all images.
 
     grid: score of N images under K options, [N, K]; fold: [N]. Returns ({fold: option}, option for new images);
-    of equal options the first is taken. With a single fold there are no others, which is a UserError.
+    of the options whose mean score is within `tolerance` of the best the first is taken, of equal ones too. With a
+    single fold there are no others, which is a UserError.
     """
     folds = np.unique(fold)
     if len(folds) < 2:
         raise UserError("a threshold is chosen on the other folds: at least two folds are needed")
-    chosen = {int(k): int(grid[fold != k].mean(axis=0).argmax()) for k in folds}
-    return chosen, int(grid.mean(axis=0).argmax())
+
+    def choose(scores: NDArray[np.float64]) -> int:
+        mean = scores.mean(axis=0)
+        return int((mean >= mean.max() - tolerance).argmax())
+
+    return {int(k): choose(grid[fold != k]) for k in folds}, choose(grid)

@@ -104,19 +104,21 @@ def decode_one(
 
 def tune(run: Run, config: Config, table: pd.DataFrame, options: Options) -> Tuned:
     """Choose the keep threshold, and the expected precision of the gain, for each fold on the other folds."""
-    grid, folds = config.selection.keep_grid, table["fold"].to_numpy()
+    # Ascending, so that the first of those within the tolerance is the lowest.
+    grid, folds = sorted(config.selection.keep_grid), table["fold"].to_numpy()
+    tolerance = config.selection.tolerance
     start = np.interp(THRESHOLDS, [0.5, 0.95], [0.8, 0.1])
     precision: dict[int | None, NDArray[np.float64]]  # of the selection before; None: for new images
     precision = dict.fromkeys([*np.unique(folds).tolist(), None], start)
     for number in range(PASSES):
         title = f"{run.name} select: tune {number + 1}/{PASSES}"
         expected = [[precision[fold], precision[None]] for fold in folds.tolist()]
-        work = partial(try_thresholds, run, config)
+        work = partial(try_thresholds, run, config, grid)
         rows = each_image(table["image_id"].tolist(), work, title, options.jobs, table["n_nuclei"].tolist(), expected)
         results = np.array(rows)  # [N, 2, K, T]
         curves = results.mean(axis=3)
-        chosen, _ = choose_per_fold(curves[:, 0], folds)
-        _, overall = choose_per_fold(curves[:, 1], folds)
+        chosen, _ = choose_per_fold(curves[:, 0], folds, tolerance)
+        _, overall = choose_per_fold(curves[:, 1], folds, tolerance)
         used = precision
         precision = {fold: results[folds != fold, 0, k].mean(axis=0) for fold, k in chosen.items()}
         precision[None] = results[:, 1, overall].mean(axis=0)
@@ -126,7 +128,7 @@ def tune(run: Run, config: Config, table: pd.DataFrame, options: Options) -> Tun
 
 
 def try_thresholds(
-    run: Run, config: Config, image_id: str, n_true: int, precisions: list[NDArray[np.float64]]
+    run: Run, config: Config, grid: list[float], image_id: str, n_true: int, precisions: list[NDArray[np.float64]]
 ) -> NDArray[Any]:
     """Return the precision of an image at each threshold, by expected precision and keep threshold: [2, K, T]."""
     arrays = read_arrays(run.candidates("oof") / f"{image_id}.npz")
@@ -135,6 +137,6 @@ def try_thresholds(
     result = []
     for precision in precisions:
         gain = expected_gain(scores[:, :-1], precision)
-        chosen = [search(candidates, gain - keep) for keep in config.selection.keep_grid]
+        chosen = [search(candidates, gain - keep) for keep in grid]
         result.append([score_selection(arrays["iou"][c], THRESHOLDS, n_true) for c in chosen])
     return np.array(result)
