@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from nuclei.candidates.features import FEATURES
 from nuclei.config.load import parse_config
-from nuclei.config.schema import Config
+from nuclei.config.schema import Config, SelectionConfig
 from nuclei.errors import UserError
 from nuclei.pipeline import list_stages, run_stage
 from nuclei.report.blocks import Table
@@ -32,7 +32,7 @@ from nuclei.report.network_tables import MODEL, TRAINING, augmentation_table, ch
 from nuclei.report.reader import find_config
 from nuclei.report.tables import folds_table, format_time, times_table
 from nuclei.report.writeup_making import command_blocks
-from nuclei.report.writeup_method import describe_gain, members_table
+from nuclei.report.writeup_method import describe_gain, describe_selection, members_table
 from nuclei.report.writeup_opening import choose_examples, external_section
 from nuclei.report.writeup_results import features_table, simpler_table
 from nuclei.runs.files import file_hash, read_json, read_table, write_table
@@ -387,3 +387,19 @@ def test_external_data_are_named_with_licence_and_source_or_said_to_be_none(sets
     ]
     assert "mine" in text.split("weight of an image")[1]
     assert "gone" not in text
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"keep_grid": (-0.3, 0.15)}, "the one of -0.3, 0.15 that is best on the other folds"),
+        ({"tolerance": 0.012}, "whose score on the other folds is within 0.012 of the best"),
+        ({"keep_other": -0.35}, ", and -0.35 in images unlike those of training."),
+        ({"grow": "15%"}, "by 15% in images unlike those of training and by 0px in the others."),
+        ({"grow_familiar": "0.5px"}, "by 0px in images unlike those of training and by 0.5px in the others."),
+    ],
+    ids=str,
+)
+def test_what_is_set_of_the_selection_is_told_and_nothing_else(changed, told):
+    assert told in describe_selection(SelectionConfig(**changed))
+    assert told not in describe_selection(SelectionConfig())

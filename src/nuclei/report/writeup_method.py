@@ -120,11 +120,28 @@ def describe_scorer(scorer: ScorerConfig) -> str:
 
 def describe_selection(selection: SelectionConfig) -> str:
     """Return how candidates are chosen, with the settings."""
-    keep = ", ".join(f"{value:g}" for value in selection.keep_grid)
+    grid = ", ".join(f"{value:g}" for value in selection.keep_grid)
+    keep = (
+        f"the lowest of {grid} whose score on the other folds is within {selection.tolerance:g} of the best"
+        if selection.tolerance
+        else f"the one of {grid} that is best on the other folds"
+    )
+    if selection.keep_other is not None:
+        keep += f", and {selection.keep_other:g} in images unlike those of training"
     return (
         "Selection: a candidate's expected gain is the mean over thresholds of p − (1 − p) · precision, precision "
         f"being what the other folds reach there. {SEARCH_SENTENCES[selection.search]}. A keep threshold is subtracted "
-        f"from each gain; each fold uses the one of {keep} that is best on the other folds."
+        f"from each gain; each fold uses {keep}.{describe_growth(selection)}"
+    )
+
+
+def describe_growth(selection: SelectionConfig) -> str:
+    """Return a sentence of how outlines are moved, after a space; nothing where they are not."""
+    if selection.grow == selection.grow_familiar == SelectionConfig().grow:
+        return ""
+    return (
+        f" Outlines are then moved outwards, by {selection.grow} in images unlike those of training and by "
+        f"{selection.grow_familiar} in the others."
     )
 
 
